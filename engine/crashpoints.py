@@ -1,0 +1,47 @@
+"""Named gaps between two durable writes, where a test can end the process. Free when unused.
+
+Production code calls `reach(CrashPoint.X)`; unless a test armed that point, it is one dictionary look-up of an
+empty dictionary. The system tests kill -9 a worker at every one; the `Bench` crashes its engine there.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class CrashPoint(StrEnum):
+    """Every gap of the hot path, in the order a record meets them."""
+
+    CLAIMED = "claimed"
+    """The claim is committed, nothing of the partition was read."""
+    DELIVERED = "delivered"
+    """The inbox has the records, nothing was started."""
+    STEP_CALLED = "step-called"
+    """The step's function has returned; its checkpoint is not handed over."""
+    CHECKPOINTED = "checkpointed"
+    """The checkpoint was handed to the committer and is not durable."""
+    FLUSH_BUILT = "flush-built"
+    """The flush was built, nothing was sent."""
+    FLUSH_SENT = "flush-sent"
+    """All statements and COMMIT were sent; the reply was not read."""
+    FLUSH_DURABLE = "flush-durable"
+    """The commit was acknowledged; nobody was told."""
+    TRANSACTION_OPEN = "transaction-open"
+    """A transactional step's function has returned; its checkpoint is not written."""
+    TRANSACTION_WRITTEN = "transaction-written"
+    """The checkpoint and the fence were sent; COMMIT was not."""
+    TRANSACTION_DURABLE = "transaction-durable"
+    """The transaction is committed; the workflow was not told."""
+    FUSED_CALLED = "fused-called"
+    """A fused handler's function has returned for some record of its group; the group is not committed."""
+    RELEASED = "released"
+    """The release flush is committed; Kafka was not told."""
+
+
+armed: dict[CrashPoint, Callable[[CrashPoint], None]] = {}
+"""What to do at which point: filled by tests, by `PROCESSOR_CRASH_AT` in a worker under test, and by nobody else."""
+
+
+def reach(point: CrashPoint) -> None:
+    """Pass a crash point."""
+    if armed and (action := armed.get(point)):
+        action(point)

@@ -1,0 +1,115 @@
+"""What can go wrong in the engine, and who is to act on it.
+
+    EngineError
+    ├── ConfigurationError       the developer or operator: settings, registration, schema, privileges
+    │   ├── SchemaMissingError       run the migrations
+    │   └── HandlerRenamedError      say `renamed_from=`
+    ├── OwnershipLostError       nobody: another executor carries on
+    ├── NondeterminismError      the developer: the code no longer matches its history
+    ├── StepFailedError          the handler: a step used up its tries
+    ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
+    ├── PartitionHaltedError     the operator: a partition does not go on by itself
+    └── StoreUnavailableError    nobody: the engine retries until Postgres is back
+
+    Suspended (a BaseException)  nobody: ends a run that may begin no further effect
+"""
+
+from engine.ids import OwnerToken, SourceRef, WorkflowId
+
+
+class EngineError(Exception):
+    """Any error of the engine."""
+
+
+class ConfigurationError(EngineError):
+    """The engine cannot start as it was set up. The message names what is wrong and what to do."""
+
+
+class SchemaMissingError(ConfigurationError):
+    """The database lacks migrations, or has newer ones than this version knows."""
+
+
+class HandlerRenamedError(ConfigurationError):
+    """A partition's progress belongs to another handler of the same group. Nothing runs until someone decides."""
+
+    def __init__(self, source: SourceRef, *, stored: str) -> None:
+        super().__init__(
+            f"{source}: its progress belongs to handler {stored!r}, this app registers {source.handler!r}.\n"
+            f"  If the handler was renamed, say so: renamed_from={stored!r}. If it is another handler, give it a\n"
+            f"  consumer group of its own."
+        )
+        self.source = source
+        self.stored = stored
+
+
+class OwnershipLostError(EngineError):
+    """An executor tried to write what is no longer its own.
+
+    The write matched no row and nothing of it is kept; the new owner continues from the last checkpoint. It says
+    nothing about the handler, so no failure is recorded.
+    """
+
+    def __init__(self, workflow_id: WorkflowId, *, held: OwnerToken | None) -> None:
+        super().__init__(f"workflow {workflow_id}: owner {held} is no longer its owner")
+        self.workflow_id = workflow_id
+        self.held = held
+
+
+class NondeterminismError(EngineError):
+    """The history has another step at this place than the code called. The workflow fails; nothing ran."""
+
+    def __init__(self, workflow_id: WorkflowId, *, recorded: str, called: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id}: the history has step {recorded!r} here, the code called {called!r}.\n"
+            f"  The code changed while this workflow was under way. Give the new step a name of its own,\n"
+            f"  or keep the old one until no workflow needs it: docs/guides/changing-code.md"
+        )
+        self.workflow_id = workflow_id
+        self.recorded = recorded
+        self.called = called
+
+
+class StepFailedError(EngineError):
+    """A step used up its tries. The last error is its `__cause__`."""
+
+    def __init__(self, step: str, attempts: int, last: str) -> None:
+        super().__init__(step, attempts, last)
+        self.step = step
+        self.attempts = attempts
+        self.last = last
+
+    def __str__(self) -> str:
+        return f"step {self.step!r} failed {self.attempts} times, last with {self.last}"
+
+
+class RecordedError(EngineError):
+    """An error whose class cannot be rebuilt from its record; given to the workflow the first time as in every replay."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name = type_name
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class PartitionHaltedError(EngineError):
+    """A partition does not go on by itself: the message says why, and what decides it."""
+
+    def __init__(self, source: SourceRef, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class StoreUnavailableError(EngineError):
+    """Postgres cannot be reached. The engine retries by itself once it runs; at start it is an error."""
+
+
+class Suspended(BaseException):
+    """Unwinds a run that may begin no further effect: released, cancelled, abandoned, or its process lost its lease.
+
+    Not an `Exception`, so that a handler's `except Exception` does not take it for a failure of its own. What a
+    run does after catching it anyway is refused again, and its outcome is not written.
+    """

@@ -1,0 +1,84 @@
+"""Names of things: workflow IDs, sources, tokens. Pure.
+
+A record's workflow ID is a function of its coordinates, so that a redelivery meets its own row (I2):
+
+    topic-partition-offset               the group that first registered the topic in this database
+    group|topic-partition-offset         any other group
+    topic~2-partition-offset             the second topic of that name (incarnation)
+
+Both numbers stand last, so an ID parses unambiguously from the right whatever the topic is called.
+"""
+
+import secrets
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NewType
+
+WorkflowId = NewType("WorkflowId", str)
+ExecutorId = NewType("ExecutorId", str)
+OwnerToken = NewType("OwnerToken", str)
+"""`owner_xid` of a running row: the token of the claim (or the executor) that runs it. At most 40 characters."""
+
+OrderingKey = NewType("OrderingKey", int)
+"""Signed 64-bit hash of a record's ordering key. Two keys that collide run one after the other; nothing else happens."""
+
+PARTITION_KEY = OrderingKey(0)
+"""The one ordering key of a partition whose records run strictly in order."""
+
+
+def new_executor_id() -> ExecutorId:
+    """An ID new at every start: time does not matter, only that it was never used."""
+    return ExecutorId(secrets.token_hex(8))
+
+
+def new_token() -> OwnerToken:
+    """A claim token: unguessable, so that no two claims ever share one."""
+    return OwnerToken(secrets.token_hex(16))
+
+
+def ordering_key(key: bytes) -> OrderingKey:
+    """Hash a key to what the rows store. Never `PARTITION_KEY`, so that no key shares its meaning."""
+    return OrderingKey(int.from_bytes(blake2b(key, digest_size=8).digest(), "big", signed=True) or 1)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourceRef:
+    """A partition as the engine sees it: an ordered source of records for one handler.
+
+    Attributes:
+        group: Kafka consumer group.
+        handler: Name of the registered handler.
+        topic: Topic.
+        partition: Partition number.
+    """
+
+    group: str
+    handler: str
+    topic: str
+    partition: int
+
+    @property
+    def service_name(self) -> str:
+        """`event_dispatch_kv.service_name`."""
+        return f"kafka:{self.group}"
+
+    @property
+    def key(self) -> str:
+        """`event_dispatch_kv.key`."""
+        return f"{self.topic}-{self.partition}"
+
+    def name(self, incarnation: int) -> str:
+        """`workflow_status.kafka_source`: the group and the incarnation always in it."""
+        return f"{self.group}|{_topic(self.topic, incarnation)}-{self.partition}"
+
+    def id_prefix(self, *, owns_topic: bool, incarnation: int) -> str:
+        """What stands before the offset in this partition's workflow IDs."""
+        prefix = "" if owns_topic else f"{self.group}|"
+        return f"{prefix}{_topic(self.topic, incarnation)}-{self.partition}-"
+
+    def __str__(self) -> str:
+        return f"{self.group}|{self.topic}-{self.partition}"
+
+
+def _topic(topic: str, incarnation: int) -> str:
+    return topic if incarnation == 1 else f"{topic}~{incarnation}"

@@ -1,0 +1,58 @@
+"""A partition's progress: what `event_dispatch_kv.value` says. Pure.
+
+The value is JSON text, written whole at every flush and compared whole by the next one (P6): two values are equal
+only if no commit lies between them, because every flush has a number.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is stored of a partition.
+
+    Attributes:
+        next: The offset a new owner fetches from: everything below is persisted or decided (I3).
+        high: 1 + the highest persisted offset; IDs below it are looked up before they run (P16).
+        flush: + 1 at every flush.
+        token: Of the current claim.
+        owner: Executor that holds the claim, `None` before the first.
+        released: Whether the owner has given it up.
+        topic_id: Kafka's ID of the topic, '' where the broker has none.
+        incarnation: The n-th topic of that name, from 1.
+        leader_epoch: Of the last record persisted, `None` where unknown.
+        generation: Of the owner's assignment; judges requests (P9), forbids nothing.
+        filtered, skipped: Records below `next` without a workflow, by decision of the filter or as tombstones.
+    """
+
+    next: int
+    high: int
+    flush: int = 0
+    token: str = ""
+    owner: str | None = None
+    released: bool = True
+    topic_id: str = ""
+    incarnation: int = 1
+    leader_epoch: int | None = None
+    generation: int = 0
+    filtered: int = 0
+    skipped: int = 0
+
+    def encode(self) -> str:
+        """JSON text, keys in declared order: the same progress is always the same text."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, value: str) -> Self:
+        """Read a stored value. Unknown keys of a newer version are an error: rewriting would drop them."""
+        stored = json.loads(value)
+        unknown = stored.keys() - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"progress has unknown keys {sorted(unknown)}: written by a newer version")
+        return cls(**stored)
+
+    def to(self, **changes: object) -> Self:
+        """A changed copy, one flush on."""
+        return replace(self, flush=self.flush + 1, **changes)  # type: ignore[arg-type]  # checked by the constructor

@@ -1,0 +1,226 @@
+"""What the engine tells about itself: frozen events, observed by metrics, logs, traces and tests.
+
+The events are a documented contract; the engine calls no metrics or logging library. An observer is called in the
+thread of the event (nearly always the engine's loop), must be quick, and cannot break the engine: what it raises
+is given to `sys.unraisablehook`. Hot-path events are one a flush, never one a record.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.ids import SourceRef, WorkflowId
+from engine.states import WorkflowStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowsFinished(Event):
+    """Workflows of one handler became durably terminal in one commit.
+
+    `latencies_s`: from the record's timestamp (or the start, without a record) to the commit.
+    """
+
+    handler: str
+    status: WorkflowStatus
+    latencies_s: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepsFinished(Event):
+    """Checkpoints of one step became durable in one commit. `outcome`: 'success' or 'error'."""
+
+    handler: str
+    step: str
+    outcome: str
+    durations_s: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed(Event):
+    """A flush was committed. `kind`: 'journaled', 'fused' or 'release'."""
+
+    kind: str
+    duration_s: float
+    rows: int
+    checkpoints: int
+    outcomes: int
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushRetried(Event):
+    """A flush is sent again. `reason`: 'weather', 'unknown commit', 'fenced', 'bisect'."""
+
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsDelivered(Event):
+    source: SourceRef
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsDecided(Event):
+    """Records passed without a workflow, by decision. `decision`: 'filtered', 'tombstone' or 'known'."""
+
+    source: SourceRef
+    decision: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceClaimed(Event):
+    """`after_death`: taken from a dead owner; `open_rows`: workflows taken over."""
+
+    source: SourceRef
+    epoch: int
+    after_death: bool
+    open_rows: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReleased(Event):
+    """`late_runs`: steps that still ran."""
+
+    source: SourceRef
+    late_runs: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDropped(Event):
+    """A source was taken from us, or given up. `reason`: 'fenced', 'executor dead', 'database went back', ..."""
+
+    source: SourceRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPlaced(Event):
+    source: SourceRef
+    kind: str
+    reason: str
+    workflow_id: WorkflowId | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered(Event):
+    source: SourceRef | None
+    handler: str
+    workflow_id: WorkflowId
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver(Event):
+    """Late runs that ended under the row fence. `finished`: with an outcome; the others were handed on."""
+
+    source: SourceRef
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LateResultRefused(Event):
+    """A zombie's or cancelled workflow's write matched nothing (I6)."""
+
+    workflow_id: WorkflowId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectStarted(Event):
+    """A workflow that was running when its process died is started again; from 2 attempts on alone (P22)."""
+
+    workflow_id: WorkflowId
+    attempts: int
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRenewed(Event):
+    executor_id: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStarted(Event):
+    executor_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorLost(Event):
+    """This executor was marked dead, or its database went back; it starts anew under another ID."""
+
+    executor_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorBuried(Event):
+    """This process marked another executor dead."""
+
+    executor_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUnavailable(Event):
+    """Postgres does not answer; everything waits (P25)."""
+
+    error: str
+    waiting_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAvailable(Event):
+    """Postgres answers again."""
+
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFailed(Event):
+    """A service's loop raised what nobody expected; it goes on after `retry_s`, or the process ends where it is None."""
+
+    service: str
+    error: BaseException
+    retry_s: float | None
+
+
+Observer = Callable[[Event], None]
+
+
+class Telemetry:
+    """Hands every event to every observer, in order."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+
+    def emit(self, event: Event) -> None:
+        for observe in self._observers:
+            try:
+                observe(event)
+            except Exception as error:
+                sys.unraisablehook(_Unraisable(error, observe))
+
+
+class _Unraisable:
+    """The shape `sys.unraisablehook` reads."""
+
+    def __init__(self, error: Exception, observer: Observer) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg = "a telemetry observer failed"
+        self.object = observer
