@@ -1,0 +1,78 @@
+# Everything a developer or CI does. `make` prints help. Needs Python 3.11 or later, nothing else: .venv is made
+# from uv.lock, by hash.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+UV_VERSION := 0.13.9
+BIN := $(VENV)/bin
+
+# A Python that is new enough. Shims of version managers exist without working, so each is asked.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+
+ARGS ?=
+SEED ?=
+MINUTES ?= 10
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(VENV)/.synced ## Make .venv from uv.lock
+
+$(VENV)/.synced: pyproject.toml uv.lock
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or later on the PATH; name one with PYTHON=..." >&2; exit 1; fi
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON=$(BIN)/python UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen
+	@touch $@
+
+.PHONY: check
+check: venv ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: venv ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: test
+test: venv ## All tests that CI needs; ARGS='-k name' chooses
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: demo
+demo: venv ## The whole thing on this machine
+	$(BIN)/processor demo $(ARGS)
+
+.PHONY: bench
+bench: venv ## Throughput and latency as ratios to the floor
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: cases
+cases: venv ## The cases known to lose or duplicate a record, one by one
+	$(BIN)/python -m tests.cases $(ARGS)
+
+.PHONY: system
+system: venv ## Long random faults; SEED= repeats a run, MINUTES= ends it
+	$(BIN)/python -m tests.system.random_mix $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(ARGS)
+
+.PHONY: schema
+schema: venv ## Write sql/schema.sql, the sum of the migrations
+	$(BIN)/python -m tests.sql.snapshot
+
+.PHONY: lock
+lock: venv ## Resolve the dependencies anew
+	$(BIN)/uv lock --upgrade --default-index https://pypi.org/simple
+
+.PHONY: clean
+clean: ## Remove what runs left behind, .venv included
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
