@@ -1,0 +1,311 @@
+"""Bring a schema up to what this release needs, and refuse to run on another one.
+
+    migrate ──▶ lock (one migrator per schema) ──▶ what is applied? ──▶ plan ──▶ one transaction per migration
+
+Each migration and its row in `processor_migration` are one commit, so a crash leaves whole migrations. Forward only.
+`plan` decides, without I/O; `migrate` runs. Both phases in one go need the old code stopped; a rolling upgrade runs
+`pre`, rolls out the code, then runs `post` (sql/README.md).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.rows import TupleRow, class_row
+
+import sql
+from engine.errors import ConfigurationError, SchemaMissingError, StoreUnavailableError
+from sql import Migration
+
+__all__ = ["DEFAULT_SCHEMA", "Applied", "PhaseChoice", "check", "migrate", "pending", "plan"]
+
+DEFAULT_SCHEMA = "dbos"
+
+PhaseChoice = Literal["all", "pre", "post"]
+
+_CONNECT_TIMEOUT_S = 10
+_OTHER_MIGRATOR = timedelta(minutes=5)
+"""How long to wait while another process migrates the same schema: pods start together, one of them works."""
+_TABLE_LOCK = timedelta(seconds=10)
+"""How long a migration may queue for a table: whoever comes later queues behind it, the hot path included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What the database says of one migration."""
+
+    version: int
+    name: str
+    checksum: str
+
+
+def plan(
+    known: Sequence[Migration], applied: Mapping[int, Applied], *, schema: str, phase: PhaseChoice = "all"
+) -> list[Migration]:
+    """Which migrations to apply, in order. Pure.
+
+    Raises:
+        ConfigurationError: An applied migration was changed afterwards, or `phase` would overtake an earlier
+            migration of the other phase.
+        SchemaMissingError: The database has migrations that this release does not know.
+    """
+    _refuse_changed(known, applied, schema)
+    newest = known[-1].version
+    if unknown := [row for version, row in sorted(applied.items()) if version > newest]:
+        raise _newer(schema, unknown)
+    todo = [migration for migration in known if migration.version not in applied]
+    if phase == "all":
+        return todo
+    chosen = [migration for migration in todo if migration.phase == phase]
+    overtaken = [other for other in todo if other.phase != phase and chosen and other.version < chosen[-1].version]
+    if overtaken:
+        raise ConfigurationError(
+            f"schema {schema!r}: {overtaken[0]} comes before {chosen[-1]} and is not applied.\n"
+            f"  Run `processor migrate --phase {overtaken[0].phase}` first, or, with every process stopped,\n"
+            f"  `processor migrate`, which applies all in order."
+        )
+    return chosen
+
+
+async def migrate(
+    conninfo: str,
+    schema: str = DEFAULT_SCHEMA,
+    *,
+    phase: PhaseChoice = "all",
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Migration]:
+    """Apply what is missing, in order, each migration in its own transaction.
+
+    Any number of processes may call it at once: one works, the others wait up to 5 minutes and find nothing left.
+    Needs a connection with a session of its own (a session advisory lock): not through a pooler in transaction mode.
+
+    Args:
+        conninfo: Connection string of a role that may create in the schema, or create the schema.
+        schema: Schema of the tables; created if it does not exist.
+        phase: `pre` before a rolling upgrade, `post` after it, `all` for both in order.
+        report: Called with one line per migration applied.
+
+    Returns:
+        The migrations this call applied.
+
+    Raises:
+        ConfigurationError: A privilege is missing, the schema has tables of another origin, an applied migration
+            was changed, or a lock was not to be had in time.
+        StoreUnavailableError: Postgres cannot be reached.
+    """
+    quoted = _quote(schema)
+    async with _connected(conninfo) as conn:
+        try:
+            async with _alone(conn, schema):
+                await _prepare(conn, schema, quoted)
+                todo = plan(sql.migrations(), await _applied(conn, quoted), schema=schema, phase=phase)
+                for migration in todo:
+                    await _apply(conn, migration, schema, quoted)
+                    report(f"{schema}: applied {migration}")
+                return todo
+        except errors.InsufficientPrivilege as error:
+            raise await _privilege_missing(conn, schema, quoted, error) from error
+
+
+async def pending(conn: AsyncConnection[TupleRow], schema: str = DEFAULT_SCHEMA) -> list[Migration]:
+    """The migrations this release has and the schema has not, both phases. Reads only.
+
+    Raises:
+        SchemaMissingError: The database has migrations that this release does not know.
+        ConfigurationError: An applied migration was changed afterwards, or the schema cannot be read.
+    """
+    return plan(sql.migrations(), await _read(conn, schema), schema=schema)
+
+
+async def check(conn: AsyncConnection[TupleRow], schema: str = DEFAULT_SCHEMA) -> None:
+    """Whether this release can run on the schema. Reads only.
+
+    It can when every `pre` migration is applied; `post` ones come after the code. A newer release's `pre` migrations
+    are no obstacle either (they leave the previous release working, or a pod that restarts during a rolling upgrade
+    would not come back); its `post` ones are.
+
+    Raises:
+        SchemaMissingError: Migrations are missing, or the database is too new for this release. Says what to run.
+        ConfigurationError: An applied migration was changed afterwards, or the schema cannot be read.
+    """
+    known = sql.migrations()
+    applied = await _read(conn, schema)
+    _refuse_changed(known, applied, schema)
+    newest = known[-1].version
+    if unknown := [row for version, row in sorted(applied.items()) if version > newest and row.name[:4] != "pre_"]:
+        raise _newer(schema, unknown)
+    if missing := [m for m in known if m.version not in applied and m.phase == "pre"]:
+        first = f"{missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        raise SchemaMissingError(
+            f"schema {schema!r}: {first} not applied.\n"
+            f"  Run `processor migrate` (or, before a rolling upgrade, `processor migrate --phase pre`)."
+        )
+
+
+# -- the steps of `migrate`
+
+
+@asynccontextmanager
+async def _connected(conninfo: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    try:
+        conn = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"connection string: {error}") from error
+    except psycopg.OperationalError as error:
+        raise StoreUnavailableError(f"Postgres cannot be reached: {error}") from error
+    async with conn:
+        yield conn
+
+
+def _alone(conn: AsyncConnection[TupleRow], schema: str) -> AbstractAsyncContextManager[None]:
+    """Hold the migrators' lock of this schema. A session lock: a crash frees it with the connection."""
+
+    @asynccontextmanager
+    async def held() -> AsyncIterator[None]:
+        key = f"processor migrate {schema}"
+        await conn.execute(f"SET lock_timeout = {_milliseconds(_OTHER_MIGRATOR)}")
+        try:
+            await conn.execute("SELECT pg_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key})
+        except errors.LockNotAvailable as error:
+            raise ConfigurationError(
+                f"schema {schema!r}: another process has been migrating it for {_OTHER_MIGRATOR}.\n"
+                f"  It shows in pg_stat_activity with the advisory lock in pg_locks."
+            ) from error
+        try:
+            yield
+        finally:
+            if not conn.closed:
+                await conn.execute("SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key})
+
+    return held()
+
+
+async def _prepare(conn: AsyncConnection[TupleRow], schema: str, quoted: str) -> None:
+    """The schema and the list of what is applied; both only where missing, so that they need no rights they have."""
+    cursor = await conn.execute("SELECT 1 FROM pg_namespace AS n WHERE n.nspname = %(schema)s", {"schema": schema})
+    if not await cursor.fetchone():
+        await conn.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted}".encode())
+    if not await _has_list(conn, quoted):
+        await conn.execute(
+            f"""
+            CREATE TABLE {quoted}.processor_migration (
+                version integer PRIMARY KEY,
+                name text NOT NULL,
+                checksum text NOT NULL,
+                applied_at bigint NOT NULL
+            )
+            """.encode()
+        )
+
+
+async def _apply(conn: AsyncConnection[TupleRow], migration: Migration, schema: str, quoted: str) -> None:
+    try:
+        async with conn.transaction():
+            await conn.execute(f"SET LOCAL lock_timeout = {_milliseconds(_TABLE_LOCK)}")
+            await conn.execute(sql.fill(migration.text, schema).encode())
+            await conn.execute(
+                f"""
+                INSERT INTO {quoted}.processor_migration (version, name, checksum, applied_at)
+                VALUES (%(version)s, %(name)s, %(checksum)s, (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint)
+                """.encode(),
+                {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
+            )
+    except (errors.DuplicateTable, errors.DuplicateFunction, errors.DuplicateColumn) as error:
+        raise ConfigurationError(
+            f"schema {schema!r}: {migration} found what it creates already there: {error.diag.message_primary}.\n"
+            f"  Nothing of it is kept. The schema belongs to something else: choose another one for the processor."
+        ) from error
+    except errors.LockNotAvailable as error:
+        raise ConfigurationError(
+            f"schema {schema!r}: {migration} waited {_TABLE_LOCK} for a table that a long transaction uses.\n"
+            f"  Nothing of it is kept. End that transaction (pg_stat_activity, oldest xact_start) and run again."
+        ) from error
+
+
+async def _privilege_missing(
+    conn: AsyncConnection[TupleRow], schema: str, quoted: str, error: errors.InsufficientPrivilege
+) -> ConfigurationError:
+    """Say who lacks what, and what to GRANT."""
+    cursor = await conn.execute(
+        """
+        SELECT quote_ident(current_user), quote_ident(current_database()),
+               (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.nspname = %(schema)s)
+        """,
+        {"schema": schema},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    role, database, owner = row
+    if owner is None:
+        remedy = f"GRANT CREATE ON DATABASE {database} TO {role};"
+    elif "must be owner" in str(error):
+        remedy = f"GRANT {owner} TO {role};  -- the tables belong to who migrated first"
+    else:
+        remedy = f"GRANT USAGE, CREATE ON SCHEMA {quoted} TO {role};"
+    return ConfigurationError(
+        f"schema {schema!r}: role {role} may not migrate it: {error.diag.message_primary}.\n  Run: {remedy}"
+    )
+
+
+# -- reading
+
+
+async def _read(conn: AsyncConnection[TupleRow], schema: str) -> dict[int, Applied]:
+    quoted = _quote(schema)
+    try:
+        if not await _has_list(conn, quoted):
+            return {}
+        return await _applied(conn, quoted)
+    except errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"schema {schema!r}: {error.diag.message_primary}.\n"
+            f"  Run: GRANT USAGE ON SCHEMA {quoted} TO {conn.info.user};\n"
+            f"       GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {quoted} TO {conn.info.user};"
+        ) from error
+
+
+async def _has_list(conn: AsyncConnection[TupleRow], quoted: str) -> bool:
+    cursor = await conn.execute("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": f"{quoted}.processor_migration"})
+    return await cursor.fetchone() == (True,)
+
+
+async def _applied(conn: AsyncConnection[TupleRow], quoted: str) -> dict[int, Applied]:
+    async with conn.cursor(row_factory=class_row(Applied)) as cursor:
+        await cursor.execute(
+            f"SELECT m.version, m.name, m.checksum FROM {quoted}.processor_migration AS m ORDER BY m.version".encode()
+        )
+        return {row.version: row for row in await cursor.fetchall()}
+
+
+def _refuse_changed(known: Sequence[Migration], applied: Mapping[int, Applied], schema: str) -> None:
+    for migration in known:
+        row = applied.get(migration.version)
+        if row and (row.name, row.checksum) != (migration.name, migration.checksum):
+            raise ConfigurationError(
+                f"schema {schema!r}: {migration} is not what was applied as {row.version:04}_{row.name}: it was changed\n"
+                f"  afterwards. Restore the file of the release; a change of the schema is a new migration."
+            )
+
+
+def _newer(schema: str, unknown: Sequence[Applied]) -> SchemaMissingError:
+    names = ", ".join(f"{row.version:04}_{row.name}" for row in unknown)
+    return SchemaMissingError(
+        f"schema {schema!r}: it has migrations that this release does not know: {names}.\n"
+        f"  A newer release migrated it: run that one. Migrations are not taken back."
+    )
+
+
+def _quote(schema: str) -> str:
+    try:
+        return sql.quote(schema)
+    except ValueError as error:
+        raise ConfigurationError(f"schema: {error}") from error
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

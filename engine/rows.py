@@ -1,0 +1,106 @@
+"""What a record looks like in its row, and back. Pure.
+
+`inputs` is `{"args": [payload], "kwargs": {}}`: a JSON payload's text stands there as it came, never re-encoded, so
+that recovery hands the handler the same bytes. Anything else is `{"base64": "…"}`, and `request` says so.
+`request` has the coordinates, the key, the timestamp, and the headers on the allow-list.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from engine.records import Headers, Record
+
+_HEAD, _TAIL = '{"args": [', '], "kwargs": {}}'
+
+
+def inputs_text(record: Record, *, embeds_json: bool) -> str:
+    """The row's `inputs`."""
+    value = record.value
+    if value is None:
+        return f"{_HEAD}null{_TAIL}"
+    if embeds_json and b"\x00" not in value:
+        try:
+            return f"{_HEAD}{value.decode()}{_TAIL}"
+        except UnicodeDecodeError:
+            pass
+    return f'{_HEAD}{{"base64": "{b64encode(value).decode()}"}}{_TAIL}'
+
+
+def request_text(record: Record, *, embeds_json: bool, stored_headers: frozenset[str]) -> str:
+    """The row's `request`."""
+    key = record.key
+    text = (
+        f'{{"topic": {quoted(record.topic)}, "partition": {record.partition}, "offset": {record.offset}, '
+        f'"timestamp": {record.timestamp_ms}, "key": {"null" if key is None else _bytes_text(key)}'
+    )
+    if record.leader_epoch is not None:
+        text += f', "leader_epoch": {record.leader_epoch}'
+    if record.value is None:
+        text += ', "tombstone": true'
+    elif not embeds_json or b"\x00" in record.value or not _is_utf8(record.value):
+        text += ', "encoding": "base64"'
+    if stored_headers and (kept := allowed(record.headers, stored_headers)):
+        text += f', "headers": {headers_text(kept)}'
+    return text + "}"
+
+
+def allowed(headers: Headers, names: frozenset[str]) -> Headers:
+    """The headers on the allow-list, in their order."""
+    return tuple(header for header in headers if header[0] in names)
+
+
+def headers_text(headers: Headers) -> str:
+    """Headers as JSON: values in base64, since they are bytes of any kind."""
+    return json.dumps([[name, None if value is None else b64encode(value).decode()] for name, value in headers])
+
+
+def record_of(request: str, inputs: str) -> Record:
+    """The record a row was made of, less the headers that were not stored.
+
+    Raises `ValueError` if the row was not written by `inputs_text` and `request_text`.
+    """
+    stored: dict[str, Any] = json.loads(request)
+    if stored.get("tombstone"):
+        value = None
+    elif inputs.startswith(_HEAD) and inputs.endswith(_TAIL):
+        text = inputs[len(_HEAD) : -len(_TAIL)]
+        value = b64decode(json.loads(text)["base64"]) if stored.get("encoding") == "base64" else text.encode()
+    else:
+        # Written by another client of the tables: the same value, its own spelling.
+        value = json.dumps(json.loads(inputs)["args"][0]).encode()
+    return Record(
+        topic=stored["topic"],
+        partition=stored["partition"],
+        offset=stored["offset"],
+        key=_bytes_of(stored["key"]),
+        value=value,
+        timestamp_ms=stored["timestamp"],
+        headers=tuple((name, None if v is None else b64decode(v)) for name, v in stored.get("headers", ())),
+        leader_epoch=stored.get("leader_epoch"),
+    )
+
+
+def _bytes_text(key: bytes) -> str:
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        return f'{{"base64": "{b64encode(key).decode()}"}}'
+    return quoted(text)
+
+
+def _bytes_of(stored: Any) -> bytes | None:
+    if stored is None:
+        return None
+    return b64decode(stored["base64"]) if isinstance(stored, dict) else stored.encode()
+
+
+def _is_utf8(value: bytes) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,142 @@
+"""Statements of `executor` and `claim_request`: leases, deaths, who asks whom to release."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg.rows import args_row
+
+from engine.ids import ExecutorId
+from engine.store.statement import Statement
+
+
+class Renewal(NamedTuple):
+    """What one heartbeat brings (P1)."""
+
+    alive: bool
+    requests: list[list[Any]] | None
+    """[service, key, requester, generation, requester alive] for progress rows that name this executor."""
+    progress: list[list[Any]] | None
+    """[service, key, epoch, value] of the attached partitions."""
+    executors: list[list[Any]] | None
+    """[executor, counter] of everyone alive, for P2."""
+    timeline: str
+    lsn: str
+
+
+def register(
+    *, executor_id: ExecutorId, name: str, named: bool, hostname: str, pid: int, version: str
+) -> Statement[Any]:
+    """Enter this executor; a predecessor of the same explicit name is dead at once (P3)."""
+    return Statement(
+        """
+        WITH predecessor AS (
+            UPDATE {schema}.executor
+               SET died_at = {schema}.now_ms()
+             WHERE %(named)s AND named AND name = %(name)s AND died_at IS NULL
+        )
+        INSERT INTO {schema}.executor
+               (executor_id, name, named, hostname, pid, application_version, started_at, renewed_at)
+        VALUES (%(id)s, %(name)s, %(named)s, %(hostname)s, %(pid)s, %(version)s,
+                {schema}.now_ms(), {schema}.now_ms())
+        """,
+        {"id": executor_id, "name": name, "named": named, "hostname": hostname, "pid": pid, "version": version},
+    )
+
+
+def renew(*, executor_id: ExecutorId, services: Sequence[str], keys: Sequence[str]) -> Statement[Renewal]:
+    """The heartbeat: one statement (P1)."""
+    return Statement(
+        """
+        WITH me AS (
+            UPDATE {schema}.executor
+               SET counter = counter + 1, renewed_at = {schema}.now_ms()
+             WHERE executor_id = %(id)s AND died_at IS NULL
+            RETURNING executor_id
+        )
+        SELECT EXISTS (SELECT FROM me),
+               (SELECT json_agg(json_build_array(r.service_name, r.key, r.executor_id, r.generation,
+                                                 e.executor_id IS NOT NULL))
+                  FROM {schema}.claim_request AS r
+                  JOIN {schema}.event_dispatch_kv AS k
+                    ON k.service_name = r.service_name AND k.service_name LIKE 'kafka:%%' AND k.key = r.key
+                  LEFT JOIN {schema}.executor AS e ON e.executor_id = r.executor_id AND e.died_at IS NULL
+                 WHERE k.value::json ->> 'owner' = %(id)s),
+               (SELECT json_agg(json_build_array(k.service_name, k.key, k.update_seq::bigint, k.value))
+                  FROM unnest(%(services)s::text[], %(keys)s::text[]) AS t (service, key)
+                  JOIN {schema}.event_dispatch_kv AS k
+                    ON k.service_name = t.service AND k.service_name LIKE 'kafka:%%' AND k.key = t.key),
+               (SELECT json_agg(json_build_array(e.executor_id, e.counter))
+                  FROM {schema}.executor AS e WHERE e.died_at IS NULL),
+               left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
+               pg_current_wal_insert_lsn()::text
+        """,
+        {"id": executor_id, "services": list(services), "keys": list(keys)},
+        args_row(Renewal),
+    )
+
+
+def bury(*, executor_id: ExecutorId, counter: int) -> Statement[tuple[str]]:
+    """Mark an executor dead whose counter still stands where it was seen (P2)."""
+    return Statement(
+        """
+        UPDATE {schema}.executor
+           SET died_at = {schema}.now_ms()
+         WHERE executor_id = %(id)s AND counter = %(counter)s AND died_at IS NULL
+        RETURNING executor_id
+        """,
+        {"id": executor_id, "counter": counter},
+    )
+
+
+def condemn(*, executor_id: ExecutorId) -> Statement[tuple[str]]:
+    """Mark an executor dead that lives and does not answer a request within a lease (P9), or that leaves for good."""
+    return Statement(
+        """
+        UPDATE {schema}.executor
+           SET died_at = {schema}.now_ms()
+         WHERE executor_id = %(id)s AND died_at IS NULL
+        RETURNING executor_id
+        """,
+        {"id": executor_id},
+    )
+
+
+def state(*, executor_id: ExecutorId) -> Statement[tuple[bool, int]]:
+    """Whether an executor is marked dead (one without a row is), and the milliseconds since its last heartbeat."""
+    return Statement(
+        """
+        SELECT e.died_at IS NOT NULL, ({schema}.now_ms() - e.renewed_at)::integer
+          FROM {schema}.executor AS e
+         WHERE e.executor_id = %(id)s
+        """,
+        {"id": executor_id},
+    )
+
+
+def request(*, service: str, key: str, executor_id: ExecutorId, generation: int) -> Statement[Any]:
+    """Ask the owner of a partition to release it (P9)."""
+    return Statement(
+        """
+        INSERT INTO {schema}.claim_request (service_name, key, executor_id, generation, requested_at)
+        VALUES (%(service)s, %(key)s, %(id)s, %(generation)s, {schema}.now_ms())
+            ON CONFLICT (service_name, key, executor_id) DO UPDATE SET generation = EXCLUDED.generation
+        """,
+        {"service": service, "key": key, "id": executor_id, "generation": generation},
+    )
+
+
+def withdraw(*, service: str, key: str, executor_id: ExecutorId | None) -> Statement[Any]:
+    """Delete requests: one's own when the claim is taken or no longer wanted, or all of an answered partition."""
+    return Statement(
+        """
+        DELETE FROM {schema}.claim_request
+         WHERE service_name = %(service)s AND key = %(key)s
+           AND (%(id)s::text IS NULL OR executor_id = %(id)s)
+        """,
+        {"service": service, "key": key, "id": executor_id},
+    )
+
+
+def notify(*, channel: str, payload: str) -> Statement[Any]:
+    """A hint; never the only way to learn of it."""
+    return Statement("SELECT pg_notify(%(channel)s, %(payload)s)", {"channel": channel, "payload": payload})

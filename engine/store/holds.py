@@ -1,0 +1,143 @@
+"""Statements of `hold`, `dead_letter`, `topic_owner`, `gap`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg.rows import args_row
+
+from engine.store.statement import Statement
+
+
+class HoldRow(NamedTuple):
+    """A stored reason why a key or a partition does not go on."""
+
+    service_name: str
+    key: str
+    ordering_key: int | None
+    kind: str
+    reason: str
+
+
+def read(*, services: Sequence[str], keys: Sequence[str]) -> Statement[HoldRow]:
+    """The holds of partitions."""
+    return Statement(
+        """
+        SELECT h.service_name, h.key, h.ordering_key, h.kind, h.reason
+          FROM unnest(%(services)b::text[], %(keys)b::text[]) AS t (service, key)
+          JOIN {schema}.hold AS h ON h.service_name = t.service AND h.key = t.key
+        """,
+        {"services": services, "keys": keys},
+        args_row(HoldRow),
+    )
+
+
+def place(
+    *,
+    services: Sequence[str],
+    keys: Sequence[str],
+    ordering_keys: Sequence[int | None],
+    kinds: Sequence[str],
+    reasons: Sequence[str],
+    workflows: Sequence[str | None],
+) -> Statement[Any]:
+    """Write holds, with the outcome that causes them; one that stands stays."""
+    return Statement(
+        """
+        INSERT INTO {schema}.hold (service_name, key, ordering_key, kind, reason, workflow_uuid, created_at)
+        SELECT t.service, t.key, t.ordering_key, t.kind, t.reason, t.workflow, {schema}.now_ms()
+          FROM unnest(%(services)b::text[], %(keys)b::text[], %(ordering_keys)b::bigint[], %(kinds)b::text[],
+                      %(reasons)b::text[], %(workflows)b::text[])
+                 AS t (service, key, ordering_key, kind, reason, workflow)
+            ON CONFLICT DO NOTHING
+        """,
+        {
+            "services": services,
+            "keys": keys,
+            "ordering_keys": ordering_keys,
+            "kinds": kinds,
+            "reasons": reasons,
+            "workflows": workflows,
+        },
+    )
+
+
+def bury(
+    *,
+    ids: Sequence[str],
+    statuses: Sequence[str],
+    handlers: Sequence[str],
+    services: Sequence[str],
+    topics: Sequence[str],
+    partitions: Sequence[int],
+    offsets: Sequence[int],
+    keys: Sequence[bytes | None],
+    values: Sequence[bytes | None],
+    headers: Sequence[str | None],
+    timestamps: Sequence[int],
+    reasons: Sequence[str],
+    errors: Sequence[str],
+) -> Statement[Any]:
+    """Dead letters, in the commit of the outcomes: only where the outcome was written (P7)."""
+    return Statement(
+        """
+        INSERT INTO {schema}.dead_letter
+               (workflow_uuid, handler, service_name, topic, partition, kafka_offset, record_key, record_value,
+                record_headers, record_timestamp, reason, error, created_at)
+        SELECT t.id, t.handler, t.service, t.topic, t.partition, t.kafka_offset, t.key, t.value,
+               t.headers::jsonb, t.timestamp, t.reason, t.error, {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(statuses)b::text[], %(handlers)b::text[], %(services)b::text[],
+                      %(topics)b::text[], %(partitions)b::integer[], %(offsets)b::bigint[], %(keys)b::bytea[],
+                      %(values)b::bytea[], %(headers)b::text[], %(timestamps)b::bigint[], %(reasons)b::text[],
+                      %(errors)b::text[])
+                 AS t (id, status, handler, service, topic, partition, kafka_offset, key, value, headers, timestamp,
+                       reason, error)
+          JOIN {schema}.workflow_status AS w
+            ON w.workflow_uuid = t.id AND w.status = t.status AND w.error = t.error
+        """,
+        {
+            "ids": ids,
+            "statuses": statuses,
+            "handlers": handlers,
+            "services": services,
+            "topics": topics,
+            "partitions": partitions,
+            "offsets": offsets,
+            "keys": keys,
+            "values": values,
+            "headers": headers,
+            "timestamps": timestamps,
+            "reasons": reasons,
+            "errors": errors,
+        },
+    )
+
+
+def own_topic(*, topic: str, service: str) -> Statement[Any]:
+    """Register a topic: the first group's IDs have no prefix, for ever."""
+    return Statement(
+        """
+        INSERT INTO {schema}.topic_owner (topic, service_name, registered_at)
+        VALUES (%(topic)s, %(service)s, {schema}.now_ms())
+            ON CONFLICT (topic) DO NOTHING
+        """,
+        {"topic": topic, "service": service},
+    )
+
+
+def topic_owner(*, topic: str) -> Statement[tuple[str]]:
+    """Who owns a topic's plain IDs; locked, so that one first start goes after the other."""
+    return Statement(
+        "SELECT o.service_name FROM {schema}.topic_owner AS o WHERE o.topic = %(topic)s FOR UPDATE",
+        {"topic": topic},
+    )
+
+
+def gap(*, source: str, start: int, end: int, reason: str, by: str) -> Statement[Any]:
+    """Record offsets that no row will ever stand for (I1)."""
+    return Statement(
+        """
+        INSERT INTO {schema}.gap (kafka_source, from_offset, to_offset, reason, decided_by, created_at)
+        VALUES (%(source)s, %(start)s, %(end)s, %(reason)s, %(by)s, {schema}.now_ms())
+        """,
+        {"source": source, "start": start, "end": end, "reason": reason, "by": by},
+    )

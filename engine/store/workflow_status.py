@@ -1,0 +1,320 @@
+"""Statements of `workflow_status`: rows of records, their outcomes, waking, looking up."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg.rows import args_row
+
+from engine.ids import ExecutorId, OwnerToken, WorkflowId
+from engine.store.statement import Statement
+
+
+class OpenRow(NamedTuple):
+    """An open row of a partition, without its inputs."""
+
+    workflow_id: WorkflowId
+    status: str
+    offset: int
+    place: int | None
+    key: int | None
+    owner: OwnerToken | None
+    owner_alive: bool
+    recovery_attempts: int
+    attempt: int
+    wake_at: int | None
+
+
+class FoundRow(NamedTuple):
+    """What a look-up by ID says."""
+
+    workflow_id: WorkflowId
+    status: str
+    name: str
+    source: str | None
+    owner: OwnerToken | None
+    owner_alive: bool
+    key: int | None
+    place: int | None
+    recovery_attempts: int
+    attempt: int
+    wake_at: int | None
+    request: str | None
+
+
+class AcquiredRow(NamedTuple):
+    """A row that was written as ours, with what its run needs."""
+
+    workflow_id: WorkflowId
+    request: str
+    inputs: str
+    recovery_attempts: int
+    attempt: int
+    alone: int
+
+
+def insert(
+    *,
+    executor_id: ExecutorId,
+    ids: Sequence[str],
+    statuses: Sequence[str],
+    names: Sequence[str],
+    versions: Sequence[str],
+    requests: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str | None],
+    errors: Sequence[str | None],
+    owners: Sequence[str | None],
+    sources: Sequence[str],
+    offsets: Sequence[int],
+    keys: Sequence[int | None],
+    starts: Sequence[int | None],
+    attempts: Sequence[int | None],
+    wakes: Sequence[int | None],
+) -> Statement[Any]:
+    """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2)."""
+    return Statement(
+        """
+        INSERT INTO {schema}.workflow_status
+               (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
+                executor_id, created_at, updated_at, started_at_epoch_ms,
+                kafka_source, kafka_offset, kafka_key, kafka_attempt, kafka_wake_at)
+        SELECT t.id, t.status, t.name, t.version, t.request, t.inputs, t.output, t.error, t.owner,
+               %(executor)s, c.now, c.now, t.started,
+               t.source, t.kafka_offset, t.key, t.attempt, t.wake
+          FROM (SELECT {schema}.now_ms() AS now) AS c,
+               unnest(%(ids)b::text[], %(statuses)b::text[], %(names)b::text[], %(versions)b::text[],
+                      %(requests)b::text[], %(inputs)b::text[], %(outputs)b::text[], %(errors)b::text[],
+                      %(owners)b::text[], %(sources)b::text[], %(offsets)b::bigint[], %(keys)b::bigint[],
+                      %(starts)b::bigint[], %(attempts)b::integer[], %(wakes)b::bigint[])
+                 AS t (id, status, name, version, request, inputs, output, error, owner, source, kafka_offset, key,
+                       started, attempt, wake)
+        """,
+        {
+            "executor": executor_id,
+            "ids": ids,
+            "statuses": statuses,
+            "names": names,
+            "versions": versions,
+            "requests": requests,
+            "inputs": inputs,
+            "outputs": outputs,
+            "errors": errors,
+            "owners": owners,
+            "sources": sources,
+            "offsets": offsets,
+            "keys": keys,
+            "starts": starts,
+            "attempts": attempts,
+            "wakes": wakes,
+        },
+    )
+
+
+def finish(
+    *,
+    ids: Sequence[str],
+    owners: Sequence[str],
+    statuses: Sequence[str],
+    outputs: Sequence[str | None],
+    errors: Sequence[str | None],
+) -> Statement[tuple[WorkflowId]]:
+    """Outcomes of rows persisted earlier. A row that is no longer ours or PENDING is not returned (P7).
+
+    The owner goes with the outcome, and a deduplication ID is free again.
+    """
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET status = t.status,
+               output = t.output,
+               error = t.error,
+               owner_xid = NULL,
+               deduplication_id = NULL,
+               kafka_wake_at = NULL,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(statuses)b::text[], %(outputs)b::text[],
+                      %(errors)b::text[]) AS t (id, owner, status, output, error)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status = 'PENDING'
+        RETURNING w.workflow_uuid
+        """,
+        {"ids": ids, "owners": owners, "statuses": statuses, "outputs": outputs, "errors": errors},
+    )
+
+
+def rest(
+    *,
+    ids: Sequence[str],
+    owners: Sequence[str],
+    attempts: Sequence[int | None],
+    wakes: Sequence[int | None],
+) -> Statement[tuple[WorkflowId]]:
+    """Put running rows to rest: ownerless, until `wakes` (a retry) or until somebody wakes them (a release)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET owner_xid = NULL,
+               kafka_attempt = COALESCE(t.attempt, w.kafka_attempt),
+               kafka_wake_at = t.wake,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[])
+                 AS t (id, owner, attempt, wake)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status = 'PENDING'
+        RETURNING w.workflow_uuid
+        """,
+        {"ids": ids, "owners": owners, "attempts": attempts, "wakes": wakes},
+    )
+
+
+def acquire(
+    *, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str], alone: Sequence[bool]
+) -> Statement[AcquiredRow]:
+    """Wake rows: write their owner before they run (P15), count blame (P22).
+
+    Only a row whose owner died is blamed: one at rest was running nothing. The returned rows are ours.
+    """
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET owner_xid = t.owner,
+               executor_id = %(executor)s,
+               status = 'PENDING',
+               started_at_epoch_ms = COALESCE(w.started_at_epoch_ms, {schema}.now_ms()),
+               recovery_attempts = COALESCE(w.recovery_attempts, 0) + CASE WHEN w.owner_xid IS NULL THEN 0 ELSE 1 END,
+               kafka_alone = CASE WHEN t.alone THEN COALESCE(w.kafka_alone, 0) + 1 ELSE w.kafka_alone END,
+               kafka_wake_at = NULL,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(alone)b::boolean[]) AS t (id, owner, alone)
+         WHERE w.workflow_uuid = t.id
+           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND (w.owner_xid IS NULL
+                OR NOT EXISTS (SELECT FROM {schema}.executor AS e
+                                WHERE e.executor_id = w.executor_id AND e.died_at IS NULL))
+        RETURNING w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''), w.recovery_attempts,
+                  COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
+        """,
+        {"executor": executor_id, "ids": ids, "owners": owners, "alone": alone},
+        args_row(AcquiredRow),
+    )
+
+
+def reset_blame(*, ids: Sequence[str]) -> Statement[Any]:
+    """A checkpoint says that the row gets on: its deaths are forgotten (P22)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET recovery_attempts = 0, kafka_alone = NULL
+         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+        """,
+        {"ids": ids},
+    )
+
+
+def forgive(*, workflow_id: WorkflowId, owner: OwnerToken) -> Statement[Any]:
+    """Take back one start alone: the time alone is over, and a death from now on may be a neighbour's (P22)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET kafka_alone = GREATEST(COALESCE(w.kafka_alone, 0) - 1, 0)
+         WHERE w.workflow_uuid = %(id)s AND w.owner_xid = %(owner)s AND w.status = 'PENDING'
+        """,
+        {"id": workflow_id, "owner": owner},
+    )
+
+
+def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]:
+    """Open rows of a partition by offset: what a claim takes over (P10)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.status, w.kafka_offset, w.kafka_place, w.kafka_key, w.owner_xid,
+               EXISTS (SELECT FROM {schema}.executor AS e
+                        WHERE e.executor_id = w.executor_id AND e.died_at IS NULL),
+               COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), w.kafka_wake_at
+          FROM {schema}.workflow_status AS w
+         WHERE w.kafka_source = %(source)s
+           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND w.kafka_offset > %(after)s
+         ORDER BY w.kafka_offset
+         LIMIT %(limit)s
+        """,
+        {"source": source, "limit": limit, "after": after},
+        args_row(OpenRow),
+    )
+
+
+def rows_at_rest(*, sources: Sequence[str], known: Sequence[str], limit: int) -> Statement[tuple[str, WorkflowId]]:
+    """Open ownerless rows that nobody here knows: an operator's retry, a client's resume, what was handed over."""
+    return Statement(
+        """
+        SELECT w.kafka_source, w.workflow_uuid
+          FROM {schema}.workflow_status AS w
+         WHERE w.kafka_source = ANY (%(sources)b::text[])
+           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND w.owner_xid IS NULL
+           AND w.workflow_uuid <> ALL (%(known)b::text[])
+         ORDER BY w.kafka_source, w.kafka_offset
+         LIMIT %(limit)s
+        """,
+        {"sources": sources, "known": known, "limit": limit},
+    )
+
+
+def look_up(*, ids: Sequence[str]) -> Statement[FoundRow]:
+    """Rows by ID, locked against change until the flush that asks has ended (P16, P18)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.status, COALESCE(w.name, ''), w.kafka_source, w.owner_xid,
+               EXISTS (SELECT FROM {schema}.executor AS e
+                        WHERE e.executor_id = w.executor_id AND e.died_at IS NULL),
+               w.kafka_key, w.kafka_place, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0),
+               w.kafka_wake_at, w.request
+          FROM {schema}.workflow_status AS w
+         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+           FOR SHARE OF w
+        """,
+        {"ids": ids},
+        args_row(FoundRow),
+    )
+
+
+def foreign_rows(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, str | None, str | None, str]]:
+    """Which of these IDs have rows, and whose: after a conflict."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.kafka_source, w.name, w.status
+          FROM {schema}.workflow_status AS w
+         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+        """,
+        {"ids": ids},
+    )
+
+
+def statuses(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, str, OwnerToken | None]]:
+    """Status and owner of rows: what an unknown COMMIT wrote (P23)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.status, w.owner_xid
+          FROM {schema}.workflow_status AS w
+         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+        """,
+        {"ids": ids},
+    )
+
+
+def orphans_of(*, executor_id: ExecutorId, limit: int) -> Statement[tuple[WorkflowId, OwnerToken, str]]:
+    """Open rows of partitions that name this executor: those of superseded claims without a run are handed over (P12)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.owner_xid, w.kafka_source
+          FROM {schema}.workflow_status AS w
+         WHERE w.executor_id = %(executor)s
+           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND w.owner_xid IS NOT NULL
+           AND w.kafka_source IS NOT NULL
+         LIMIT %(limit)s
+        """,
+        {"executor": executor_id, "limit": limit},
+    )
