@@ -36,7 +36,7 @@ $(VENV)/.synced: pyproject.toml uv.lock
 check: venv ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 .PHONY: format

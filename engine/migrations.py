@@ -7,9 +7,8 @@ Each migration and its row in `processor_migration` are one commit, so a crash l
 `pre`, rolls out the code, then runs `post` (sql/README.md).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -77,7 +76,7 @@ async def migrate(
     schema: str = DEFAULT_SCHEMA,
     *,
     phase: PhaseChoice = "all",
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
 ) -> list[Migration]:
     """Apply what is missing, in order, each migration in its own transaction.
 
@@ -106,7 +105,8 @@ async def migrate(
                 todo = plan(sql.migrations(), await _applied(conn, quoted), schema=schema, phase=phase)
                 for migration in todo:
                     await _apply(conn, migration, schema, quoted)
-                    report(f"{schema}: applied {migration}")
+                    if report:
+                        report(f"{schema}: applied {migration}")
                 return todo
         except errors.InsufficientPrivilege as error:
             raise await _privilege_missing(conn, schema, quoted, error) from error
@@ -151,7 +151,7 @@ async def check(conn: AsyncConnection[TupleRow], schema: str = DEFAULT_SCHEMA) -
 
 
 @asynccontextmanager
-async def _connected(conninfo: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
+async def _connected(conninfo: str) -> AsyncGenerator[AsyncConnection[TupleRow]]:
     try:
         conn = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S)
     except psycopg.ProgrammingError as error:
@@ -159,30 +159,33 @@ async def _connected(conninfo: str) -> AsyncIterator[AsyncConnection[TupleRow]]:
     except psycopg.OperationalError as error:
         raise StoreUnavailableError(f"Postgres cannot be reached: {error}") from error
     async with conn:
-        yield conn
-
-
-def _alone(conn: AsyncConnection[TupleRow], schema: str) -> AbstractAsyncContextManager[None]:
-    """Hold the migrators' lock of this schema. A session lock: a crash frees it with the connection."""
-
-    @asynccontextmanager
-    async def held() -> AsyncIterator[None]:
-        key = f"processor migrate {schema}"
-        await conn.execute(f"SET lock_timeout = {_milliseconds(_OTHER_MIGRATOR)}")
         try:
-            await conn.execute("SELECT pg_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key})
-        except errors.LockNotAvailable as error:
-            raise ConfigurationError(
-                f"schema {schema!r}: another process has been migrating it for {_OTHER_MIGRATOR}.\n"
-                f"  It shows in pg_stat_activity with the advisory lock in pg_locks."
+            yield conn
+        except psycopg.OperationalError as error:
+            if not conn.broken:
+                raise
+            raise StoreUnavailableError(
+                f"Postgres went away; nothing of a migration under way is kept: {error}"
             ) from error
-        try:
-            yield
-        finally:
-            if not conn.closed:
-                await conn.execute("SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key})
 
-    return held()
+
+@asynccontextmanager
+async def _alone(conn: AsyncConnection[TupleRow], schema: str) -> AsyncGenerator[None]:
+    """Hold the migrators' lock of this schema. A session lock: a crash frees it with the connection."""
+    key = f"processor migrate {schema}"
+    await conn.execute(f"SET lock_timeout = {_milliseconds(_OTHER_MIGRATOR)}".encode())
+    try:
+        await conn.execute("SELECT pg_advisory_lock(hashtextextended(%(key)s, 0))", {"key": key})
+    except errors.LockNotAvailable as error:
+        raise ConfigurationError(
+            f"schema {schema!r}: another process has been migrating it for {_OTHER_MIGRATOR}.\n"
+            f"  It shows in pg_stat_activity with the advisory lock in pg_locks."
+        ) from error
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            await conn.execute("SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))", {"key": key})
 
 
 async def _prepare(conn: AsyncConnection[TupleRow], schema: str, quoted: str) -> None:
@@ -206,7 +209,7 @@ async def _prepare(conn: AsyncConnection[TupleRow], schema: str, quoted: str) ->
 async def _apply(conn: AsyncConnection[TupleRow], migration: Migration, schema: str, quoted: str) -> None:
     try:
         async with conn.transaction():
-            await conn.execute(f"SET LOCAL lock_timeout = {_milliseconds(_TABLE_LOCK)}")
+            await conn.execute(f"SET LOCAL lock_timeout = {_milliseconds(_TABLE_LOCK)}".encode())
             await conn.execute(sql.fill(migration.text, schema).encode())
             await conn.execute(
                 f"""
