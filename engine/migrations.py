@@ -234,16 +234,7 @@ async def _privilege_missing(
     conn: AsyncConnection[TupleRow], schema: str, quoted: str, error: errors.InsufficientPrivilege
 ) -> ConfigurationError:
     """Say who lacks what, and what to GRANT."""
-    cursor = await conn.execute(
-        """
-        SELECT quote_ident(current_user), quote_ident(current_database()),
-               (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.nspname = %(schema)s)
-        """,
-        {"schema": schema},
-    )
-    row = await cursor.fetchone()
-    assert row is not None
-    role, database, owner = row
+    role, database, owner = await _who_and_where(conn, schema)
     if owner is None:
         remedy = f"GRANT CREATE ON DATABASE {database} TO {role};"
     elif "must be owner" in str(error):
@@ -255,20 +246,35 @@ async def _privilege_missing(
     )
 
 
+async def _who_and_where(conn: AsyncConnection[TupleRow], schema: str) -> tuple[str, str, str | None]:
+    """Role, database and owner of the schema (`None`: there is no schema), quoted for SQL."""
+    cursor = await conn.execute(
+        """
+        SELECT quote_ident(current_user), quote_ident(current_database()),
+               (SELECT quote_ident(pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n WHERE n.nspname = %(schema)s)
+        """,
+        {"schema": schema},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
 # -- reading
 
 
 async def _read(conn: AsyncConnection[TupleRow], schema: str) -> dict[int, Applied]:
     quoted = _quote(schema)
     try:
-        if not await _has_list(conn, quoted):
-            return {}
-        return await _applied(conn, quoted)
+        # A savepoint, where the caller has a transaction: its connection stays usable for the message below.
+        async with conn.transaction():
+            return await _applied(conn, quoted) if await _has_list(conn, quoted) else {}
     except errors.InsufficientPrivilege as error:
+        role, _, _ = await _who_and_where(conn, schema)
         raise ConfigurationError(
-            f"schema {schema!r}: {error.diag.message_primary}.\n"
-            f"  Run: GRANT USAGE ON SCHEMA {quoted} TO {conn.info.user};\n"
-            f"       GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {quoted} TO {conn.info.user};"
+            f"schema {schema!r}: role {role} may not read it: {error.diag.message_primary}.\n"
+            f"  Run: GRANT USAGE ON SCHEMA {quoted} TO {role};\n"
+            f"       GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {quoted} TO {role};"
         ) from error
 
 

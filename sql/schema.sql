@@ -1,0 +1,372 @@
+-- The sum of sql/migrations, for reading: written by `make schema`, compared with a migrated database by a test.
+-- Not what creates a schema: that is `processor migrate`, which also records what it applied.
+
+CREATE SCHEMA dbos;
+
+CREATE TABLE dbos.audit (
+    audit_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    created_at bigint NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    subject text NOT NULL,
+    detail jsonb NOT NULL DEFAULT '{}'::jsonb,
+    CONSTRAINT audit_pkey PRIMARY KEY (audit_id)
+);
+
+CREATE TABLE dbos.claim_request (
+    service_name text NOT NULL,
+    key text NOT NULL,
+    executor_id text NOT NULL,
+    generation integer NOT NULL,
+    requested_at bigint NOT NULL,
+    CONSTRAINT claim_request_pkey PRIMARY KEY (service_name, key, executor_id)
+);
+
+CREATE TABLE dbos.dbos_migrations (
+    version bigint NOT NULL,
+    CONSTRAINT dbos_migrations_pkey PRIMARY KEY (version)
+);
+
+CREATE TABLE dbos.dead_letter (
+    dead_letter_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    workflow_uuid text NOT NULL,
+    handler text NOT NULL,
+    service_name text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    kafka_offset bigint NOT NULL,
+    record_key bytea,
+    record_value bytea,
+    record_headers jsonb,
+    record_timestamp bigint,
+    reason text NOT NULL,
+    error text NOT NULL,
+    state text NOT NULL DEFAULT 'OPEN'::text,
+    note text,
+    created_at bigint NOT NULL,
+    resolved_at bigint,
+    CONSTRAINT dead_letter_pkey PRIMARY KEY (dead_letter_id),
+    CONSTRAINT dead_letter_state_check CHECK ((state = ANY (ARRAY['OPEN'::text, 'RETRIED'::text, 'DISCARDED'::text])))
+);
+
+CREATE INDEX dead_letter_open_index ON dbos.dead_letter USING btree (service_name, topic, created_at) WHERE (state = 'OPEN'::text);
+
+CREATE INDEX dead_letter_workflow_index ON dbos.dead_letter USING btree (workflow_uuid);
+
+CREATE TABLE dbos.event_dispatch_kv (
+    service_name text NOT NULL,
+    workflow_fn_name text NOT NULL,
+    key text NOT NULL,
+    value text,
+    update_seq numeric(38,0),
+    update_time numeric(38,15),
+    CONSTRAINT event_dispatch_kv_pkey PRIMARY KEY (service_name, workflow_fn_name, key)
+) WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+
+CREATE UNIQUE INDEX event_dispatch_kv_kafka_partition ON dbos.event_dispatch_kv USING btree (service_name, key) WHERE (service_name ~~ 'kafka:%'::text);
+
+CREATE TABLE dbos.executor (
+    executor_id text NOT NULL,
+    name text NOT NULL,
+    named boolean NOT NULL DEFAULT false,
+    hostname text NOT NULL,
+    pid integer NOT NULL,
+    application_version text,
+    counter bigint NOT NULL DEFAULT 0,
+    started_at bigint NOT NULL,
+    renewed_at bigint NOT NULL,
+    died_at bigint,
+    CONSTRAINT executor_pkey PRIMARY KEY (executor_id)
+) WITH (fillfactor=50);
+
+CREATE INDEX executor_alive_index ON dbos.executor USING btree (executor_id) WHERE (died_at IS NULL);
+
+CREATE TABLE dbos.gap (
+    gap_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    kafka_source text NOT NULL,
+    from_offset bigint NOT NULL,
+    to_offset bigint NOT NULL,
+    reason text NOT NULL,
+    decided_by text NOT NULL,
+    created_at bigint NOT NULL,
+    CONSTRAINT gap_pkey PRIMARY KEY (gap_id)
+);
+
+CREATE TABLE dbos.hold (
+    hold_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    service_name text NOT NULL,
+    key text NOT NULL,
+    ordering_key bigint,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    workflow_uuid text,
+    created_at bigint NOT NULL,
+    CONSTRAINT hold_pkey PRIMARY KEY (hold_id),
+    CONSTRAINT hold_kind_check CHECK ((kind = ANY (ARRAY['block'::text, 'halt'::text, 'pause'::text])))
+);
+
+CREATE UNIQUE INDEX hold_one_each ON dbos.hold USING btree (service_name, key, COALESCE(ordering_key, (0)::bigint), ((ordering_key IS NULL)), kind);
+
+CREATE TABLE dbos.horizon (
+    kafka_source text NOT NULL,
+    horizon bigint NOT NULL,
+    CONSTRAINT horizon_pkey PRIMARY KEY (kafka_source)
+);
+
+CREATE TABLE dbos.notifications (
+    message_uuid text NOT NULL DEFAULT (gen_random_uuid())::text,
+    destination_uuid text NOT NULL,
+    topic text,
+    message text NOT NULL,
+    created_at_epoch_ms bigint NOT NULL DEFAULT ((EXTRACT(epoch FROM now()) * (1000)::numeric))::bigint,
+    CONSTRAINT notifications_pkey PRIMARY KEY (message_uuid)
+);
+
+CREATE INDEX idx_workflow_topic ON dbos.notifications USING btree (destination_uuid, topic);
+
+CREATE TABLE dbos.operation_outputs (
+    workflow_uuid text NOT NULL,
+    function_id integer NOT NULL,
+    output text,
+    error text,
+    function_name text NOT NULL DEFAULT ''::text,
+    child_workflow_id text,
+    started_at_epoch_ms bigint,
+    completed_at_epoch_ms bigint,
+    CONSTRAINT operation_outputs_pkey PRIMARY KEY (workflow_uuid, function_id)
+);
+
+CREATE TABLE dbos.processor_migration (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at bigint NOT NULL,
+    CONSTRAINT processor_migration_pkey PRIMARY KEY (version)
+);
+
+CREATE TABLE dbos.scheduler_state (
+    workflow_fn_name text NOT NULL,
+    last_run_time bigint NOT NULL,
+    CONSTRAINT scheduler_state_pkey PRIMARY KEY (workflow_fn_name)
+);
+
+CREATE TABLE dbos.streams (
+    workflow_uuid text NOT NULL,
+    key text NOT NULL,
+    value text NOT NULL,
+    "offset" integer NOT NULL,
+    function_id integer NOT NULL DEFAULT 0,
+    CONSTRAINT streams_pkey PRIMARY KEY (workflow_uuid, key, "offset")
+);
+
+CREATE TABLE dbos.topic_owner (
+    topic text NOT NULL,
+    service_name text NOT NULL,
+    registered_at bigint NOT NULL,
+    CONSTRAINT topic_owner_pkey PRIMARY KEY (topic)
+);
+
+CREATE TABLE dbos.workflow_events (
+    workflow_uuid text NOT NULL,
+    key text NOT NULL,
+    value text NOT NULL,
+    CONSTRAINT workflow_events_pkey PRIMARY KEY (workflow_uuid, key)
+);
+
+CREATE TABLE dbos.workflow_events_history (
+    workflow_uuid text NOT NULL,
+    function_id integer NOT NULL,
+    key text NOT NULL,
+    value text NOT NULL,
+    CONSTRAINT workflow_events_history_pkey PRIMARY KEY (workflow_uuid, function_id, key)
+);
+
+CREATE TABLE dbos.workflow_inputs (
+    workflow_uuid text NOT NULL,
+    inputs text NOT NULL,
+    CONSTRAINT workflow_inputs_pkey PRIMARY KEY (workflow_uuid)
+);
+
+CREATE TABLE dbos.workflow_queue (
+    workflow_uuid text NOT NULL,
+    queue_name text NOT NULL,
+    created_at_epoch_ms bigint NOT NULL DEFAULT ((EXTRACT(epoch FROM now()) * (1000)::numeric))::bigint,
+    started_at_epoch_ms bigint,
+    completed_at_epoch_ms bigint,
+    executor_id text,
+    deduplication_id text,
+    priority integer NOT NULL DEFAULT 0,
+    CONSTRAINT workflow_queue_pkey PRIMARY KEY (workflow_uuid),
+    CONSTRAINT workflow_queue_queue_name_deduplication_id_key UNIQUE (queue_name, deduplication_id)
+);
+
+CREATE TABLE dbos.workflow_status (
+    workflow_uuid text NOT NULL,
+    status text,
+    name text,
+    class_name character varying(255),
+    config_name character varying(255),
+    authenticated_user text,
+    assumed_role text,
+    authenticated_roles text,
+    request text,
+    output text,
+    error text,
+    executor_id text,
+    application_version text,
+    application_id text,
+    created_at bigint NOT NULL DEFAULT ((EXTRACT(epoch FROM now()) * (1000)::numeric))::bigint,
+    updated_at bigint NOT NULL DEFAULT ((EXTRACT(epoch FROM now()) * (1000)::numeric))::bigint,
+    recovery_attempts bigint DEFAULT 0,
+    queue_name text,
+    workflow_timeout_ms bigint,
+    workflow_deadline_epoch_ms bigint,
+    inputs text,
+    started_at_epoch_ms bigint,
+    deduplication_id text,
+    priority integer NOT NULL DEFAULT 0,
+    queue_partition_key text,
+    forked_from text,
+    owner_xid character varying(40),
+    kafka_source text,
+    kafka_offset bigint,
+    kafka_place bigint,
+    kafka_key bigint,
+    kafka_attempt integer,
+    kafka_wake_at bigint,
+    kafka_alone integer,
+    CONSTRAINT workflow_status_pkey PRIMARY KEY (workflow_uuid)
+);
+
+CREATE INDEX idx_workflow_status_forked_from ON dbos.workflow_status USING btree (forked_from) WHERE (forked_from IS NOT NULL);
+
+CREATE INDEX idx_workflow_status_queue_status_started ON dbos.workflow_status USING btree (queue_name, status, started_at_epoch_ms) WHERE (queue_name IS NOT NULL);
+
+CREATE UNIQUE INDEX uq_workflow_status_queue_name_dedup_id ON dbos.workflow_status USING btree (queue_name, deduplication_id) WHERE (deduplication_id IS NOT NULL);
+
+CREATE INDEX workflow_status_created_at_index ON dbos.workflow_status USING btree (created_at);
+
+CREATE INDEX workflow_status_executor_id_index ON dbos.workflow_status USING btree (executor_id) WHERE (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text]));
+
+CREATE INDEX workflow_status_kafka_open_index ON dbos.workflow_status USING btree (kafka_source, kafka_offset) WHERE ((kafka_source IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
+
+CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (status) WHERE (status <> 'SUCCESS'::text);
+
+ALTER TABLE dbos.notifications ADD CONSTRAINT notifications_destination_uuid_fkey FOREIGN KEY (destination_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.operation_outputs ADD CONSTRAINT operation_outputs_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.streams ADD CONSTRAINT streams_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.workflow_events ADD CONSTRAINT workflow_events_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.workflow_events_history ADD CONSTRAINT workflow_events_history_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.workflow_inputs ADD CONSTRAINT workflow_inputs_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+ALTER TABLE dbos.workflow_queue ADD CONSTRAINT workflow_queue_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+CREATE OR REPLACE FUNCTION dbos.fence_database(seen_timeline text, seen_lsn pg_lsn)
+ RETURNS pg_lsn
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    lsn pg_lsn := pg_current_wal_insert_lsn();
+    timeline text := left(pg_walfile_name(lsn), 8);
+BEGIN
+    IF timeline <> seen_timeline OR lsn < seen_lsn THEN
+        RAISE EXCEPTION 'database fence: timeline % at %, after timeline % at %', timeline, lsn, seen_timeline, seen_lsn
+            USING ERRCODE = 'KP003';
+    END IF;
+    RETURN lsn;
+END;
+$function$
+;
+
+CREATE OR REPLACE FUNCTION dbos.fence_partitions(services text[], keys text[], epochs bigint[], held text[], written text[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    lost integer[] := '{}';
+BEGIN
+    FOR i IN 1 .. cardinality(keys) LOOP
+        UPDATE "dbos".event_dispatch_kv AS k
+           SET value = written[i],
+               update_time = EXTRACT(EPOCH FROM clock_timestamp())
+         WHERE k.service_name = services[i]
+           AND k.service_name LIKE 'kafka:%'
+           AND k.key = keys[i]
+           AND k.update_seq = epochs[i]
+           AND k.value = held[i];
+        IF NOT FOUND THEN
+            lost := lost || i;
+        END IF;
+    END LOOP;
+    IF cardinality(lost) > 0 THEN
+        RAISE EXCEPTION 'partition fence: % of % partitions are no longer ours', cardinality(lost), cardinality(keys)
+            USING ERRCODE = 'KP001', DETAIL = array_to_json(lost)::text;
+    END IF;
+END;
+$function$
+;
+
+CREATE OR REPLACE FUNCTION dbos.fence_row(id text, owner text, checkpoints integer[], seen_timeline text, seen_lsn pg_lsn)
+ RETURNS pg_lsn
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    found_checkpoints bigint;
+BEGIN
+    PERFORM 1 FROM "dbos".workflow_status AS w
+      WHERE w.workflow_uuid = id AND w.owner_xid = owner AND w.status = 'PENDING'
+        FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'row fence: workflow % is not PENDING under owner %', id, owner USING ERRCODE = 'KP002', DETAIL = id;
+    END IF;
+    SELECT count(*) INTO found_checkpoints FROM "dbos".operation_outputs AS o
+     WHERE o.workflow_uuid = id AND o.function_id = ANY (checkpoints);
+    IF found_checkpoints <> cardinality(checkpoints) THEN
+        RAISE EXCEPTION 'row fence: workflow % has % of % earlier checkpoints', id, found_checkpoints, cardinality(checkpoints)
+            USING ERRCODE = 'KP003', DETAIL = id;
+    END IF;
+    RETURN "dbos".fence_database(seen_timeline, seen_lsn);
+END;
+$function$
+;
+
+CREATE OR REPLACE FUNCTION dbos.notifications_function()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM pg_notify('dbos_notifications_channel', NEW.destination_uuid || '::' || NEW.topic);
+    RETURN NEW;
+END;
+$function$
+;
+
+CREATE OR REPLACE FUNCTION dbos.now_ms()
+ RETURNS bigint
+ LANGUAGE sql
+AS $function$
+    SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
+$function$
+;
+
+CREATE OR REPLACE FUNCTION dbos.workflow_events_function()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM pg_notify('dbos_workflow_events_channel', NEW.workflow_uuid || '::' || NEW.key);
+    RETURN NEW;
+END;
+$function$
+;
+
+CREATE TRIGGER dbos_notifications_trigger AFTER INSERT ON dbos.notifications FOR EACH ROW EXECUTE FUNCTION dbos.notifications_function();
+
+CREATE TRIGGER dbos_workflow_events_trigger AFTER INSERT ON dbos.workflow_events FOR EACH ROW EXECUTE FUNCTION dbos.workflow_events_function();
+
+INSERT INTO dbos.dbos_migrations (version) VALUES (7);
