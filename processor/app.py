@@ -1,0 +1,463 @@
+"""The App: where functions become steps, transactions and workflows. Importing one has no effect on the world.
+
+    app = App("fulfilment", lifespan=resources)
+
+    @app.step(retry=Retry(attempts=5))          at least once, its result is remembered
+    @app.transaction()                          exactly once, in Postgres
+    @app.workflow(on=orders)                    for every record of a topic, durably
+    @app.transaction(on=payments)               the whole handler is one transaction
+    @app.batch(on=clicks, size=500)             many records, one transaction
+
+Registration refuses what could not run: see the errors of each decorator.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+
+from engine.checkpoint import run_step as engine_run_step
+from engine.errors import ConfigurationError
+from engine.handlers import HandlerKind
+from processor.config import Settings
+from processor.decorators import (
+    BatchDecorator,
+    CallableDecorator,
+    FusedDecorator,
+    FusedFunction,
+    HandlerDecorator,
+    StepDecorator,
+    StepFunction,
+    TransactionDecorator,
+    TransactionFunction,
+    WorkflowFunction,
+)
+from processor.handlers import (
+    Registration,
+    build_step,
+    build_transaction,
+    check_arguments,
+    check_transaction,
+    checked_name,
+    plain_function,
+    result_of,
+    takes_record,
+)
+from processor.inline import build_inline_step, run_transaction_step
+from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
+from processor.triggers import Topic
+
+if TYPE_CHECKING:
+    from processor.runtime import Runtime
+
+P = ParamSpec("P")
+E = TypeVar("E")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+Lifespan = Callable[["App"], AbstractAsyncContextManager[object]]
+
+BATCH_MAX = 10_000
+"""Most records of one call of a batch handler: they are in memory together, twice."""
+
+_BREAKER = Breaker()
+_DEAD_LETTER = DeadLetter()
+
+
+class App:
+    """A set of handlers that are deployed together.
+
+    Attributes:
+        name: Of the consumer group unless the settings name another, and in logs.
+        lifespan: Called with the app, once per process: an async context manager around everything that runs, for
+            clients and pools of the user's. It is left when the last step has ended.
+    """
+
+    def __init__(self, name: str, *, lifespan: Lifespan | None = None) -> None:
+        if not name or "|" in name:
+            raise ConfigurationError(f"App({name!r}): a name, without '|', which separates groups in workflow IDs")
+        self.name = name
+        self.lifespan = lifespan
+        self._workflows: dict[str, Registration] = {}
+        self._steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
+
+    @property
+    def workflows(self) -> Mapping[str, Registration]:
+        """Everything registered with `workflow`, `transaction(on=)` and `batch`, by name."""
+        return self._workflows
+
+    @property
+    def steps(self) -> Mapping[str, "StepFunction[..., Any] | TransactionFunction[Any, ..., Any]"]:
+        """Everything registered with `step` and `transaction`, by name."""
+        return self._steps
+
+    # -- steps --
+
+    def step(self, *, name: str | None = None, retry: Retry = NEVER, timeout: timedelta | None = None) -> StepDecorator:
+        """Remember the result of a function, so that a workflow calls it once.
+
+        The result is recorded after the function returns. A crash between the two runs it again: a step that
+        reaches the outside world is at least once. Hand `current_step().idempotency_key` on, or use
+        `transaction` for Postgres. Outside of a workflow, and in another step, it is a plain call.
+
+        Args:
+            name: Name in the history. Set it to rename the function without losing workflows under way.
+            retry: When, and how often, to try again within one workflow attempt.
+            timeout: Longest one try may take. An async step is cancelled; a sync one goes on in its thread, its
+                result is dropped. `None`: no limit.
+
+        Raises:
+            StepFailedError: In the workflow, when the tries are used up; the last error is its `__cause__`.
+            NondeterminismError: In the workflow, when its history has another step at this place.
+            ConfigurationError: At registration: a result that cannot be written as JSON, a name that is taken.
+        """
+
+        def decorate(fn: Callable[P, R]) -> StepFunction[P, R]:
+            function = plain_function(fn, "step")
+            chosen = checked_name(name, function, "step")
+            step = StepFunction[P, R](fn, build_step(function, chosen, retry=retry, timeout=timeout))
+            self._add_step(step)
+            return step
+
+        return decorate
+
+    @overload
+    def transaction(
+        self, *, name: str | None = None, isolation: Isolation = "read committed", read_only: bool = False
+    ) -> TransactionDecorator: ...
+    @overload
+    def transaction(
+        self,
+        *,
+        on: Topic[E],
+        name: str | None = None,
+        retry: Retry = NEVER,
+        on_failure: FailurePolicy = _DEAD_LETTER,
+        breaker: Breaker | None = _BREAKER,
+        version: str | None = None,
+        renamed_from: str | None = None,
+        group: str | None = None,
+    ) -> FusedDecorator[E]: ...
+    def transaction(
+        self,
+        *,
+        on: Topic[Any] | None = None,
+        name: str | None = None,
+        isolation: Isolation = "read committed",
+        read_only: bool = False,
+        retry: Retry = NEVER,
+        on_failure: FailurePolicy = _DEAD_LETTER,
+        breaker: Breaker | None = _BREAKER,
+        version: str | None = None,
+        renamed_from: str | None = None,
+        group: str | None = None,
+    ) -> Any:
+        """Run a function in a transaction that commits together with the record of having run.
+
+        Exactly once: the writes and the checkpoint are one commit. The caller leaves `tx` out. What the function
+        does outside of `tx` is at least once.
+
+        With `on=` the transaction is the whole handler of a topic: effect, outcome and the partition's progress are
+        one commit, shared by many records. A record whose handler raises is taken out, becomes a workflow of its
+        own with `retry` and `on_failure`, and its key waits for it; the others go on.
+
+        Args:
+            on: Topic whose records it handles.
+            name: Name in the history, or of the workflow.
+            isolation: Serialization failures and deadlocks run it again at once; they are no attempts.
+            read_only: For reads that need one snapshot.
+            retry: Of a record that was taken out, as for `workflow`.
+            on_failure: As for `workflow`.
+            breaker: As for `workflow`.
+            version: As for `workflow`.
+            renamed_from: As for `workflow`.
+            group: As for `workflow`.
+
+        Raises:
+            ConfigurationError: At registration: no `tx` of the function's colour, an event of another type than the
+                topic's, a result that cannot be written as JSON, a name or topic that is taken.
+        """
+        if on is None:
+            return self._transaction_step(name, isolation, read_only=read_only)
+        return self._fused(
+            on,
+            HandlerKind.TRANSACTION,
+            name=name,
+            retry=retry,
+            on_failure=on_failure,
+            breaker=breaker,
+            version=version,
+            renamed_from=renamed_from,
+            group=group,
+        )
+
+    def batch(
+        self,
+        *,
+        on: Topic[E],
+        size: int = 500,
+        name: str | None = None,
+        retry: Retry = NEVER,
+        on_failure: FailurePolicy = _DEAD_LETTER,
+        breaker: Breaker | None = _BREAKER,
+        version: str | None = None,
+        renamed_from: str | None = None,
+        group: str | None = None,
+    ) -> BatchDecorator[E]:
+        """Handle many records of one partition in one transaction, in offset order.
+
+        Effect, outcomes and progress are one commit. When the call raises, it is repeated with halves until the
+        record at fault stands alone; it gets `retry` and `on_failure`, the others go on.
+
+        Args:
+            on: Topic whose records it handles.
+            size: Most records of one call, 1 to 10,000. It waits for none: idle, a batch is one record.
+            name: As for `workflow`.
+            retry: Of a record that was taken out, as for `workflow`.
+            on_failure: As for `workflow`.
+            breaker: As for `workflow`.
+            version: As for `workflow`.
+            renamed_from: As for `workflow`.
+            group: As for `workflow`.
+
+        Raises:
+            ConfigurationError: At registration, as for `transaction`.
+        """
+        if not 1 <= size <= BATCH_MAX:
+            raise ConfigurationError(f"batch(size={size}): 1 to {BATCH_MAX} records")
+        return self._fused(
+            on,
+            HandlerKind.BATCH,
+            name=name,
+            retry=retry,
+            on_failure=on_failure,
+            breaker=breaker,
+            version=version,
+            renamed_from=renamed_from,
+            group=group,
+            batch_max=size,
+        )
+
+    # -- workflows --
+
+    @overload
+    def workflow(
+        self,
+        *,
+        on: Topic[E],
+        name: str | None = None,
+        retry: Retry = NEVER,
+        on_failure: FailurePolicy = _DEAD_LETTER,
+        breaker: Breaker | None = _BREAKER,
+        persist_first: bool = False,
+        version: str | None = None,
+        renamed_from: str | None = None,
+        group: str | None = None,
+    ) -> HandlerDecorator[E]: ...
+    @overload
+    def workflow(
+        self, *, on: None = None, name: str | None = None, retry: Retry = NEVER, version: str | None = None
+    ) -> CallableDecorator: ...
+    def workflow(
+        self,
+        *,
+        on: Topic[Any] | None = None,
+        name: str | None = None,
+        retry: Retry = NEVER,
+        on_failure: FailurePolicy = _DEAD_LETTER,
+        breaker: Breaker | None = _BREAKER,
+        persist_first: bool = False,
+        version: str | None = None,
+        renamed_from: str | None = None,
+        group: str | None = None,
+    ) -> Any:
+        """Run a function durably for every record of a topic: interrupted, it goes on behind its last recorded step.
+
+        Its code between steps must be deterministic and without effects: it is run again over the history. An
+        error that it does not catch ends it, after `retry`, in ERROR, and `on_failure` decides what follows.
+
+        Args:
+            on: Topic whose records it handles; at most one handler per topic and group. `None`: it is registered,
+                and runs when it is called.
+            name: `workflow_status.name`; the function's unless given. Unique in the app.
+            retry: Attempts of the workflow as a whole; each continues with the step that failed.
+            on_failure: What happens to the record, its key and its partition after the last attempt.
+            breaker: Halt the partition when most of the last records failed. `None`: never.
+            persist_first: Give the record its row before the first step, for a workflow whose first step tells
+                others its ID. Costs a commit per record.
+            version: Instead of the fingerprint of its code.
+            renamed_from: The name this handler had, if its progress is stored under that.
+            group: Consumer group of its own, to handle a topic a second time.
+
+        Raises:
+            ConfigurationError: At registration: an event of another type than the topic's, arguments or a result
+                that cannot be written as JSON, a name or topic that is taken.
+        """
+
+        def decorate(fn: Callable[..., Any]) -> WorkflowFunction[..., Any]:
+            function = plain_function(fn, "workflow")
+            chosen = checked_name(name, function, "workflow")
+            if on is None:
+                check_arguments(function, "workflow")
+            wants = on is not None and takes_record(function, on, kind=HandlerKind.JOURNALED, what="workflow")
+            self._add_workflow(
+                Registration(
+                    name=chosen,
+                    kind=HandlerKind.JOURNALED,
+                    function=function,
+                    topic=on,
+                    wants_record=wants,
+                    result=result_of(function, "workflow"),
+                    group=group,
+                    renamed_from=renamed_from,
+                    version=version,
+                    retry=retry,
+                    on_failure=on_failure,
+                    breaker=breaker,
+                    persist_first=persist_first,
+                )
+            )
+            return WorkflowFunction[..., Any](fn, chosen)
+
+        return decorate
+
+    def register_workflow(self, fn: Callable[P, R], *, name: str | None = None) -> WorkflowFunction[P, R]:
+        """`workflow` for a function that cannot be decorated, as one of another library."""
+        return self.workflow(name=name)(fn)
+
+    @overload
+    async def run_step(
+        self,
+        fn: Callable[[*Ts], Awaitable[R]],
+        *args: *Ts,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
+    ) -> R: ...
+    @overload
+    async def run_step(
+        self,
+        fn: Callable[[*Ts], R],
+        *args: *Ts,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
+    ) -> R: ...
+    async def run_step(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
+    ) -> Any:
+        """Call a function as a step of the workflow that asks for it, without registering it before.
+
+        A sync function, step or transaction runs in a thread of its own: this is how an async workflow calls one.
+        The guarantee is that of `step` (or of `transaction`). Outside of a workflow it is a plain call.
+
+        Args:
+            fn: Function, registered or not. Its result must be JSON values, or what its annotation says.
+            *args: Its arguments; those given by name go into a `lambda`.
+            name: Name in the history. A `lambda` needs one.
+            retry: As for `step`; `None`: as `fn` was registered.
+            timeout: As for `step`; `None`: as `fn` was registered.
+
+        Raises:
+            ConfigurationError: No name, or a result type that cannot be written as JSON.
+        """
+        if isinstance(fn, TransactionFunction):
+            transaction = cast("TransactionFunction[Any, ..., Any]", fn)
+            return await run_transaction_step(
+                transaction.step if name is None else replace(transaction.step, name=name), args
+            )
+        if isinstance(fn, StepFunction):
+            step = cast("StepFunction[..., Any]", fn).step
+        else:
+            step = build_inline_step(fn, name, asyncio.get_running_loop())
+        changes: dict[str, Any] = {"name": name, "retry": retry, "timeout": timeout}
+        step = replace(step, **{key: value for key, value in changes.items() if value is not None})
+        return await engine_run_step(step, args, {})
+
+    # -- running --
+
+    def running(
+        self, settings: Settings | None = None, *, kafka: bool = True
+    ) -> AbstractAsyncContextManager["Runtime"]:
+        """Run the app's handlers inside of any asyncio program, as long as the block does.
+
+        Entered when the engine has started and, with Kafka, the group was joined; left when everything that ran has
+        ended or been handed over, at the latest after `executor.drain`. Signals are the program's own business.
+
+        Args:
+            settings: Instead of those of the environment and `processor.yaml`.
+            kafka: Whether to consume. Without, only what does not come from Kafka runs.
+
+        Raises:
+            ConfigurationError: Settings, schema or handlers are not fit to run. Says what to do.
+            StoreUnavailableError: Postgres cannot be reached.
+        """
+        from processor.runtime import running
+
+        return running(self, settings, kafka=kafka)
+
+    # -- registering --
+
+    def _transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
+        def decorate(fn: Callable[..., Any]) -> TransactionFunction[Any, ..., Any]:
+            function = plain_function(fn, "transaction")
+            chosen = checked_name(name, function, "transaction")
+            step = build_transaction(function, chosen, isolation=isolation, read_only=read_only)
+            registered = TransactionFunction[Any, ..., Any](fn, step)
+            self._add_step(registered)
+            return registered
+
+        return decorate
+
+    def _fused(self, on: Topic[Any], kind: HandlerKind, *, name: str | None, **options: Any) -> Any:
+        what = "batch" if kind is HandlerKind.BATCH else "transaction"
+
+        def decorate(fn: Callable[..., Any]) -> FusedFunction[..., Any]:
+            function = plain_function(fn, what)
+            chosen = checked_name(name, function, what)
+            check_transaction(function, what)
+            self._add_workflow(
+                Registration(
+                    name=chosen,
+                    kind=kind,
+                    function=function,
+                    topic=on,
+                    wants_record=takes_record(function, on, kind=kind, what=what),
+                    result=result_of(function, what),
+                    **options,
+                )
+            )
+            return FusedFunction[..., Any](fn, chosen)
+
+        return decorate
+
+    def _add_step(self, step: StepFunction[..., Any] | TransactionFunction[Any, ..., Any]) -> None:
+        if step.name in self._steps:
+            raise ConfigurationError(
+                f"step {step.name!r} is registered twice in app {self.name!r}: the history tells steps apart by name.\n"
+                f"  Give one of them name=."
+            )
+        self._steps[step.name] = step
+
+    def _add_workflow(self, registration: Registration) -> None:
+        if registration.name in self._workflows:
+            raise ConfigurationError(
+                f"workflow {registration.name!r} is registered twice in app {self.name!r}. Give one of them name=."
+            )
+        topic = registration.topic
+        for other in self._workflows.values():
+            if topic and other.topic and other.topic.name == topic.name and other.group == registration.group:
+                group = f"group {registration.group!r}" if registration.group else "the app's group"
+                raise ConfigurationError(
+                    f"topic {topic.name!r} has two handlers in {group}, {other.name!r} and {registration.name!r}:\n"
+                    f"  each would see half of the records. Give one of them group=, a consumer group of its own."
+                )
+        self._workflows[registration.name] = registration

@@ -1,0 +1,237 @@
+"""Bytes of a record to an event and back; results of steps to JSON text and back.
+
+    Kafka bytes ──Codec.decode──▶ event ──▶ handler ──▶ result ──Result.encode──▶ JSON text in Postgres
+
+A codec raises `UndecodableError` for bytes that are not what the topic says; the record is a dead letter at once.
+Messages name the record and the field, never the value: dead letters keep the raw bytes, logs must not.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticSerializationError
+
+from engine.handlers import UndecodableError
+from processor.records import RawRecord
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+SHOWN_ERRORS_MAX = 5
+"""Errors of one record in a message. The rest is counted."""
+SHOWN_CHARACTERS_MAX = 500
+"""Longest text of an exception of the user's own validator in a message."""
+
+
+class Codec(Protocol[E]):
+    """How events of one type are written to and read from Kafka. Implement it for Avro, Protobuf or encryption."""
+
+    @property
+    def embeds_json(self) -> bool:
+        """Whether what `decode` accepts is always UTF-8 JSON text: it is then stored readable, else as base64."""
+        ...
+
+    def decode(self, value: bytes, record: RawRecord) -> E:
+        """The event of a payload. `record` has the headers, for codecs that keep a schema's ID there.
+
+        Raises:
+            UndecodableError: The bytes are no such event. Any other exception counts as one.
+        """
+        ...
+
+    def encode(self, event: E) -> bytes:
+        """The payload of an event. Raises `TypeError` or `ValueError` for what is none."""
+        ...
+
+
+class Json(Generic[E]):
+    """JSON by pydantic: models, dataclasses, typed dicts, anything `TypeAdapter` takes.
+
+    Strict about JSON itself (UTF-8, no NaN, no Infinity): the text is stored as it stands, and other languages
+    read it. An escaped NUL in a string is fine: what is stored holds the escape.
+    """
+
+    embeds_json = True
+
+    def __init__(self, model: type[E]) -> None:
+        """Raises `UnencodableTypeError` if no JSON schema can be made of `model`."""
+        self._name = type_name(model)
+        adapter: TypeAdapter[E] = _adapter(model)
+        _refuse_without_schema(adapter, model)
+        # The core validator's method: TypeAdapter.validate_json adds 0.3 µs of keyword arguments to 0.6 µs.
+        self._validate = adapter.validator.validate_json
+        self._adapter = adapter
+
+    def decode(self, value: bytes, record: RawRecord) -> E:
+        """The validated event. One call of the validator, and a search for what is not JSON."""
+        try:
+            event = self._validate(value)
+        except ValidationError as error:
+            problem = f"not {self._name}: {_problems(error)}"
+        except Exception as error:  # noqa: BLE001  # a user's validator may raise anything; it is this record's fault
+            problem = f"a validator of {self._name} raised {type(error).__name__}: {str(error)[:SHOWN_CHARACTERS_MAX]}"
+        else:
+            if (b"NaN" in value or b"Infinity" in value) and not _is_strict_json(value):
+                raise UndecodableError(f"{record}: not JSON: NaN and Infinity are no JSON values")
+            return event
+        # Outside of the except block: pydantic's error, which holds the payload, must not be its __context__.
+        raise UndecodableError(f"{record}: {problem}")
+
+    def encode(self, event: E) -> bytes:
+        """Compact JSON of the event."""
+        return self._adapter.dump_json(event, by_alias=True)
+
+
+class Raw:
+    """The payload itself. Stored as base64."""
+
+    embeds_json = False
+
+    def decode(self, value: bytes, record: RawRecord) -> bytes:  # noqa: ARG002  # the protocol's
+        """The bytes, whatever they are."""
+        return value
+
+    def encode(self, event: bytes) -> bytes:
+        """The bytes."""
+        return event
+
+
+class Text:
+    """UTF-8 text. Stored as base64, for it is no JSON."""
+
+    embeds_json = False
+
+    def decode(self, value: bytes, record: RawRecord) -> str:
+        """The text. Raises `UndecodableError` with the place of the first byte that is not UTF-8."""
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            at = error.start
+        raise UndecodableError(f"{record}: not UTF-8 text: byte {at} does not belong to any character")
+
+    def encode(self, event: str) -> bytes:
+        """UTF-8."""
+        return event.encode()
+
+
+def codec_for(model: type[E]) -> Codec[E]:
+    """The codec a topic has unless it is given one: raw for `bytes`, text for `str`, else JSON."""
+    codec: Any = Raw() if model is bytes else Text() if model is str else Json(model)
+    return codec
+
+
+class UnencodableTypeError(Exception):
+    """A type of which no JSON schema can be made: values could be neither stored nor read back."""
+
+
+# Results are ours to write and read: floats and bytes keep every value, which plain JSON does not.
+_LOSSLESS = ConfigDict(ser_json_inf_nan="strings", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[R]):
+    """Results of one annotated type, as JSON text and back.
+
+    What a workflow gets from a step the first time and in a replay is equal if the value is what its annotation
+    says. A value of another type is refused by `encode`; a subclass comes back as the class that was announced.
+    """
+
+    encode: Callable[[R], str]
+    decode: Callable[[str], R]
+
+
+def result_codec(annotation: Any) -> Result[Any]:
+    """The codec of a result annotated so. Raises `UnencodableTypeError`."""
+    if annotation is None or annotation is type(None):
+        return Result(_encode_none, _decode_none)
+    adapter = _lossless_adapter(annotation)
+    _refuse_without_schema(adapter, annotation)
+    to_json, validate, name = adapter.serializer.to_json, adapter.validator.validate_json, type_name(annotation)
+
+    def encode(value: Any) -> str:
+        try:
+            return to_json(value, warnings="error").decode()
+        except PydanticSerializationError as error:
+            problem = _first_line(error)
+        raise TypeError(f"the result is no {name} that can be recorded: {problem}")
+
+    return Result(encode, validate)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as its author wrote it, without the module."""
+    name = getattr(annotation, "__qualname__", None)
+    return name if isinstance(name, str) and not getattr(annotation, "__args__", ()) else str(annotation)
+
+
+def _encode_none(value: Any) -> str:
+    if value is not None:
+        raise TypeError(f"the result is a {type(value).__name__}, the function says -> None")
+    return "null"
+
+
+def _decode_none(text: str) -> None:
+    assert text == "null", f"a result of None is recorded as {text[:20]!r}"
+
+
+def _lossless_adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=_LOSSLESS)
+    except PydanticUserError as error:
+        if error.code == "type-adapter-config-unused":  # models, dataclasses and typed dicts bring their own
+            return _adapter(annotation)
+        raise _unencodable(annotation, error) from None
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as error:
+        raise _unencodable(annotation, error) from None
+
+
+def _refuse_without_schema(adapter: TypeAdapter[Any], annotation: Any) -> None:
+    """Both ways: pydantic can validate things (an instance of a class) that it cannot read from JSON, and so on."""
+    for mode in ("validation", "serialization"):
+        try:
+            adapter.json_schema(mode=mode)
+        except (PydanticUserError, NameError) as error:
+            raise _unencodable(annotation, error) from None
+
+
+def _unencodable(annotation: Any, error: Exception) -> UnencodableTypeError:
+    return UnencodableTypeError(f"{type_name(annotation)} cannot be written as JSON: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:SHOWN_CHARACTERS_MAX] if lines else type(error).__name__
+
+
+def _problems(error: ValidationError) -> str:
+    details: Sequence[ErrorDetails] = error.errors(include_url=False, include_context=False, include_input=False)
+    shown = "; ".join(_problem(detail) for detail in details[:SHOWN_ERRORS_MAX])
+    hidden = len(details) - SHOWN_ERRORS_MAX
+    return f"{shown}; and {hidden} more" if hidden > 0 else shown
+
+
+def _problem(detail: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in detail["loc"])
+    message = detail["msg"][:SHOWN_CHARACTERS_MAX]
+    return f"{field}: {message}" if field else message
+
+
+def _is_strict_json(value: bytes) -> bool:
+    """Whether the words are only inside of strings. Slow, and reached only when they occur."""
+    try:
+        json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")

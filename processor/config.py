@@ -1,0 +1,363 @@
+"""What a deployment decides: settings from the environment, over a file, over the defaults below.
+
+    PROCESSOR_KAFKA_GROUP=orders        one variable per setting: section and name
+    processor.yaml or processor.toml    `password: ${KAFKA_PASSWORD}`, `schema: ${SCHEMA:-dbos}`
+
+A wrong value or an unknown key is refused at start, with the nearest known name. Secrets are `SecretStr`: no `repr`,
+log line or error shows them. The text under a field is its line in docs/reference/settings.md.
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from processor.units import duration, size
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than nothing")
+    return value
+
+
+DURATION_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}], "examples": ["30s", "20ms", "1h30m"]}
+)
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    AfterValidator(_positive),
+    DURATION_SCHEMA,
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    Field(ge=1),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "examples": ["64MiB"]}),
+]
+
+
+class Section(BaseModel):
+    """Frozen, nothing unknown, documented by the text under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class PostgresSettings(Section):
+    """Where the tables are."""
+
+    dsn: SecretStr = SecretStr("")
+    """Connection string, `postgresql://user:password@host/database` or `host=... dbname=...`. Empty: libpq's own
+    variables (PGHOST, PGUSER, PGPASSWORD, PGDATABASE, ...)."""
+
+    direct_dsn: SecretStr | None = None
+    """Connection string around a pooler in transaction mode, for migrations and notifications. Unset: `dsn`."""
+
+    schema_name: str = Field(default="dbos", alias="schema", pattern=r"^[^\x00]{1,63}$")
+    """Schema of the system tables. One processor per schema; several groups and apps may share it."""
+
+    pool_max: int = Field(default=8, ge=1, le=1_000)
+    """Connections for transactional steps and claims. The process also has two per committer, and two more."""
+
+    connect_timeout: Duration = timedelta(seconds=10)
+    """Longest to wait for a connection to open."""
+
+    statement_timeout: Duration = timedelta(seconds=30)
+    """Longest any statement of the processor's own may take; the user's are bounded by their step's time-out."""
+
+    prepared_statements: bool = True
+    """Off for poolers in transaction mode that do not know prepared statements (PgBouncer before 1.21). Slower."""
+
+
+class SaslSettings(Section):
+    """How the client proves who it is, with `security_protocol` SASL_PLAINTEXT or SASL_SSL."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"] | None = None
+    """SASL mechanism."""
+
+    username: str | None = None
+    """For PLAIN and SCRAM."""
+
+    password: SecretStr | None = None
+    """For PLAIN and SCRAM."""
+
+    kerberos_service_name: str | None = None
+    """Principal name of the brokers, for GSSAPI."""
+
+    kerberos_principal: str | None = None
+    """Principal of this client, for GSSAPI."""
+
+    kerberos_keytab: str | None = None
+    """Path of the keytab, for GSSAPI."""
+
+    oauthbearer_client_id: str | None = None
+    """For OAUTHBEARER with OIDC: the public ID."""
+
+    oauthbearer_client_secret: SecretStr | None = None
+    """For OAUTHBEARER with OIDC: the secret."""
+
+    oauthbearer_token_endpoint_url: str | None = None
+    """For OAUTHBEARER with OIDC: where tokens come from."""
+
+    oauthbearer_scope: str | None = None
+    """For OAUTHBEARER with OIDC: what to ask for."""
+
+
+class SslSettings(Section):
+    """How the connection to the brokers is encrypted, with `security_protocol` SSL or SASL_SSL."""
+
+    ca: str | None = None
+    """The CA's certificates: a path, or the PEM text itself. Unset: the system's."""
+
+    certificate: str | None = None
+    """The client's certificate: a path, or the PEM text itself."""
+
+    key: SecretStr | None = None
+    """The client's private key: a path, or the PEM text itself."""
+
+    key_password: SecretStr | None = None
+    """Of the private key."""
+
+    verify_hostname: bool = True
+    """Whether a broker's certificate must name its host. Without it anybody with a certificate can be a broker."""
+
+
+REFUSED_KEYS: dict[str, str] = {
+    "enable.auto.commit": "progress is in Postgres, in the commit of its records; Kafka's copy is only a mirror",
+    "enable.auto.offset.store": "progress is in Postgres, in the commit of its records; Kafka's copy is only a mirror",
+    "auto.offset.reset": "a reset loses or repeats records silently; say partitions.start and on_retention_loss",
+    "isolation.level": "records of aborted transactions are no records: read_committed",
+    "group.id": "kafka.group",
+    "group.instance.id": "kafka.group_instance_id",
+    "group.protocol": "kafka.group_protocol",
+    "bootstrap.servers": "kafka.bootstrap_servers",
+    "metadata.broker.list": "kafka.bootstrap_servers",
+    "client.id": "kafka.client_id",
+    "client.rack": "kafka.client_rack",
+    "security.protocol": "kafka.security_protocol",
+    "allow.auto.create.topics": "a consumer that creates topics hides a wrong name",
+    "enable.partition.eof": "the processor sets what it needs",
+    "statistics.interval.ms": "the processor sets what it needs",
+}
+"""Client properties that `kafka.extra` may not have, and why, or which setting they have."""
+
+_TYPED = re.compile(r"(sasl|ssl)\..*")
+_SECRET = re.compile(r"password|secret|\bjaas\b|token$|private", re.IGNORECASE)
+
+
+class KafkaSettings(Section):
+    """The consumer group, and the way to the brokers."""
+
+    bootstrap_servers: str = "localhost:9092"
+    """Brokers to begin with, `host:port` with commas between."""
+
+    group: str = Field(default="", max_length=249)
+    """Consumer group. Part of what progress and workflow IDs are kept under. Empty: the app's name."""
+
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """'consumer' is KIP-848's protocol: Kafka 4.0 or later."""
+
+    group_instance_id: str | None = None
+    """Static membership: a name that is this process's alone, as `${HOSTNAME}` in a StatefulSet. A restart within
+    the session time-out causes no rebalance."""
+
+    client_id: str = "processor"
+    """How the brokers' logs and quotas call this client."""
+
+    client_rack: str | None = None
+    """Rack or zone of this process; brokers that know it serve from a replica nearby."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Encryption and authentication of the connection."""
+
+    sasl: SaslSettings = SaslSettings()
+    ssl: SslSettings = SslSettings()
+
+    session_timeout: Duration | None = None
+    """Silence after which the group's coordinator gives the partitions to others; classic protocol only (the new one
+    has it on the broker). Unset: 15 s."""
+
+    max_poll_interval: Duration = timedelta(minutes=5)
+    """Silence of the poll loop after which this process leaves the group. No handler can block the poll loop."""
+
+    mirror_every: Annotated[timedelta, BeforeValidator(duration), Field(ge=timedelta(0)), DURATION_SCHEMA] = timedelta(
+        seconds=5
+    )
+    """Between two copies of the progress to Kafka, for lag tools and autoscalers; never read back. 0: never."""
+
+    prefetch_bytes_max: Size = 16 * 1024 * 1024
+    """Bytes the client fetches ahead, all partitions together."""
+
+    extra: dict[str, str | int | float | bool] = {}
+    """Other librdkafka properties, as they are called there (`fetch.min.bytes: 100000`). Those that would break a
+    guarantee, or have a setting of their own, are refused."""
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _list_of_brokers(cls, value: object) -> object:
+        return ",".join(str(item) for item in value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # a YAML list
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_breaks_no_guarantee(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            if reason := REFUSED_KEYS.get(key):
+                raise ValueError(f"{key} is not for extra: {reason}")
+            if _TYPED.fullmatch(key) and (section := key.partition(".")[0]):
+                field = key.partition(".")[2].replace(".", "_")
+                known = SaslSettings.model_fields if section == "sasl" else SslSettings.model_fields
+                if field in known or _SECRET.search(key):
+                    raise ValueError(f"{key} is not for extra, which is shown: kafka.{section}.{field}")
+        return value
+
+    @model_validator(mode="after")
+    def _sasl_has_its_mechanism(self) -> Self:
+        if self.security_protocol.startswith("SASL") and self.sasl.mechanism is None:
+            raise ValueError("security_protocol SASL_* needs sasl.mechanism")
+        return self
+
+
+class PartitionSettings(Section):
+    """Where partitions begin, and what may not happen silently to them."""
+
+    start: Literal["earliest", "latest", "timestamp", "committed"] = "earliest"
+    """Where a topic's partitions begin at the very first start of the group: resolved once, stored before the first
+    record is read. 'committed' takes the group's offsets from Kafka, to move here from another consumer. Partitions
+    that come later begin at the earliest, whatever this says."""
+
+    start_timestamp: AwareDatetime | None = None
+    """For `start: timestamp`: the first record at or after it, `2026-01-31T00:00:00Z`."""
+
+    on_topic_recreated: Literal["halt", "new_incarnation"] = "halt"
+    """When a topic was deleted and made anew: stop and say so, or begin it from the start under new workflow IDs."""
+
+    on_retention_loss: Literal["halt", "skip"] = "halt"
+    """When Kafka deleted records that were not read: stop and say so, or go on behind a recorded gap."""
+
+    parked_max: int = Field(default=10_000, ge=1)
+    """Records of one partition waiting behind a busy or blocked key before the partition is paused."""
+
+    @model_validator(mode="after")
+    def _a_start_by_time_has_a_time(self) -> Self:
+        if (self.start == "timestamp") != (self.start_timestamp is not None):
+            raise ValueError("start: timestamp and start_timestamp belong together")
+        return self
+
+
+class ExecutorSettings(Section):
+    """How much one process takes on, and when it counts as dead."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    """A name that at most one process has at a time, across restarts: a start under it declares the predecessor dead
+    at once instead of after a lease. Unset: none."""
+
+    in_flight_max: int = Field(default=2_000, ge=1)
+    """Workflows accepted and not finished, all partitions together. Beyond it partitions pause; the rest stays in
+    Kafka."""
+
+    in_flight_bytes_max: Size = 64 * 1024 * 1024
+    """Bytes of their payloads."""
+
+    backlog_max: int = Field(default=4_000, ge=1)
+    """Records of one partition waiting in memory for room before the partition is paused."""
+
+    persist_after: Duration = timedelta(milliseconds=20)
+    """A record that ran or waited so long gets its row; what ends sooner needs one commit."""
+
+    lease: Duration = timedelta(seconds=10)
+    """Silence after which a process counts as dead and others take its partitions."""
+
+    heartbeat: Duration = timedelta(seconds=3)
+    """Between two signs of life."""
+
+    drain: Duration = timedelta(seconds=30)
+    """How long a stop waits for steps that still run. Keep it below the pod's terminationGracePeriodSeconds."""
+
+    committers: int = Field(default=2, ge=1, le=64)
+    """Connections that commit, each with partitions of its own, so that one's fsync overlaps another's work."""
+
+    flush_rows_max: int = Field(default=2_000, ge=1, le=50_000)
+    """Workflows in one commit."""
+
+    threads: int = Field(default=16, ge=1, le=1_000)
+    """Threads for handlers and steps that are not async."""
+
+    @model_validator(mode="after")
+    def _lease_outlives_two_lost_heartbeats(self) -> Self:
+        if self.lease < 3 * self.heartbeat:
+            raise ValueError("lease: must be at least three heartbeats, or a slow one is taken for a death")
+        return self
+
+
+class HttpSettings(Section):
+    """The server of `/metrics`, `/livez` and `/readyz`."""
+
+    enabled: bool = True
+    """Whether there is one."""
+
+    host: str = "0.0.0.0"  # noqa: S104  # probes and scrapes come from outside of the pod
+    """Address to listen on."""
+
+    port: int = Field(default=9464, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+
+
+class LogSettings(Section):
+    """What is written to standard error."""
+
+    format: Literal["json", "console"] = "json"
+    """One JSON object a line, or lines for people."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+
+
+class MetricsSettings(Section):
+    """How finely times are counted."""
+
+    latency_buckets_s: tuple[float, ...] = (
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3_600,
+    )  # fmt: skip
+    """Upper bounds of the latency histograms' buckets, in seconds, rising."""
+
+    @field_validator("latency_buckets_s")
+    @classmethod
+    def _buckets_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)) or value[0] <= 0:
+            raise ValueError("upper bounds above 0, each larger than the one before")
+        return value
+
+
+Command = str | tuple[str, ...]
+
+
+class Settings(Section):
+    """Everything a deployment decides."""
+
+    postgres: PostgresSettings = PostgresSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    partitions: PartitionSettings = PartitionSettings()
+    executor: ExecutorSettings = ExecutorSettings()
+    http: HttpSettings = HttpSettings()
+    logs: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    migrate: tuple[Command, ...] = ()
+    """The user's own commands that `processor migrate` runs, in order, after the system tables: a line, split as a
+    shell would but run without one, or a list of words. PROCESSOR_POSTGRES_DSN is set for them."""
+
+    rollback: tuple[Command, ...] = ()
+    """The user's own commands that `processor rollback` runs, in order. System tables only go forward."""

@@ -1,0 +1,192 @@
+"""What the decorators of an `App` leave in the place of a function.
+
+    step            callable as the function was; in a workflow its result is remembered
+    transaction     callable without `tx`, in a workflow only
+    workflow        callable outside of a workflow, as a plain call
+    fused handler   not callable: records start it
+
+Each keeps the function as it was under `fn`, for unit tests: `record.fn(tx, order)`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import update_wrapper
+from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from engine.checkpoint import call_step
+from engine.current import current_run
+from engine.errors import ConfigurationError
+from engine.handlers import Step, TransactionStep
+from engine.transaction import SyncTransaction, Transaction
+from engine.transactional import call_transaction
+from processor.records import Record
+
+P = ParamSpec("P")
+E = TypeVar("E")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+E_contra = TypeVar("E_contra", contravariant=True)
+T = TypeVar("T", Transaction, SyncTransaction)
+"""`tx` of an async function, or of a sync one."""
+
+
+class StepFunction(Generic[P, R]):
+    """A step. Called in a workflow, it runs once and its result is remembered; elsewhere it is a plain call.
+
+    Attributes:
+        fn: The function as it was written.
+        name: In the history.
+    """
+
+    fn: Callable[P, R]
+
+    def __init__(self, fn: Callable[P, R], step: Step) -> None:
+        self.fn = fn
+        self.step = step
+        self.name = step.name
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns, or what the history says it returned."""
+        if current_run.get() is None:
+            return self.fn(*args, **kwargs)
+        result: R = call_step(self.step, args, kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+class TransactionFunction(Generic[T, P, R]):
+    """A transactional step: its writes and its record are one commit. Called without `tx`, in a workflow.
+
+    Attributes:
+        fn: The function as it was written, with `tx`.
+        name: In the history.
+    """
+
+    fn: Callable[Concatenate[T, P], R]
+
+    def __init__(self, fn: Callable[Concatenate[T, P], R], step: TransactionStep) -> None:
+        self.fn = fn
+        self.step = step
+        self.name = step.name
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns, or what the history says it returned.
+
+        Raises:
+            ConfigurationError: Outside of a workflow there is no transaction to run it in.
+        """
+        if current_run.get() is None:
+            raise ConfigurationError(
+                f"transaction {self.name!r}: called outside of a workflow, where nobody opens its transaction.\n"
+                f"  In a test or a script, open one and call {self.name}.fn(tx, ...)."
+            )
+        result: R = call_transaction(self.step, args, kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<transaction {self.name}>"
+
+
+class WorkflowFunction(Generic[P, R]):
+    """A workflow. The engine calls it for the records of its topic; called by hand it is a plain call.
+
+    Attributes:
+        fn: The function as it was written.
+        name: `workflow_status.name`.
+    """
+
+    fn: Callable[P, R]
+
+    def __init__(self, fn: Callable[P, R], name: str) -> None:
+        self.fn = fn
+        self.name = name
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here, durably nothing: its steps are plain calls too.
+
+        Raises:
+            ConfigurationError: In a workflow: its steps would be recorded as the caller's without saying so.
+        """
+        if current_run.get() is not None:
+            raise ConfigurationError(
+                f"workflow {self.name!r}: called from a workflow.\n"
+                f"  To run its steps as part of the caller, call {self.name}.fn(...)."
+            )
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class FusedFunction(Generic[P, R]):
+    """A handler that is one transaction, of one record or of many. Records start it; it is not callable.
+
+    Attributes:
+        fn: The function as it was written, with `tx`.
+        name: `workflow_status.name`.
+    """
+
+    fn: Callable[P, R]
+
+    def __init__(self, fn: Callable[P, R], name: str) -> None:
+        self.fn = fn
+        self.name = name
+        self.__doc__ = fn.__doc__
+
+    def __repr__(self) -> str:
+        return f"<fused handler {self.name}>"
+
+
+class StepDecorator(Protocol):
+    """Takes any function, sync or async, whose result can be written as JSON."""
+
+    def __call__(self, fn: Callable[P, R], /) -> StepFunction[P, R]:
+        """The step."""
+        ...
+
+
+class TransactionDecorator(Protocol):
+    """Takes a function whose first argument is `tx`, and takes it off the caller's signature."""
+
+    def __call__(self, fn: Callable[Concatenate[T, P], R], /) -> TransactionFunction[T, P, R]:
+        """The transactional step."""
+        ...
+
+
+class CallableDecorator(Protocol):
+    """Takes any function, sync or async, whose arguments and result can be written as JSON."""
+
+    def __call__(self, fn: Callable[P, R], /) -> WorkflowFunction[P, R]:
+        """The workflow."""
+        ...
+
+
+class HandlerDecorator(Protocol[E]):
+    """Takes a function of the topic's event, or of its `Record`."""
+
+    @overload
+    def __call__(self, fn: Callable[[E], R], /) -> WorkflowFunction[[E], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[Record[E]], R], /) -> WorkflowFunction[[Record[E]], R]: ...
+
+
+class FusedDecorator(Protocol[E]):
+    """Takes a function of `tx` and the topic's event, or its `Record`."""
+
+    @overload
+    def __call__(self, fn: Callable[[T, E], R], /) -> FusedFunction[[T, E], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[T, Record[E]], R], /) -> FusedFunction[[T, Record[E]], R]: ...
+
+
+class BatchDecorator(Protocol[E]):
+    """Takes a function of `tx` and a sequence of the topic's events, or of their `Record`s."""
+
+    @overload
+    def __call__(self, fn: Callable[[T, Sequence[E]], R], /) -> FusedFunction[[T, Sequence[E]], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[T, Sequence[Record[E]]], R], /) -> FusedFunction[[T, Sequence[Record[E]]], R]: ...

@@ -1,0 +1,82 @@
+"""Steps that are not registered: `await app.run_step(fn, *args, name=...)`."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, cast
+
+from pydantic import JsonValue, TypeAdapter
+
+from engine.current import current_run, current_step
+from engine.errors import ConfigurationError
+from engine.handlers import Step, TransactionStep
+from engine.transactional import call_transaction, run_transaction
+from processor.codec import Result, UnencodableTypeError, result_codec
+from processor.handlers import annotation_of
+
+_json_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
+def build_inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.AbstractEventLoop) -> Step:
+    """A step of a function nobody has seen before. Its result is read by its annotation; without one it is JSON."""
+    function: Any = fn
+    if isinstance(fn, partial):
+        fn = cast("partial[Any]", fn)
+        function = fn.func
+    chosen = name or getattr(function, "__name__", "")
+    if chosen in ("", "<lambda>"):
+        raise ConfigurationError(f"run_step({fn!r}): say name=, by which the history knows this step")
+    result = _result(function, chosen)
+    is_async = inspect.iscoroutinefunction(fn)
+    return Step(
+        name=chosen,
+        function=fn if is_async else partial(_in_thread, fn, loop),
+        is_async=is_async,
+        encode=result.encode,
+        decode=result.decode,
+    )
+
+
+async def run_transaction_step(step: TransactionStep, args: tuple[Any, ...]) -> Any:
+    """Call a transaction, sync or async, from an async workflow."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        return call_transaction(step, args, {})  # which says why not
+    return await run_transaction(run, step, run.next_function_id(step.name), args, {})
+
+
+def _in_thread(fn: Callable[..., Any], loop: asyncio.AbstractEventLoop, *args: Any) -> Any:
+    """Call a sync function in the thread it was given. What it began on the loop (`lambda: charge(o)`) is awaited."""
+    result = fn(*args)
+    if inspect.iscoroutine(result):
+        return asyncio.run_coroutine_threadsafe(result, loop).result()
+    return result
+
+
+def _result(function: Any, name: str) -> Result[Any]:
+    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
+    if "return" not in annotations or not inspect.isfunction(function):
+        return _PLAIN
+    annotation = annotations["return"]
+    if isinstance(annotation, str):
+        annotation = annotation_of(function, "return", "step")
+    try:
+        return _of_annotation(annotation)
+    except UnencodableTypeError as error:
+        raise ConfigurationError(f"step {name!r}: its result cannot be recorded: {error}") from None
+
+
+@lru_cache(maxsize=1_000)  # an adapter takes a tenth of a millisecond to build, an inline step is built at every call
+def _of_annotation(annotation: Any) -> Result[Any]:
+    return result_codec(annotation)
+
+
+def _encode_json(value: Any) -> str:
+    """Only what comes back equal: no tuple, which JSON would bring back as a list."""
+    return _json_values.dump_json(_json_values.validate_python(value, strict=True)).decode()
+
+
+_PLAIN: Result[Any] = Result(_encode_json, _json_values.validate_json)
+
+__all__ = ["build_inline_step", "run_transaction_step"]
