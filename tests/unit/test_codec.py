@@ -1,0 +1,157 @@
+"""What becomes of a payload, and of a result, in both directions."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, field_validator
+
+from engine.handlers import UndecodableError
+from processor.codec import Json, Raw, Text, UnencodableTypeError, codec_for, result_codec
+from processor.records import RawRecord
+
+
+class Order(BaseModel):
+    order_id: str
+    amount_cents: int = 0
+
+    @field_validator("order_id")
+    @classmethod
+    def _no_bombs(cls, value: str) -> str:
+        if value == "bomb":
+            raise KeyError("the validator broke")
+        return value
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+def record(value: bytes | None) -> RawRecord:
+    return RawRecord("orders", 3, 1187, b"k", value)
+
+
+def decode(value: bytes) -> Order:
+    return Json(Order).decode(value, record(value))
+
+
+def test_json_is_validated_into_the_model() -> None:
+    assert decode(b'{"order_id": "o-1", "amount_cents": 4200}') == Order(order_id="o-1", amount_cents=4200)
+
+
+def test_an_escaped_nul_is_an_ordinary_character() -> None:
+    """What is stored holds the escape, so Postgres text never meets the character itself."""
+    assert decode(b'{"order_id": "a\\u0000b"}').order_id == "a\x00b"
+
+
+def test_a_wrong_field_is_named_with_its_record_and_without_its_value() -> None:
+    with pytest.raises(UndecodableError) as caught:
+        decode(b'{"order_id": "o-1", "amount_cents": "4111-1111-1111-1111"}')
+
+    message = str(caught.value)
+    assert message.startswith("orders-3-1187: not Order: amount_cents: ")
+    assert "4111" not in message
+    assert caught.value.__context__ is None, "pydantic's error holds the payload, and tracebacks show contexts"
+
+
+def test_many_wrong_fields_are_counted_not_listed() -> None:
+    codec = Json(list[int])
+    payload = b"[" + b",".join([b'"x"'] * 1_000) + b"]"
+
+    with pytest.raises(UndecodableError, match="and 995 more"):
+        codec.decode(payload, record(payload))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"not json",
+        b'{"order_id": "o-1"} trailing',
+        b'{"order_id": "\xff"}',
+        b'{"order_id": "\\ud800"}',
+        b'{"order_id": "a\x00b"}',
+        b'\xef\xbb\xbf{"order_id": "o-1"}',
+        b"[" * 100_000,
+        b'{"order_id": "o-1", "other": NaN}',
+        b'{"order_id": "o-1", "other": [-Infinity]}',
+    ],
+)
+def test_what_is_no_json_is_undecodable(payload: bytes) -> None:
+    """Also what many parsers let pass: the text is stored as it stands, and every language has to read it."""
+    with pytest.raises(UndecodableError, match="^orders-3-1187: "):
+        decode(payload)
+
+
+def test_words_that_look_like_numbers_are_fine_inside_of_text() -> None:
+    assert decode(b'{"order_id": "NaN and Infinity"}').order_id == "NaN and Infinity"
+
+
+def test_a_validator_that_raises_anything_makes_the_record_undecodable() -> None:
+    with pytest.raises(UndecodableError, match=r"a validator of Order raised KeyError: 'the validator broke'"):
+        decode(b'{"order_id": "bomb"}')
+
+
+def test_bytes_are_taken_as_they_are_and_text_as_utf8() -> None:
+    raw, text = codec_for(bytes), codec_for(str)
+
+    assert isinstance(raw, Raw)
+    assert isinstance(text, Text)
+    assert raw.decode(b"\xff\x00", record(b"")) == b"\xff\x00"
+    assert text.decode("zażółć".encode(), record(b"")) == "zażółć"
+    with pytest.raises(UndecodableError, match="orders-3-1187: not UTF-8 text: byte 2"):
+        text.decode(b"ok\xff", record(b""))
+
+
+def test_an_event_is_written_so_that_its_codec_reads_it() -> None:
+    event = Order(order_id="o-1", amount_cents=1)
+
+    assert decode(Json(Order).encode(event)) == event
+
+
+def test_a_model_without_a_json_schema_is_refused() -> None:
+    class Socket:
+        pass
+
+    with pytest.raises(UnencodableTypeError, match="Socket cannot be written as JSON"):
+        codec_for(Socket)
+
+
+@pytest.mark.parametrize(
+    "annotation, value",
+    [
+        (None, None),
+        (int, 7),
+        (str, "zażółć \x00"),
+        (bytes, b"\xff\x00"),
+        (float, math.inf),
+        (tuple[int, str], (1, "a")),
+        (set[int], {1, 2}),
+        (datetime, datetime(2026, 1, 1, tzinfo=UTC)),
+        (dict[str, bytes], {"k": b"\xfe"}),
+        (Point, Point(1, 0.5)),
+        (list[Order] | None, [Order(order_id="o")]),
+    ],
+)
+def test_a_result_comes_back_equal(annotation: Any, value: Any) -> None:
+    """I4: what a replay gives the workflow is what the first run gave it."""
+    result = result_codec(annotation)
+
+    assert result.decode(result.encode(value)) == value
+
+
+@pytest.mark.parametrize("annotation, value", [(int, "seven"), (None, 7), (str, "\ud800"), (Order, Point(1, 1.0))])
+def test_a_result_of_another_type_than_announced_is_refused(annotation: Any, value: Any) -> None:
+    """A replay would give the workflow something else, or nothing that can be read."""
+    with pytest.raises((TypeError, ValueError)):
+        result_codec(annotation).encode(value)
+
+
+@pytest.mark.parametrize("annotation", [object(), type("Socket", (), {})])
+def test_a_result_type_that_cannot_be_written_is_refused(annotation: Any) -> None:
+    with pytest.raises(UnencodableTypeError):
+        result_codec(annotation)
