@@ -1,0 +1,200 @@
+"""The client's configuration: what protects a guarantee is pinned here, the rest comes from settings.
+
+Pinned, because each is a way to lose records (numbers: the case table in `docs/reference/cases.md`):
+
+    enable.auto.commit=false, enable.auto.offset.store=false   progress is in Postgres, with the effect       (1, 6)
+    auto.offset.reset=error                                    never jump silently                            (12, 21)
+    isolation.level=read_committed                             no aborted records                             (27)
+    allow.auto.create.topics=false                             a misspelt topic is an error
+    partition.assignment.strategy=cooperative-sticky           or KIP-848; eager revokes everything each time
+
+Secrets appear in no log and no message: `masked` is what may be shown.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from consumers.settings import GroupProtocol, GroupSettings, Security
+from engine.errors import ConfigurationError
+
+Config = dict[str, Any]
+_Client = TypeVar("_Client")
+
+client_log = logging.getLogger("consumers.librdkafka")
+"""Where the client's own log goes: connection trouble, mostly."""
+
+FETCH_WAIT_MS = 100
+"""How long a broker may hold an empty fetch. A partition that attaches waits for the fetch under way: 500 ms by default."""
+
+SESSION_TIMEOUT_MS = 15_000
+HEARTBEAT_MS = 3_000
+
+PINNED: Mapping[str, str | bool] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "allow.auto.create.topics": False,
+}
+"""What no option may change, here and in the settings' own fields below."""
+
+_OWN_FIELDS = {
+    "bootstrap.servers": "bootstrap_servers",
+    "group.id": "group",
+    "group.protocol": "protocol",
+    "group.instance.id": "instance_id",
+    "session.timeout.ms": "session_timeout",
+    "max.poll.interval.ms": "max_poll_interval",
+    "sasl.password": "security.password",
+}
+_CLASSIC_ONLY = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
+_SECRET_WORDS = ("password", "secret", "ssl.key", "jaas", "oauthbearer.config", "assertion")
+
+
+def consumer_config(settings: GroupSettings) -> Config:
+    """What `Consumer` is made of, without callbacks.
+
+    Raises:
+        ConfigurationError: An option that would break a guarantee, or that the group protocol does not know.
+    """
+    _check_options(settings)
+    config = _common_config(settings) | {
+        "group.id": settings.group,
+        "group.protocol": settings.protocol.value,
+        "max.poll.interval.ms": _ms(settings.max_poll_interval.total_seconds()),
+        "topic.metadata.refresh.interval.ms": _ms(settings.metadata_refresh.total_seconds()),
+        "fetch.wait.max.ms": FETCH_WAIT_MS,
+        "fetch.max.bytes": max(settings.prefetch_bytes_max, 1024 * 1024),
+        "queued.max.messages.kbytes": max(settings.prefetch_bytes_max // 1024, 1),
+        # With a small prefetch the default back-off of 1 s after a full queue would be all one measures.
+        "fetch.queue.backoff.ms": 10,
+    }
+    if settings.instance_id is not None:
+        config["group.instance.id"] = settings.instance_id
+    if settings.protocol is GroupProtocol.CLASSIC:
+        session_ms = _ms(settings.session_timeout.total_seconds()) if settings.session_timeout else SESSION_TIMEOUT_MS
+        config["session.timeout.ms"] = session_ms
+        config["heartbeat.interval.ms"] = min(HEARTBEAT_MS, max(session_ms // 3, 1))
+        config["partition.assignment.strategy"] = "cooperative-sticky"
+    return config | dict(settings.options) | dict(PINNED)
+
+
+def admin_config(settings: GroupSettings) -> Config:
+    """What `AdminClient` is made of: the connection alone."""
+    about_consumers = ("group.", "fetch.", "queued.", "partition.", "session.", "heartbeat.", "max.poll.", "enable.")
+    options = {name: value for name, value in settings.options.items() if not name.startswith(about_consumers)}
+    return _common_config(settings) | options
+
+
+def new_consumer(
+    settings: GroupSettings,
+    *,
+    on_error: Callable[[KafkaError], None],
+    on_commit: Callable[[KafkaError | None, list[TopicPartition]], None],
+) -> Consumer:
+    """Make a consumer; it connects by itself. The callbacks must not raise (case 7)."""
+    config = consumer_config(settings) | {"error_cb": on_error, "on_commit": on_commit}
+    return _made(lambda: Consumer(config, logger=client_log), config)
+
+
+def new_admin(settings: GroupSettings, *, on_error: Callable[[KafkaError], None]) -> AdminClient:
+    """Make an admin client. Keep a reference: its futures die with it."""
+    config: Config = {**admin_config(settings), "error_cb": on_error}
+    return _made(lambda: AdminClient(config, logger=client_log), config)
+
+
+def masked(config: Mapping[str, Any]) -> dict[str, str]:
+    """A configuration as it may be shown: no secrets, no callables."""
+    return {
+        name: "***" if any(word in name for word in _SECRET_WORDS) else str(value)
+        for name, value in sorted(config.items())
+        if not callable(value)
+    }
+
+
+def _common_config(settings: GroupSettings) -> Config:
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": settings.client_id,
+        "socket.keepalive.enable": True,
+        "log.connection.close": False,
+        "reconnect.backoff.max.ms": 5_000,
+        **_security_config(settings.security),
+    }
+
+
+def _security_config(security: Security) -> Config:
+    tls = security.tls or any((security.ca, security.certificate, security.key))
+    protocol = ("SASL_" if security.mechanism else "") + ("SSL" if tls else "PLAINTEXT")
+    return {"security.protocol": protocol, **(_tls_config(security) if tls else {}), **_sasl_config(security)}
+
+
+def _tls_config(security: Security) -> Config:
+    config: Config = {}
+    for name, value in (("ca", security.ca), ("certificate", security.certificate), ("key", security.key)):
+        if value is not None:
+            is_pem = "-----BEGIN" in value
+            if not is_pem and not Path(value).is_file():
+                raise ConfigurationError(f"security.{name}: there is no file {value!r}, and it is no PEM text")
+            config[f"ssl.{name}.{'pem' if is_pem else 'location'}"] = value
+    if security.key_password is not None:
+        config["ssl.key.password"] = security.key_password
+    if not security.verify_hostname:
+        config["ssl.endpoint.identification.algorithm"] = "none"
+    return config
+
+
+def _sasl_config(security: Security) -> Config:
+    if security.mechanism is None:
+        if security.username or security.password or security.oauth_token:
+            raise ConfigurationError(
+                "security: credentials are given, but no mechanism. Name one: PLAIN, SCRAM-SHA-512, OAUTHBEARER"
+            )
+        return {}
+    config: Config = {"sasl.mechanism": security.mechanism}
+    if security.username is not None:
+        config["sasl.username"] = security.username
+    if security.password is not None:
+        config["sasl.password"] = security.password
+    if security.oauth_token is not None:
+        config["oauth_cb"] = security.oauth_token
+    return config
+
+
+def _check_options(settings: GroupSettings) -> None:
+    for name, value in settings.options.items():
+        if name in PINNED and str(value).lower() != str(PINNED[name]).lower():
+            raise ConfigurationError(
+                f"option {name}={value}: it is always {PINNED[name]}.\n"
+                f"  Progress is kept in Postgres, in the commit of the effects; another value loses records."
+            )
+        if name in _OWN_FIELDS:
+            raise ConfigurationError(f"option {name}: set {_OWN_FIELDS[name]} instead")
+        if name == "partition.assignment.strategy" and value != "cooperative-sticky":
+            raise ConfigurationError(
+                f"option partition.assignment.strategy={value}: only cooperative-sticky (or protocol 'consumer').\n"
+                f"  An eager assignor takes every partition from every member at each rebalance. A group that still has\n"
+                f"  members with one must be upgraded with all of them stopped."
+            )
+        if name in _CLASSIC_ONLY and settings.protocol is GroupProtocol.CONSUMER:
+            raise ConfigurationError(f"option {name}: with protocol 'consumer' the brokers decide that (KIP-848)")
+    if settings.session_timeout is not None and settings.protocol is GroupProtocol.CONSUMER:
+        raise ConfigurationError(
+            "session_timeout: with protocol 'consumer' the brokers decide that: group.consumer.session.timeout.ms"
+        )
+
+
+def _made(make: Callable[[], _Client], config: Config) -> _Client:
+    try:
+        return make()
+    except (KafkaException, ValueError, TypeError) as error:
+        raise ConfigurationError(f"the Kafka client refuses its configuration: {error}\n  {masked(config)}") from error
+
+
+def _ms(seconds: float) -> int:
+    return max(int(seconds * 1000), 0)

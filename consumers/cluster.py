@@ -1,0 +1,199 @@
+"""What brokers know about topics, groups and logs, asked without blocking the loop.
+
+One `AdminClient` for the life of a group, because its futures die with it. Every request has a timeout; an answer that
+does not come is a `KafkaException`, and the caller tries again.
+
+Topic IDs tell a topic from its successor of the same name. Brokers without them (librdkafka's mock cluster, which names
+no controller to ask; brokers that answer with zeros) give '' and leave leader epochs as the only check.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+    Uuid,
+)
+from confluent_kafka.admin import ClusterMetadata, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]  # public by its documentation
+
+from consumers.client import new_admin
+from consumers.errors import TIMED_OUT, Meaning, meaning_of
+from consumers.settings import GroupSettings
+from consumers.validation import Log
+from engine.errors import ConfigurationError
+
+_T = TypeVar("_T")
+
+CONNECT_TRY_S = 2.0
+"""One try to read the cluster's metadata at start; between two the client's errors are looked at."""
+
+ERRORS_MAX = 50
+"""Errors of the client that are kept to explain a failed start."""
+
+NO_TOPIC_ID = str(Uuid(0, 0))
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as brokers describe it. `topic_id` is '' where they have none."""
+
+    topic_id: str
+    partitions: tuple[int, ...]
+    seen_at: float
+
+
+class Cluster:
+    """A Kafka cluster, as far as a consumer group needs to ask about it."""
+
+    def __init__(self, settings: GroupSettings) -> None:
+        self._settings = settings
+        self._timeout_s = settings.request_max.total_seconds()
+        self._errors: list[KafkaError] = []
+        # Any: the client's stubs leave its futures without a type.
+        self._admin: Any = new_admin(settings, on_error=self._on_error)
+        self._can_describe = False
+        self._topics: dict[str, TopicState] = {}
+        self._describing: dict[str, asyncio.Lock] = {}
+
+    async def check(self, topics: Iterable[str]) -> None:
+        """Make sure that brokers answer, let us in, and have these topics.
+
+        Raises:
+            ConfigurationError: Within `startup_max`: which of these is not so, and what to do.
+        """
+        existing = await self._reach()
+        missing = sorted(set(topics) - existing)
+        if missing:
+            raise ConfigurationError(
+                f"topics {missing} do not exist on {self._settings.bootstrap_servers}, "
+                f"or this user may not describe them.\n"
+                f"  Create them (they are never created by consuming), correct the name, or allow DESCRIBE and READ."
+            )
+
+    async def topic(self, topic: str, *, fresh: bool = False) -> TopicState:
+        """A topic's ID and partitions, not older than `topic_check_max_age`. `fresh`: not from the cache."""
+        async with self._describing.setdefault(topic, asyncio.Lock()):
+            known = self._topics.get(topic)
+            max_age_s = self._settings.topic_check_max_age.total_seconds()
+            if known is not None and not fresh and time.monotonic() - known.seen_at < max_age_s:
+                return known
+            state = await self._describe(topic)
+            self._topics[topic] = state
+            return state
+
+    async def log(self, topic: str, partition: int, *, fresh: bool = False) -> Log:
+        """Where a partition's log starts and ends (its high watermark: a transaction still open is in the log)."""
+        place = (topic, partition)
+        state = await self.topic(topic, fresh=fresh)
+        starts, ends = await asyncio.gather(self.starts([place]), self.ends([place]))
+        return Log(state.topic_id, starts[place], ends[place])
+
+    async def starts(self, places: Sequence[Place]) -> dict[Place, int]:
+        """First offsets."""
+        return await self._offsets(dict.fromkeys(places, OffsetSpec.earliest()))
+
+    async def ends(self, places: Sequence[Place], *, committed_only: bool = False) -> dict[Place, int]:
+        """Next offsets. `committed_only`: what a reader of committed records can reach now (last stable offset)."""
+        isolation = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
+        return await self._offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation)
+
+    async def at_time(self, places: Sequence[Place], timestamp_ms: int) -> dict[Place, int]:
+        """First offsets not older than a time; the end where there is none."""
+        found = await self._offsets(dict.fromkeys(places, OffsetSpec.for_timestamp(timestamp_ms)))
+        beyond = [place for place, offset in found.items() if offset < 0]
+        return found | (await self.ends(beyond, committed_only=True) if beyond else {})
+
+    async def committed(self, group: str, topic: str) -> dict[int, int]:
+        """A group's offsets in Kafka, for a migration; partitions without one are missing."""
+        state = await self.topic(topic)
+        wanted = [TopicPartition(topic, partition) for partition in state.partitions]
+        request = ConsumerGroupTopicPartitions(group, wanted)
+        futures = self._admin.list_consumer_group_offsets([request], request_timeout=self._timeout_s)
+        answer = await self._answer(cast("Future[ConsumerGroupTopicPartitions]", futures[group]))
+        found: Sequence[TopicPartition] = answer.topic_partitions or []
+        return {each.partition: each.offset for each in found if each.error is None and each.offset >= 0}
+
+    def serve(self) -> None:
+        """Let the client hand over what it has to log. Called now and then; takes microseconds."""
+        self._admin.poll(0)
+
+    async def _reach(self) -> set[str]:
+        deadline = time.monotonic() + self._settings.startup_max.total_seconds()
+        while True:
+            try:
+                return set((await self._metadata(CONNECT_TRY_S)).topics)
+            except KafkaException as error:
+                self.serve()
+                refused = next((e for e in self._errors if meaning_of(e) is Meaning.DENIED), None)
+                if refused is not None:
+                    raise ConfigurationError(
+                        f"Kafka at {self._settings.bootstrap_servers} does not let us in: {refused.str()}\n"
+                        f"  Check security: mechanism {self._settings.security.mechanism}, "
+                        f"user {self._settings.security.username}, TLS, and the broker's listener."
+                    ) from error
+                if time.monotonic() >= deadline:
+                    last = self._errors[-1].str() if self._errors else str(error)
+                    raise ConfigurationError(
+                        f"Kafka at {self._settings.bootstrap_servers} did not answer within "
+                        f"{self._settings.startup_max.total_seconds():.0f} s: {last}\n"
+                        f"  Check bootstrap_servers, the network, and whether the listener wants TLS or SASL."
+                    ) from error
+
+    async def _metadata(self, timeout_s: float) -> ClusterMetadata:
+        """All topics: asking for one by name would create it on a broker that does so."""
+        metadata: ClusterMetadata = await asyncio.to_thread(self._admin.list_topics, timeout=timeout_s)
+        self._can_describe = metadata.controller_id in metadata.brokers
+        return metadata
+
+    async def _describe(self, topic: str) -> TopicState:
+        if not self._can_describe:
+            metadata = await self._metadata(self._timeout_s)
+            if topic not in metadata.topics:
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"topic {topic!r} does not exist"))
+            if not self._can_describe:
+                return TopicState("", tuple(sorted(metadata.topics[topic].partitions)), time.monotonic())
+        futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
+        described = await self._answer(cast("Future[Any]", futures[topic]))
+        topic_id = str(described.topic_id)
+        return TopicState(
+            "" if topic_id == NO_TOPIC_ID else topic_id,
+            tuple(sorted(partition.id for partition in described.partitions)),
+            time.monotonic(),
+        )
+
+    async def _offsets(
+        self, wanted: Mapping[Place, Any], isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> dict[Place, int]:
+        if not wanted:
+            return {}
+        request = {TopicPartition(*place): spec for place, spec in wanted.items()}
+        futures = cast(
+            "Mapping[TopicPartition, Future[Any]]",
+            self._admin.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout_s),
+        )
+        results = await asyncio.gather(*(self._answer(future) for future in futures.values()))
+        places = [(each.topic, each.partition) for each in futures]
+        return {place: int(result.offset) for place, result in zip(places, results, strict=True)}
+
+    async def _answer(self, future: "Future[_T]") -> _T:
+        # The client's own timeout covers a request that was sent; ours one that waits for metadata as well.
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout_s + 1)
+        except TimeoutError as error:
+            raise KafkaException(KafkaError(TIMED_OUT, "no answer from the brokers")) from error
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._errors.append(error)
+        del self._errors[:-ERRORS_MAX]

@@ -1,0 +1,360 @@
+"""One assigned partition, from Kafka's assignment to its release: the loop's side of `consumers.assignment`.
+
+    wait for the release of its former life here, if it came back
+    ┌▶ progress if it has none (starts) ─▶ claim, until it is not busy ─▶ open: its open workflows run from here on
+    │      ─▶ validate against the log ─▶ attach, unless it is held
+    └── the claim ended, or Kafka refused the offset: give the claim back, wait a little ◀──┘
+
+Nothing here delays a rebalance. When Kafka takes the partition, the poll thread has detached it already, and the
+release runs beside the rebalance; whatever was awaited at that moment ends by its own timeout and finds that it is over.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+from confluent_kafka import KafkaException
+
+from consumers import telemetry
+from consumers.assignment import Event, State, after
+from consumers.backpressure import PauseReason
+from consumers.cluster import Cluster, Place
+from consumers.poller import Poller
+from consumers.settings import GroupSettings, Subscription
+from consumers.starts import Starts
+from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGap, Wait, judge
+from engine.errors import ConfigurationError
+from engine.ids import SourceRef
+from engine.records import Record
+from engine.sources import Busy, Source, Sources
+from engine.telemetry import ServiceFailed, Telemetry
+
+RETRY_FIRST_S = 0.1
+"""Wait before a partition is claimed again after its claim ended; doubled each time, up to `reclaim_every`."""
+
+STEADY_S = 10.0
+"""Attached for this long, a partition starts over with the shortest wait."""
+
+SECOND_LOOK_S = 1.0
+"""Before a partition halts for something that a change of leaders may show for a moment."""
+
+BY_POLICY = "policy"
+"""Who decided, in the audit, where no operator did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all partitions of a group share."""
+
+    sources: Sources
+    starts: Starts
+    cluster: Cluster
+    poller: Poller
+    settings: GroupSettings
+    telemetry: Telemetry
+    attached: dict[int, "Partition"] = field(default_factory=dict[int, "Partition"])
+    """By number of the attachment: where what the poll thread hands over goes to."""
+    operator_pauses: set[Place] = field(default_factory=set[Place])
+    """Partitions that somebody paused in this process; applied again at every attach (case 13)."""
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+
+class Partition:
+    """A partition while it is assigned to us, and until it is released. Listens to its source (`SourceListener`)."""
+
+    def __init__(
+        self,
+        ref: SourceRef,
+        subscription: Subscription,
+        surroundings: Surroundings,
+        *,
+        assignment: int,
+        generation: int,
+        former: "asyncio.Task[None] | None" = None,
+    ) -> None:
+        self.ref = ref
+        self.state = State.ASSIGNED
+        self.reason = ""
+        """Why it is not attached, for people."""
+        self.source: Source | None = None
+        self._subscription = subscription
+        self._around = surroundings
+        self._assignment = assignment
+        self._generation = generation
+        self._former = former
+        self._assigned_at = time.monotonic()
+        self.number: int | None = None
+        """Of the attachment, while it has one."""
+        self._attached_at = 0.0
+        self._ended = asyncio.Event()
+        self._over = False
+        self._lost = False
+        self._refusal: Refusal | None = None
+        self._retry_s = RETRY_FIRST_S
+        self._releases: set[asyncio.Task[None]] = set()
+        self.life = asyncio.create_task(self._live(), name=f"partition {ref}")
+
+    # -- called by the group, on the loop
+
+    def deliver(self, records: list[Record]) -> None:
+        """Hand records of the current attachment to the engine."""
+        if self.source is None:
+            return
+        try:
+            self.source.deliver(records)
+        except Exception as error:  # noqa: BLE001  # the records of the other partitions in this batch must go on
+            self._fail(error)
+
+    def reached(self, offset: int) -> None:
+        """Nothing below `offset` will come any more."""
+        if self.source is None:
+            return
+        try:
+            self.source.reached(offset)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(error)
+
+    def refused(self, error: str) -> None:
+        """Kafka does not have the offset that was asked for: give the claim back and look again."""
+        self._refusal = Refusal(error, self._refusal.times + 1 if self._refusal else 1)
+        self._around.telemetry.emit(telemetry.OffsetRefused(self.ref, error))
+        self._end(f"Kafka refused the offset: {error}")
+
+    def revoke(self, *, lost: bool) -> None:
+        """Kafka took it. The release begins at once, if there is a claim to release."""
+        if self._over:
+            return
+        self._over, self._lost = True, lost
+        self._detach()
+        claimed = self.state in (State.VALIDATING, State.ATTACHED, State.HELD, State.HALTED)
+        self._step(Event.LOSE if lost else Event.REVOKE, "lost" if lost else "revoked")
+        if claimed:
+            self._give_back()
+        self._ended.set()
+
+    # -- called by the engine, on the loop
+
+    def dropped(self, source: Source, reason: str) -> None:
+        """The engine ended the claim: detach, and claim again after a wait if it is still ours."""
+        if source is self.source:
+            self.source = None
+            self._end(reason)
+
+    # -- its life
+
+    async def _live(self) -> None:
+        if self._former is not None:
+            # Two lives of one partition in one process would release and claim the same row at once.
+            await asyncio.wait([self._former])
+        while not self._over:
+            try:
+                await self._once()
+            except ConfigurationError as error:
+                self._halt(str(error))
+                await self._until_ended(self._around.settings.reclaim_every.total_seconds())
+            except Exception as error:  # noqa: BLE001  # Postgres or Kafka does not answer, or a bug: try again, visibly
+                self._fail(error)
+            self._give_back()
+            if not self._over:
+                self._step(Event.DROP)
+                await self._wait_before_next_try()
+        await self._releasing()
+        self._step(Event.RELEASED)
+
+    async def _once(self) -> None:
+        """One claim, from asking for it until it has ended."""
+        source = await self._claim()
+        if source is None:
+            return
+        self._ended.clear()
+        self.source = source
+        if self._over:
+            return
+        self._step(Event.CLAIMED)
+        await source.open(self)
+        if self._is_past(source):
+            return
+        if source.held:
+            self._step(Event.HELD, source.held)
+            await self._until_ended()
+            return
+        self._step(Event.OPENED)
+        if await self._validate(source):
+            self._attach(source)
+            await self._until_ended()
+
+    async def _claim(self) -> Source | None:
+        around, ref = self._around, self.ref
+        while not self._over:
+            await around.starts.ensure(ref, self._subscription)
+            if self._over:
+                return None
+            self._step(Event.CLAIM)
+            claimed = await around.sources.claim(
+                ref, generation=self._generation, renamed_from=self._subscription.renamed_from
+            )
+            if not isinstance(claimed, Busy):
+                return claimed
+            if not self._over:
+                self._step(Event.BUSY, f"waits for executor {claimed.owner} to release it")
+                await self._until_ended(claimed.retry_s * random.uniform(0.8, 1.2))
+        return None
+
+    async def _validate(self, source: Source) -> bool:
+        """Whether the partition may be attached. Meanwhile its open workflows run."""
+        around, subscription = self._around, self._subscription
+        doubted = False
+        while not self._is_past(source):
+            try:
+                log = await around.cluster.log(
+                    self.ref.topic, self.ref.partition, fresh=doubted or self._refusal is not None
+                )
+            except KafkaException as error:
+                await self._look_again_later(f"Kafka does not say what the log holds: {error}")
+                continue
+            if self._is_past(source):
+                return False
+            verdict = judge(
+                source.progress,
+                log,
+                on_recreated=subscription.on_recreated,
+                on_gap=subscription.on_gap,
+                refusal=self._refusal,
+            )
+            match verdict:
+                case Attach():
+                    return True
+                case Wait(reason):
+                    await self._look_again_later(reason)
+                case Halt(reason, certain=False) if not doubted:
+                    doubted = True
+                    await self._until_ended(SECOND_LOOK_S)
+                case Halt(reason):
+                    self._halt(reason)
+                    await source.halt(reason)
+                    await self._until_ended()
+                    return False
+                case SkipGap(to):
+                    gap = telemetry.GapAccepted(self.ref, source.progress.next, to)
+                    await around.sources.skip_gap(source, to=to, reason="retention passed the progress", by=BY_POLICY)
+                    around.telemetry.emit(gap)
+                    self._refusal, self._retry_s = None, 0.0
+                    return False
+                case BeginIncarnation(topic_id, start):
+                    former_id = source.progress.topic_id
+                    self._give_back()
+                    await self._releasing()
+                    await around.sources.new_incarnation(self.ref, topic_id=topic_id, start=start, by=BY_POLICY)
+                    around.telemetry.emit(telemetry.TopicRecreated(self.ref, former_id, topic_id))
+                    self._refusal, self._retry_s = None, 0.0
+                    return False
+        return False
+
+    def _attach(self, source: Source) -> None:
+        around, progress, place = self._around, source.progress, (self.ref.topic, self.ref.partition)
+        self.number = next(around.numbers)
+        around.attached[self.number] = self
+        around.poller.attach(
+            assignment=self._assignment,
+            number=self.number,
+            place=place,
+            offset=progress.next,
+            leader_epoch=progress.leader_epoch,
+            source=source,
+        )
+        if place in around.operator_pauses:
+            around.poller.hold(self.number, PauseReason.OPERATOR, on=True)
+        self._step(Event.ATTACH)
+        self._attached_at = time.monotonic()
+        waited_s, self._assigned_at = self._attached_at - self._assigned_at, self._attached_at
+        around.telemetry.emit(telemetry.PartitionAttached(self.ref, progress.next, waited_s))
+
+    def _detach(self) -> None:
+        number, self.number = self.number, None
+        if number is not None:
+            del self._around.attached[number]
+            self._around.poller.detach(number)
+
+    def _end(self, reason: str) -> None:
+        """The claim, or the attachment under it, is over; `_live` goes on from here."""
+        self._detach()
+        self.reason = reason
+        self._ended.set()
+
+    def _fail(self, error: Exception) -> None:
+        self._around.telemetry.emit(ServiceFailed(f"partition {self.ref}", error, self._retry_s))
+        self._end(f"{type(error).__name__}: {error}")
+
+    def _halt(self, reason: str) -> None:
+        if self._over:
+            return
+        is_news = reason != self.reason
+        self._step(Event.HALT, reason)
+        self._refusal = None  # whoever decides, decides about this one as well
+        if is_news:
+            self._around.telemetry.emit(telemetry.PartitionHalted(self.ref, reason))
+
+    def _is_past(self, source: Source) -> bool:
+        return self._over or self.source is not source
+
+    # -- giving back
+
+    def _give_back(self) -> None:
+        """Begin to release the claim, if there is one."""
+        source, self.source = self.source, None
+        self._detach()
+        if source is None:
+            return
+        if self._lost:
+            source.lose("Kafka gave the partition to another member")
+            return
+        task = asyncio.create_task(self._release(source), name=f"release {self.ref}")
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release(self, source: Source) -> None:
+        try:
+            await source.release()
+        except Exception as error:  # noqa: BLE001  # its owner's death is then observed by others (P2)
+            self._around.telemetry.emit(ServiceFailed(f"release {self.ref}", error, None))
+
+    async def _releasing(self) -> None:
+        while self._releases:
+            await asyncio.wait(self._releases)
+
+    # -- waiting
+
+    async def _until_ended(self, timeout_s: float | None = None) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), timeout_s)
+
+    async def _look_again_later(self, reason: str) -> None:
+        self.reason = reason
+        self._around.telemetry.emit(ServiceFailed(f"partition {self.ref}", RuntimeError(reason), self._retry_s))
+        await self._until_ended(self._next_retry_s())
+
+    async def _wait_before_next_try(self) -> None:
+        await self._releasing()
+        if self._attached_at and time.monotonic() - self._attached_at > STEADY_S:
+            self._retry_s = RETRY_FIRST_S
+            self._refusal = None
+        self._attached_at = 0.0
+        self._ended.clear()
+        if not self._over:
+            await self._until_ended(self._next_retry_s())
+
+    def _next_retry_s(self) -> float:
+        retry_s = self._retry_s
+        self._retry_s = min(max(retry_s * 2, RETRY_FIRST_S), self._around.settings.reclaim_every.total_seconds())
+        return retry_s * random.uniform(0.8, 1.2)
+
+    def _step(self, event: Event, reason: str | None = None) -> None:
+        self.state = after(self.state, event)
+        if reason is not None:
+            self.reason = reason
+        elif self.state is not State.ASSIGNED:
+            self.reason = ""

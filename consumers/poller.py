@@ -1,0 +1,540 @@
+"""The one thread that touches the client.
+
+    loop                                  this thread, again and again
+    ────                                  ────────────────────────────
+    attach, detach, hold, mirror ──────▶  obey what was asked
+                                          rest or pause, if nothing can be taken          (backpressure)
+                                          poll(t), which runs rebalance callbacks, then consume(n, 0)
+    batches, one list an attachment ◀───  sort by attachment, hand over with one wake-up of the loop
+    assigned, revoked, lost, reset  ◀───
+
+Why it is so (measured and read in the client's source):
+
+- `consume(n, t)` waits the whole `t` for `n` records; `poll(t)` returns with the first, `consume(n, 0)` never waits.
+- An exception out of `poll` or `consume` destroys records whose position has already advanced (case 7). So callbacks
+  never raise, and after any exception every partition is attached again at *our own* next offset: 1 + the last one
+  handed over.
+- Assigning nothing in the callback and attaching later is allowed by the client. So a claim in Postgres, however slow,
+  delays no rebalance; and a revoked partition is detached before the callback returns, whatever the loop is doing.
+- An attachment has a number that is never used again. What was fetched under an old number is recognised by it, never
+  by topic, partition and offset, which come back (case 4).
+"""
+
+import asyncio
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Protocol, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from consumers.backpressure import Patience, PauseReason, Pauses
+from consumers.client import new_consumer
+from consumers.errors import Meaning, meaning_of
+from consumers.records import record_of
+from consumers.settings import GroupSettings
+from engine.errors import ConfigurationError
+from engine.records import Record
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+POLL_S = 0.05
+"""Longest wait in `poll`: how late a command is obeyed when nothing arrives. 20 wake-ups a second cost 0.1 % of a core."""
+
+POLL_SOON_S = 0.005
+"""The same while something is about to happen: a partition waits for its attach, or is congested."""
+
+SOON_S = 5.0
+"""How long after an assignment or a detach an attach is expected. (A halted partition is not worth 200 polls a second.)"""
+
+REBALANCE_S = 10.0
+"""No mirror commit for this long after a revocation, or until the assignment that follows. KIP-848 may send none."""
+
+REST_S = 0.002
+"""A rest while nothing can be taken; ends early when the loop has taken a batch."""
+
+POSITIONS_S = 0.1
+"""Between two looks at the client's positions, which pass control records without a record to show for it."""
+
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 30.0
+"""Wait before another client is made, doubled each time until one is assigned something."""
+
+
+class Congestible(Protocol):
+    """What tells the thread that enough has been taken. Read here, written on the loop."""
+
+    congested: bool
+
+
+class PollListener(Protocol):
+    """Who is told. Called on the loop, in the order of events."""
+
+    def assigned(self, assignments: Mapping[Place, int], generation: int) -> None:
+        """Kafka gave us partitions; each assignment has a number."""
+        ...
+
+    def revoked(self, places: Sequence[Place], *, lost: bool) -> None:
+        """Kafka took partitions; they are detached."""
+        ...
+
+    def delivered(self, batches: Sequence[tuple[int, list[Record]]]) -> None:
+        """Records, one list for each attachment, in offset order."""
+        ...
+
+    def reached(self, positions: Sequence[tuple[int, int]]) -> None:
+        """Attachment and offset: nothing below the offset will come any more."""
+        ...
+
+    def refused(self, attachment: int, error: str) -> None:
+        """Kafka does not have the offset; the attachment has ended."""
+        ...
+
+    def paused(self, attachment: int, reasons: frozenset[str]) -> None:
+        """Fetching stopped for these reasons, or goes on (none)."""
+        ...
+
+    def troubled(self, error: KafkaError, meaning: Meaning) -> None:
+        """The client reports an error."""
+        ...
+
+    def recreated(self, error: str, retry_s: float) -> None:
+        """The client was given up; another follows."""
+        ...
+
+    def poll_failed(self, error: BaseException) -> None:
+        """The thread has ended and nothing will be polled any more."""
+        ...
+
+
+@dataclass(slots=True)
+class _Attachment:
+    number: int
+    topic: str
+    partition: int
+    next: int
+    leader_epoch: int | None
+    source: Congestible
+    pauses: Pauses = field(default_factory=Pauses)
+
+    def place(self) -> Place:
+        return (self.topic, self.partition)
+
+    def at(self, offset: int) -> TopicPartition:
+        if self.leader_epoch is None:
+            return TopicPartition(self.topic, self.partition, offset)
+        return TopicPartition(self.topic, self.partition, offset, leader_epoch=self.leader_epoch)
+
+    def bare(self) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition)
+
+
+class Poller:
+    """The poll thread. Its methods are called on the loop and return at once; it obeys in order."""
+
+    def __init__(self, settings: GroupSettings, topics: Sequence[str], listener: PollListener) -> None:
+        self.beat = time.monotonic()
+        """When the thread last came round; for liveness."""
+        self._settings = settings
+        self._topics = list(topics)
+        self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-poll", daemon=True)
+        self._ended = asyncio.Event()
+        # From here on the thread's own.
+        self._consumer: Consumer | None = None
+        self._owned: dict[Place, int] = {}
+        self._attached: dict[Place, _Attachment] = {}
+        self._assignments = 0
+        self._handed = 0
+        self._taken = 0  # written on the loop
+        self._rebalancing_until = 0.0
+        self._soon_until = 0.0
+        self._patience = Patience()
+        self._record_size = 1.0
+        self._positions_at = 0.0
+        self._retry_s = RETRY_FIRST_S
+        self._broken: BaseException | None = None
+        self._fatal: KafkaError | None = None
+        self._closing = False
+
+    # -- called on the loop
+
+    def start(self) -> None:
+        """Join the group."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def attach(
+        self, *, assignment: int, number: int, place: Place, offset: int, leader_epoch: int | None, source: Congestible
+    ) -> None:
+        """Fetch a partition from `offset`, if Kafka's assignment of that number still stands."""
+        topic, number_of = place
+        attachment = _Attachment(number, topic, number_of, offset, leader_epoch, source)
+        self._ask(partial(self._attach, assignment, attachment))
+
+    def detach(self, number: int) -> None:
+        """Stop fetching an attachment. What is under way still arrives, under its number."""
+        self._ask(partial(self._detach_number, number))
+
+    def detach_all(self) -> None:
+        """Stop fetching everything, and attach nothing any more; keep polling."""
+        self._ask(self._detach_all)
+
+    def hold(self, number: int, reason: PauseReason, *, on: bool) -> None:
+        """Add a reason to pause an attachment, or take it away."""
+        self._ask(partial(self._hold, number, reason, on))
+
+    def mirror(self, offsets: Mapping[Place, int]) -> None:
+        """Commit offsets to Kafka, asynchronously, unless a rebalance is under way."""
+        self._ask(partial(self._mirror, offsets))
+
+    def taken(self, count: int) -> None:
+        """The loop has taken that many of the records handed over."""
+        self._taken += count
+        self._wake.set()
+
+    async def close(self, timeout_s: float) -> bool:
+        """Leave the group and end the thread. False: it has not ended in time, and is left to the process's exit."""
+        self._ask(self._close)
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    # -- the thread
+
+    def _ask(self, command: Callable[[], None]) -> None:
+        self._commands.put(command)
+        self._wake.set()
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None, "started"
+        try:
+            self._loop.call_soon_threadsafe(partial(function, *arguments))
+        except RuntimeError:  # the loop is closed: the process ends, or a test forgot us
+            self._closing = True
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    self._turn()
+                except BaseException as error:  # noqa: BLE001  # whatever it is, nothing handed over may be skipped
+                    self._survive(error)
+        except BaseException as error:  # noqa: BLE001  # the thread ends: somebody must know
+            self._tell(self._listener.poll_failed, error)
+        finally:
+            self._leave()
+            self._tell(self._ended.set)
+
+    def _turn(self) -> None:
+        self.beat = time.monotonic()
+        self._obey()
+        if self._closing:
+            return
+        consumer = self._consumer or self._join()
+        if self._regulate(consumer):
+            self._wake.wait(REST_S)
+            self._wake.clear()
+            return
+        message = consumer.poll(self._poll_s())
+        if message is not None:
+            self._hand_over([message, *consumer.consume(self._batch_size() - 1, 0)])
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+        if self._fatal is not None:
+            raise KafkaException(self._fatal)
+        if self.beat - self._positions_at >= POSITIONS_S:
+            self._positions_at = self.beat
+            self._report_positions(consumer)
+
+    def _obey(self) -> None:
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except Empty:
+                return
+            command()
+
+    def _poll_s(self) -> float:
+        soon = self.beat < self._soon_until or any(a.pauses.is_short for a in self._attached.values())
+        return POLL_SOON_S if soon else POLL_S
+
+    def _batch_size(self) -> int:
+        by_size = int(self._settings.batch_bytes_max / self._record_size)
+        return max(1, min(self._settings.batch_max, by_size))
+
+    # -- records
+
+    def _hand_over(self, messages: Sequence[Message]) -> None:
+        """Give the loop one list of records for each attachment; move our next offsets once it has them."""
+        batches, refused = self._sort(messages)
+        if batches:
+            self._tell(self._listener.delivered, [(a.number, records) for a, records in batches])
+            for attachment, records in batches:
+                self._handed += len(records)
+                last = records[-1]
+                assert last.offset >= attachment.next, f"{last} was handed over before"
+                attachment.next = last.offset + 1
+                attachment.leader_epoch = last.leader_epoch
+        for place, text in refused:
+            attachment = self._attached.get(place)
+            if attachment is not None:
+                self._detach([attachment])
+                self._tell(self._listener.refused, attachment.number, text)
+
+    def _sort(
+        self, messages: Sequence[Message]
+    ) -> tuple[list[tuple[_Attachment, list[Record]]], list[tuple[Place, str]]]:
+        """Records by attachment, and partitions whose offset Kafka refuses, with what it says."""
+        batches: dict[Place, tuple[_Attachment, list[Record]]] = {}
+        refused: list[tuple[Place, str]] = []
+        place: Place | None = None
+        batch: tuple[_Attachment, list[Record]] | None = None
+        size = count = 0
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._on_message_error(message, error, refused)
+                continue
+            found = (cast("str", message.topic()), cast("int", message.partition()))
+            if found != place:
+                place = found
+                attachment = self._attached.get(found)
+                # Not attached: detached in this very call; whoever attaches next fetches it again.
+                batch = None if attachment is None else batches.setdefault(found, (attachment, []))
+            if batch is not None:
+                attachment, records = batch
+                record = record_of(message, attachment.topic, attachment.partition, cast("int", message.offset()))
+                records.append(record)
+                size += record.size
+                count += 1
+        if count:
+            self._record_size += 0.2 * (size / count - self._record_size)
+        return list(batches.values()), refused
+
+    def _on_message_error(self, message: Message, error: KafkaError, refused: list[tuple[Place, str]]) -> None:
+        meaning = meaning_of(error)
+        topic, partition_of = message.topic(), message.partition()
+        if meaning is Meaning.RESET and topic is not None and partition_of is not None:
+            refused.append(((topic, partition_of), error.str()))
+        else:
+            self._on_error(error)
+
+    def _report_positions(self, consumer: Consumer) -> None:
+        """Tell how far the client is beyond the last record: control records and gaps end there (case 25).
+
+        The position becomes invalid at every attach, and moves in order with the records, all of which have been
+        handed over by now; so it never runs ahead of them.
+        """
+        if not self._attached:
+            return
+        reached: list[tuple[int, int]] = []
+        for position in consumer.position([a.bare() for a in self._attached.values()]):
+            attachment = self._attached[position.topic, position.partition]
+            if position.offset > attachment.next:
+                attachment.next = position.offset
+                reached.append((attachment.number, position.offset))
+        if reached:
+            self._tell(self._listener.reached, reached)
+
+    # -- backpressure
+
+    def _regulate(self, consumer: Consumer) -> bool:
+        """Whether to rest instead of polling; pauses and resumes otherwise."""
+        now = self.beat
+        behind = self._handed - self._taken >= self._settings.batch_max
+        congested = [a for a in self._attached.values() if a.source.congested]
+        blocked = bool(self._attached) and (behind or len(congested) == len(self._attached))
+        if self._patience.rest(blocked, now):
+            return True
+        for attachment in self._attached.values():
+            self._pause(consumer, attachment, PauseReason.BEHIND, behind and blocked)
+            self._pause(consumer, attachment, PauseReason.CONGESTED, attachment.source.congested)
+        return False
+
+    def _pause(self, consumer: Consumer, attachment: _Attachment, reason: PauseReason, on: bool) -> None:
+        change = attachment.pauses.set(reason, on, self.beat)
+        if change is None:
+            return
+        (consumer.pause if change else consumer.resume)([attachment.bare()])
+        reasons = frozenset(r.value for r in attachment.pauses.reasons)
+        self._tell(self._listener.paused, attachment.number, reasons)
+
+    # -- commands
+
+    def _attach(self, assignment: int, attachment: _Attachment) -> None:
+        if self._consumer is None or self._owned.get(attachment.place()) != assignment:
+            return  # revoked in the meantime; the loop will hear of it, or has
+        self._detach([a for a in (self._attached.get(attachment.place()),) if a is not None])
+        try:
+            self._consumer.incremental_assign([attachment.at(attachment.next)])
+            # A pause outlives unassign and assign in this client: start from a known state.
+            self._consumer.resume([attachment.bare()])
+        except KafkaException as error:
+            self._tell(self._listener.refused, attachment.number, str(error))
+            raise
+        self._attached[attachment.place()] = attachment
+
+    def _detach_number(self, number: int) -> None:
+        self._detach([a for a in self._attached.values() if a.number == number])
+
+    def _detach_all(self) -> None:
+        self._detach(list(self._attached.values()))
+        self._owned.clear()
+
+    def _detach(self, attachments: Sequence[_Attachment]) -> None:
+        if not attachments:
+            return
+        self._soon_until = self.beat + SOON_S
+        for attachment in attachments:
+            del self._attached[attachment.place()]
+        if self._consumer is not None:
+            self._unassign(self._consumer, [a.place() for a in attachments])
+
+    def _hold(self, number: int, reason: PauseReason, on: bool) -> None:
+        for attachment in self._attached.values():
+            if attachment.number == number and self._consumer is not None:
+                self._pause(self._consumer, attachment, reason, on)
+
+    def _mirror(self, offsets: Mapping[Place, int]) -> None:
+        owned = [TopicPartition(*place, offset) for place, offset in offsets.items() if place in self._owned]
+        if owned and self._consumer is not None and self.beat >= self._rebalancing_until:
+            self._consumer.commit(offsets=owned, asynchronous=True)
+
+    def _close(self) -> None:
+        self._closing = True
+
+    # -- the client's callbacks: inside poll, consume and close, in this thread
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            consumer.incremental_assign([])  # attached later, one by one, when claimed
+            self._rebalancing_until = 0.0
+            self._soon_until = time.monotonic() + SOON_S
+            self._retry_s = RETRY_FIRST_S
+            given: dict[Place, int] = {}
+            for each in partitions:
+                self._assignments += 1
+                given[each.topic, each.partition] = self._owned[each.topic, each.partition] = self._assignments
+            self._tell(self._listener.assigned, given, _generation(consumer))
+        except BaseException as error:  # noqa: BLE001  # raising here destroys records (case 7)
+            self._broken = error
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._gone(consumer, partitions, lost=False)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._gone(consumer, partitions, lost=True)
+
+    def _gone(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
+        try:
+            places = [(each.topic, each.partition) for each in partitions]
+            for place in places:
+                self._owned.pop(place, None)
+                self._attached.pop(place, None)
+            self._rebalancing_until = time.monotonic() + REBALANCE_S
+            self._tell(partial(self._listener.revoked, places, lost=lost))
+            self._unassign(consumer, places)
+        except BaseException as error:  # noqa: BLE001  # raising here destroys records (case 7)
+            self._broken = error
+
+    def _on_error(self, error: KafkaError) -> None:
+        try:
+            meaning = meaning_of(error)
+            if meaning in (Meaning.FATAL, Meaning.FENCED):
+                self._fatal = error
+            self._tell(self._listener.troubled, error, meaning)
+        except BaseException as wrong:  # noqa: BLE001  # raising here destroys records (case 7)
+            self._broken = wrong
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:  # noqa: ARG002
+        if error is not None:
+            self._on_error(error)
+
+    @staticmethod
+    def _unassign(consumer: Consumer, places: Sequence[Place]) -> None:
+        """Unassign what is assigned in the client; always called, because the client wants an answer to a revocation."""
+        wanted = set(places)
+        consumer.incremental_unassign([p for p in consumer.assignment() if (p.topic, p.partition) in wanted])
+
+    # -- the client's life
+
+    def _join(self) -> Consumer:
+        consumer = new_consumer(self._settings, on_error=self._on_error, on_commit=self._on_commit)
+        consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._consumer = consumer
+        return consumer
+
+    def _survive(self, error: BaseException) -> None:
+        """After any exception: attach everything again at our own next offset, with a new client if need be.
+
+        Raises:
+            ConfigurationError: Another process has our `group.instance.id`. Joining again would throw that one out.
+        """
+        if self._fatal is not None and meaning_of(self._fatal) is Meaning.FENCED:
+            raise ConfigurationError(
+                f"another process has joined group {self._settings.group!r} with instance_id "
+                f"{self._settings.instance_id!r}: {self._fatal.str()}\n"
+                f"  Give every process one of its own that it keeps across restarts (the ordinal of a StatefulSet)."
+            ) from error
+        if self._fatal is None and self._consumer is not None:
+            try:
+                self._attach_again(self._consumer)
+            except (KafkaException, RuntimeError) as worse:
+                error = worse
+            else:
+                self._tell(self._listener.recreated, repr(error), 0.0)
+                return
+        retry_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_MAX_S)
+        self._tell(self._listener.recreated, repr(error), retry_s)
+        self._leave()
+        self._fatal = None
+        deadline = time.monotonic() + retry_s
+        while not self._closing and time.monotonic() < deadline:
+            self.beat = time.monotonic()
+            self._wake.wait(POLL_S)
+            self._wake.clear()
+            self._obey()
+
+    def _attach_again(self, consumer: Consumer) -> None:
+        attachments = list(self._attached.values())
+        self._unassign(consumer, [a.place() for a in attachments])
+        consumer.incremental_assign([a.at(a.next) for a in attachments])
+        for attachment in attachments:
+            consumer.resume([attachment.bare()])
+            attachment.pauses = Pauses({r for r in attachment.pauses.reasons if r is PauseReason.OPERATOR})
+            if attachment.pauses.reasons:
+                consumer.pause([attachment.bare()])
+
+    def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if self._owned:
+            self._tell(partial(self._listener.revoked, list(self._owned), lost=True))
+        self._owned.clear()
+        self._attached.clear()
+        if consumer is not None:
+            try:
+                consumer.close()
+            except (KafkaException, RuntimeError) as error:
+                self._tell(self._listener.recreated, repr(error), 0.0)
+
+
+def _generation(consumer: Consumer) -> int:
+    """Generation or member epoch of the assignment: a hint, from a value that is opaque by contract; 0 where unreadable."""
+    metadata = consumer.consumer_group_metadata()
+    prefix = b"CGMDv2:"
+    if not isinstance(metadata, bytes) or not metadata.startswith(prefix) or len(metadata) < len(prefix) + 4:
+        return 0
+    (generation,) = struct.unpack_from("=i", metadata, len(prefix))
+    return max(int(generation), 0)

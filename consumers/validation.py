@@ -1,0 +1,118 @@
+"""Whether a partition's progress and its log belong together. Pure.
+
+Judged after every claim, before the first fetch, because the client notices none of it by itself (a consumer at offset
+30 of a topic that was deleted and created again goes on at 30 of the new one, without an error):
+
+    topic ID differs              another topic under the same name: offsets name other records    (case 19)
+    log ends below what we have   truncated: an unclean leader election, a restored broker         (case 20)
+    log starts above progress     retention passed it: records are gone                            (case 21)
+    the client refuses the offset nothing of the above, and still: leader epochs say it was cut    (case 20)
+"""
+
+from dataclasses import dataclass
+
+from consumers.errors import is_truncation
+from consumers.settings import OnGap, OnRecreated
+from engine.progress import Progress
+
+REFUSALS_MAX = 3
+"""Times the client may refuse an offset that the log seems to have, before that is no passing trouble."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A partition's log as brokers describe it. `topic_id` is '' where they have none; `end` is the next offset."""
+
+    topic_id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the client said about the offset it was to fetch from, and how often in a row."""
+
+    error: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Fetch from `offset`."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGap:
+    """Record [progress, to) as gone, and go on at `to`."""
+
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginIncarnation:
+    """Begin a new incarnation at `start`."""
+
+    topic_id: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Somebody has to decide. `certain`: no second look could come out otherwise."""
+
+    reason: str
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It cannot be told yet; look again."""
+
+    reason: str
+
+
+Verdict = Attach | SkipGap | BeginIncarnation | Halt | Wait
+
+
+def judge(
+    progress: Progress,
+    log: Log,
+    *,
+    on_recreated: OnRecreated = OnRecreated.HALT,
+    on_gap: OnGap = OnGap.HALT,
+    refusal: Refusal | None = None,
+) -> Verdict:
+    """Compare a partition's progress with its log."""
+    if progress.topic_id and not log.topic_id:
+        return Wait("the brokers do not tell the topic's ID, which they did before: no controller, or older brokers")
+    if progress.topic_id and progress.topic_id != log.topic_id:
+        if on_recreated is OnRecreated.NEW_INCARNATION:
+            return BeginIncarnation(log.topic_id, log.start)
+        return Halt(
+            f"the topic was deleted and created again: its ID was {progress.topic_id}, now it is {log.topic_id}. "
+            f"The same offsets name other records, so nothing was fetched. "
+            f"Begin a new incarnation (the log is [{log.start}, {log.end})), or set on_recreated."
+        )
+    if log.end < max(progress.next, progress.high):
+        return Halt(
+            f"the log was truncated: it ends at {log.end}, but records up to {max(progress.next, progress.high)} "
+            f"were processed. New records would come under offsets that are taken. "
+            f"If the topic was created again, begin a new incarnation; if a broker lost data, seek to {log.end}.",
+            certain=False,  # a new leader's high watermark may lag for a moment
+        )
+    if log.start > progress.next:
+        if on_gap is OnGap.SKIP:
+            return SkipGap(log.start)
+        return Halt(
+            f"retention passed the progress: offsets [{progress.next}, {log.start}) are gone from the log. "
+            f"Accept the gap, or set on_gap."
+        )
+    if refusal is not None and (is_truncation(refusal.error) or refusal.times >= REFUSALS_MAX):
+        return Halt(
+            f"Kafka does not give offset {progress.next} although the log is [{log.start}, {log.end}): {refusal.error}. "
+            f"The log was probably cut by an unclean leader election and grew again: "
+            f"compare the records around that offset, then seek or begin a new incarnation."
+        )
+    return Attach(progress.next)
