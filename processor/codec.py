@@ -136,7 +136,8 @@ class Result(Generic[R]):
     """Results of one annotated type, as JSON text and back.
 
     What a workflow gets from a step the first time and in a replay is equal if the value is what its annotation
-    says. A value of another type is refused by `encode`; a subclass comes back as the class that was announced.
+    says. A value of another type is refused by `encode`; a subclass comes back as the class that was announced, and
+    a `SecretStr` as its asterisks.
     """
 
     encode: Callable[[R], str]
@@ -149,16 +150,22 @@ def result_codec(annotation: Any) -> Result[Any]:
         return Result(_encode_none, _decode_none)
     adapter = _lossless_adapter(annotation)
     _refuse_without_schema(adapter, annotation)
-    to_json, validate, name = adapter.serializer.to_json, adapter.validator.validate_json, type_name(annotation)
+    to_json, decode, name = adapter.serializer.to_json, adapter.validator.validate_json, type_name(annotation)
+    is_announced = adapter.validator.isinstance_python
 
     def encode(value: Any) -> str:
         try:
-            return to_json(value, warnings="error").decode()
-        except PydanticSerializationError as error:
+            text = to_json(value, warnings="error").decode()
+            # pydantic writes whatever resembles the type, None for a model too. What is not plainly of the type
+            # (True for an int) may pass if it comes back equal.
+            if is_announced(value, strict=True) or decode(text) == value:
+                return text
+            problem = f"{type(value).__name__} would come back as something else"
+        except (PydanticSerializationError, PydanticUserError, ValidationError) as error:
             problem = _first_line(error)
         raise TypeError(f"the result is no {name} that can be recorded: {problem}")
 
-    return Result(encode, validate)
+    return Result(encode, decode)
 
 
 def type_name(annotation: Any) -> str:

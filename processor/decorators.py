@@ -165,28 +165,31 @@ class CallableDecorator(Protocol):
         ...
 
 
+# The overload of the event stands last: pyright explains a mismatch by the last one.
+
+
 class HandlerDecorator(Protocol[E]):
     """Takes a function of the topic's event, or of its `Record`."""
 
     @overload
-    def __call__(self, fn: Callable[[E], R], /) -> WorkflowFunction[[E], R]: ...
-    @overload
     def __call__(self, fn: Callable[[Record[E]], R], /) -> WorkflowFunction[[Record[E]], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[E], R], /) -> WorkflowFunction[[E], R]: ...
 
 
 class FusedDecorator(Protocol[E]):
     """Takes a function of `tx` and the topic's event, or its `Record`."""
 
     @overload
-    def __call__(self, fn: Callable[[T, E], R], /) -> FusedFunction[[T, E], R]: ...
-    @overload
     def __call__(self, fn: Callable[[T, Record[E]], R], /) -> FusedFunction[[T, Record[E]], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[T, E], R], /) -> FusedFunction[[T, E], R]: ...
 
 
 class BatchDecorator(Protocol[E]):
     """Takes a function of `tx` and a sequence of the topic's events, or of their `Record`s."""
 
     @overload
-    def __call__(self, fn: Callable[[T, Sequence[E]], R], /) -> FusedFunction[[T, Sequence[E]], R]: ...
-    @overload
     def __call__(self, fn: Callable[[T, Sequence[Record[E]]], R], /) -> FusedFunction[[T, Sequence[Record[E]]], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[T, Sequence[E]], R], /) -> FusedFunction[[T, Sequence[E]], R]: ...

@@ -48,7 +48,7 @@ def fingerprint(function: FunctionType) -> str:
 
 
 def _package(function: FunctionType) -> str:
-    return function.__module__.partition(".")[0]
+    return str(function.__module__).partition(".")[0]
 
 
 def _normal_form(function: FunctionType) -> tuple[str, ast.AST | None]:

@@ -126,6 +126,7 @@ def test_a_model_without_a_json_schema_is_refused() -> None:
     [
         (None, None),
         (int, 7),
+        (int, True),
         (str, "zażółć \x00"),
         (bytes, b"\xff\x00"),
         (float, math.inf),
@@ -144,7 +145,9 @@ def test_a_result_comes_back_equal(annotation: Any, value: Any) -> None:
     assert result.decode(result.encode(value)) == value
 
 
-@pytest.mark.parametrize("annotation, value", [(int, "seven"), (None, 7), (str, "\ud800"), (Order, Point(1, 1.0))])
+@pytest.mark.parametrize(
+    "annotation, value", [(int, "seven"), (None, 7), (str, "\ud800"), (Order, Point(1, 1.0)), (Order, None)]
+)
 def test_a_result_of_another_type_than_announced_is_refused(annotation: Any, value: Any) -> None:
     """A replay would give the workflow something else, or nothing that can be read."""
     with pytest.raises((TypeError, ValueError)):

@@ -1,0 +1,112 @@
+"""What the handler API means to a type checker. `assert_type` is checked by pyright; nothing here runs."""
+
+from collections.abc import Sequence
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from processor import App, Record, SyncTransaction, Topic, Transaction
+from processor.decorators import FusedFunction, TransactionFunction
+
+
+class OrderPlaced(BaseModel):
+    """An event."""
+
+    order_id: str
+
+
+orders = Topic("orders.placed", OrderPlaced, key=lambda order: order.order_id, order_by=lambda order: order.order_id)
+deletions = Topic("orders.deleted", OrderPlaced, tombstone="deliver")
+blobs = Topic("blobs", bytes)
+app = App("typing")
+
+assert_type(orders, Topic[OrderPlaced])
+assert_type(deletions, Topic[OrderPlaced | None])
+assert_type(blobs, Topic[bytes])
+
+
+@app.step()
+async def charge(order: OrderPlaced, *, cents: int = 0) -> str:
+    """A step returns what its function returns."""
+    return f"{order.order_id} {cents}"
+
+
+@app.step()
+def charge_in_thread(order: OrderPlaced) -> str:
+    """A sync one too."""
+    return order.order_id
+
+
+@app.transaction()
+async def record(tx: Transaction, order: OrderPlaced, receipt: str) -> int:
+    """The caller leaves `tx` out."""
+    cursor = await tx.execute("INSERT INTO sale VALUES (%s, %s)", (order.order_id, receipt))
+    return cursor.rowcount
+
+
+@app.transaction(isolation="serializable")
+def record_in_thread(tx: SyncTransaction, order: OrderPlaced) -> None:
+    """A sync one too."""
+    tx.execute("INSERT INTO sale VALUES (%s)", (order.order_id,))
+
+
+@app.workflow(on=orders)
+async def fulfil(order: OrderPlaced) -> None:
+    """A handler of the event."""
+    assert_type(await charge(order, cents=1), str)
+    assert_type(await record(order, receipt="r"), int)
+    assert_type(await app.run_step(charge_in_thread, order), str)
+    assert_type(await app.run_step(record_in_thread, order), None)
+    assert_type(await app.run_step(lambda: charge(order, cents=2), name="charge two"), str)
+
+
+@app.workflow(on=deletions)
+def forget(record: Record[OrderPlaced | None]) -> None:
+    """A handler of the record, tombstones among them."""
+    assert_type(record.event, OrderPlaced | None)
+
+
+@app.workflow(on=orders, group="audit")
+async def audit(order: BaseModel) -> None:
+    """A handler of something wider."""
+
+
+@app.workflow()
+def total(cents: int, orders: Sequence[OrderPlaced] = ()) -> int:
+    """A workflow that nothing starts is called."""
+    return cents * len(orders)
+
+
+@app.transaction(on=Topic("payments", OrderPlaced))
+async def book(tx: Transaction, payment: OrderPlaced) -> None:
+    """Fused."""
+
+
+@app.batch(on=Topic("clicks", OrderPlaced), size=500)
+def load(tx: SyncTransaction, clicks: Sequence[OrderPlaced]) -> None:
+    """Fused, many records."""
+
+
+@app.batch(on=Topic("views", OrderPlaced))
+async def load_records(tx: Transaction, views: Sequence[Record[OrderPlaced]]) -> None:
+    """Fused, with coordinates."""
+
+
+async def unit_test(tx: Transaction, sync_tx: SyncTransaction, order: OrderPlaced) -> None:
+    """The function as it was is under `fn`, `tx` included."""
+    assert_type(charge_in_thread(order), str)
+    assert_type(await record.fn(tx, order, "r"), int)
+    assert_type(record_in_thread.fn(sync_tx, order), None)
+    assert_type(await book.fn(tx, order), None)
+    assert_type(total(1, [order]), int)
+
+
+def transactions_have_their_colour(
+    one: TransactionFunction[Transaction, ..., Any], two: TransactionFunction[SyncTransaction, ..., Any]
+) -> Sequence[object]:
+    """An async function's `tx` is not a sync one's."""
+    return [one, two]
+
+
+fused: Sequence[FusedFunction[..., Any]] = [book, load, load_records]
+coloured = transactions_have_their_colour(record, record_in_thread)

@@ -1,0 +1,69 @@
+"""Mistakes that pyright finds. `# rejected: text` stands on the line of an error whose message has that text."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from processor import App, SyncTransaction, Topic, Transaction
+
+
+class OrderPlaced(BaseModel):
+    order_id: str
+
+
+class Payment(BaseModel):
+    cents: int
+
+
+orders = Topic("orders.placed", OrderPlaced)
+deletions = Topic("orders.deleted", OrderPlaced, tombstone="deliver")
+app = App("rejected")
+
+Topic("x", OrderPlaced, key=lambda order: order.nothing)  # rejected: Cannot access attribute "nothing"
+
+
+@app.workflow(on=orders)  # rejected: is not assignable to "Payment"
+async def another_model(payment: Payment) -> None: ...
+
+
+@app.workflow(on=deletions)  # rejected: "None" is not assignable to "OrderPlaced"
+async def forgets_tombstones(order: OrderPlaced) -> None: ...
+
+
+@app.workflow(on=orders)  # rejected: too few positional parameters
+async def forgets_the_event() -> None: ...
+
+
+@app.transaction(on=orders)  # rejected: too few positional parameters
+async def forgets_tx(order: OrderPlaced) -> None: ...
+
+
+@app.batch(on=orders)  # rejected: is not assignable to "Payment"
+async def another_model_in_batches(tx: Transaction, payments: Sequence[Payment]) -> None: ...
+
+
+@app.transaction()  # rejected: is not assignable to "OrderPlaced"
+async def a_transaction_without_tx(order: OrderPlaced) -> None: ...
+
+
+@app.step()
+async def charge(order: OrderPlaced) -> str:
+    return order.order_id
+
+
+@app.transaction()
+async def record(tx: Transaction, order: OrderPlaced, receipt: str) -> None: ...
+
+
+@app.transaction(on=Topic("payments", Payment))
+def book(tx: SyncTransaction, payment: Payment) -> None: ...
+
+
+async def calls(tx: Transaction, order: OrderPlaced, payment: Payment) -> str:
+    await charge(payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
+    await record(tx, order, "r")  # rejected: Expected 2 positional arguments
+    await record(order)  # rejected: Argument missing for parameter "receipt"
+    await record(order, charge(order))  # rejected: is not assignable to "str"
+    await app.run_step(charge, payment)  # rejected: is not assignable to "OrderPlaced"
+    book(payment)  # rejected: is not callable
+    return charge(order)  # rejected: is not assignable to return type "str"

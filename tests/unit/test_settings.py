@@ -1,0 +1,173 @@
+"""Settings from environment and file, and what is said about wrong ones."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from processor.config import Settings
+from processor.loading import SettingsError, all_settings, load_settings
+from processor.units import duration, spell_duration
+
+
+def load(environ: dict[str, str] | None = None, *, file: Path | None = None) -> Settings:
+    return load_settings(file, environ or {})
+
+
+def problems(environ: dict[str, str] | None = None, *, file: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(environ, file=file)
+    return caught.value.problems
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "processor.yaml"
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    settings = load()
+
+    assert settings.executor.lease == timedelta(seconds=10)
+    assert settings.kafka.bootstrap_servers == "localhost:9092"
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(file: Path) -> None:
+    file.write_text("kafka: {group: from-file, client_id: mine}\nexecutor: {in_flight_bytes_max: 1GiB}\n")
+
+    settings = load({"PROCESSOR_KAFKA_GROUP": "from-environment", "PROCESSOR_EXECUTOR_DRAIN": "1m 30s"}, file=file)
+
+    assert (settings.kafka.group, settings.kafka.client_id) == ("from-environment", "mine")
+    assert settings.executor.in_flight_bytes_max == 2**30
+    assert settings.executor.drain == timedelta(seconds=90)
+
+
+def test_toml_does_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "processor.toml"
+    path.write_text('migrate = ["alembic upgrade head"]\n[postgres]\nschema = "shop"\n')
+
+    settings = load(file=path)
+
+    assert settings.postgres.schema_name == "shop"
+    assert settings.migrate == ("alembic upgrade head",)
+
+
+def test_variables_are_filled_into_the_file(file: Path) -> None:
+    file.write_text(
+        "kafka:\n  sasl: {mechanism: PLAIN, password: '${PW}', username: '${USER_NAME:-nobody}'}\n  group: 'a$${b}'\n"
+    )
+
+    settings = load({"PW": "s3cret"}, file=file)
+
+    assert settings.kafka.sasl.password is not None
+    assert settings.kafka.sasl.password.get_secret_value() == "s3cret"
+    assert (settings.kafka.sasl.username, settings.kafka.group) == ("nobody", "a${b}")
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_place(file: Path) -> None:
+    file.write_text("postgres: {dsn: 'host=${NOWHERE}'}")
+
+    assert problems(file=file) == [
+        "processor.yaml: postgres.dsn: the variable NOWHERE is not set; ${NOWHERE:-default} gives a default"
+    ]
+
+
+def test_every_unknown_key_is_refused_with_the_nearest_known_one(file: Path) -> None:
+    file.write_text("kafka: {bootstrp_servers: 'a:1'}\nin_flight_max: 1\nexecuter: {}\n")
+
+    found = problems(file=file)
+
+    assert (
+        "processor.yaml: kafka.bootstrp_servers: there is no such setting; did you mean kafka.bootstrap_servers?"
+        in found
+    )
+    assert "processor.yaml: in_flight_max: there is no such setting; did you mean executor.in_flight_max?" in found
+    assert "processor.yaml: executer: there is no such setting; did you mean executor?" in found
+    assert problems({"PROCESSOR_KAFKA_GRUOP": "x"}) == [
+        "PROCESSOR_KAFKA_GRUOP: there is no such setting; did you mean PROCESSOR_KAFKA_GROUP?"
+    ]
+
+
+def test_variables_that_kubernetes_makes_for_a_service_are_no_settings() -> None:
+    load(
+        {
+            "PROCESSOR_SERVICE_HOST": "10.0.0.1",
+            "PROCESSOR_SERVICE_PORT_METRICS": "9464",
+            "PROCESSOR_PORT": "tcp://10.0.0.1:9464",
+            "PROCESSOR_PORT_9464_TCP_ADDR": "10.0.0.1",
+            "PROCESSOR_DEMO_PORT_9464_TCP": "tcp://10.0.0.1:9464",
+        }
+    )
+
+
+def test_a_wrong_value_is_named_by_the_variable_it_came_from() -> None:
+    assert problems({"PROCESSOR_EXECUTOR_LEASE": "soon"}) == [
+        "PROCESSOR_EXECUTOR_LEASE: a duration is written as 30s, 20ms, 5m, 1h30m or a number of seconds"
+    ]
+
+
+@pytest.mark.parametrize(
+    "environ, rule",
+    [
+        ({"PROCESSOR_EXECUTOR_LEASE": "8s"}, "three heartbeats"),
+        ({"PROCESSOR_PARTITIONS_START": "timestamp"}, "start_timestamp"),
+        ({"PROCESSOR_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "sasl.mechanism"),
+        ({"PROCESSOR_METRICS_LATENCY_BUCKETS_S": "[1, 0.5]"}, "larger"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(environ: dict[str, str], rule: str) -> None:
+    assert rule in problems(environ)[0]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["enable.auto.commit", "auto.offset.reset", "isolation.level", "group.id", "sasl.password", "ssl.key.password"],
+)
+def test_client_properties_that_break_a_guarantee_or_hold_a_secret_are_refused(key: str) -> None:
+    (problem,) = problems({"PROCESSOR_KAFKA_EXTRA": f'{{"{key}": "x"}}'})
+
+    assert problem.startswith(f"PROCESSOR_KAFKA_EXTRA: {key} is not for extra")
+
+
+def test_secrets_are_shown_nowhere(file: Path) -> None:
+    file.write_text(
+        "postgres: {dsn: 'postgresql://me:hunter2@db/x', pool_max: hunter2}\nkafka: {sasl: {password: [hunter2]}}"
+    )
+
+    assert "hunter2" not in "\n".join(problems(file=file))
+    file.write_text("postgres: {dsn: 'postgresql://me:hunter2@db/x'}")
+    settings = load({"PROCESSOR_KAFKA_SSL_KEY": "hunter2", "PROCESSOR_KAFKA_SASL_PASSWORD": "hunter2"}, file=file)
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+def test_a_broken_file_is_named_by_line_without_its_text(file: Path) -> None:
+    file.write_text("kafka:\n  group: x\n  password: 'hunter2\n")
+
+    (problem,) = problems(file=file)
+
+    assert problem.startswith(f"{file}, line ")
+    assert "hunter2" not in problem
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    assert problems({"PROCESSOR_CONFIG": str(tmp_path / "none.yaml")})[0].endswith("there is no such file")
+
+
+def test_every_setting_has_a_variable_of_its_own_and_a_line_of_documentation() -> None:
+    settings = list(all_settings())
+
+    assert len({setting.variable for setting in settings}) == len(settings)
+    assert [setting.key for setting in settings if not setting.field.description] == []
+
+
+@pytest.mark.parametrize("text", ["20ms", "30s", "1h30m", "500us", "2d"])
+def test_a_duration_is_read_as_it_is_spelled(text: str) -> None:
+    value = duration(text)
+
+    assert isinstance(value, timedelta)
+    assert spell_duration(value) == text
+
+
+@pytest.mark.parametrize("text", ["", "fast", "10 parsecs", "1 2", "-5s", "5s ago"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    assert problems({"PROCESSOR_EXECUTOR_DRAIN": text})
