@@ -173,8 +173,6 @@ def _check_options(settings: GroupSettings) -> None:
                 f"option {name}={value}: it is always {PINNED[name]}.\n"
                 f"  Progress is kept in Postgres, in the commit of the effects; another value loses records."
             )
-        if name in _OWN_FIELDS:
-            raise ConfigurationError(f"option {name}: set {_OWN_FIELDS[name]} instead")
         if name == "partition.assignment.strategy" and value != "cooperative-sticky":
             raise ConfigurationError(
                 f"option partition.assignment.strategy={value}: only cooperative-sticky (or protocol 'consumer').\n"
@@ -183,6 +181,8 @@ def _check_options(settings: GroupSettings) -> None:
             )
         if name in _CLASSIC_ONLY and settings.protocol is GroupProtocol.CONSUMER:
             raise ConfigurationError(f"option {name}: with protocol 'consumer' the brokers decide that (KIP-848)")
+        if name in _OWN_FIELDS:
+            raise ConfigurationError(f"option {name}: set {_OWN_FIELDS[name]} instead")
     if settings.session_timeout is not None and settings.protocol is GroupProtocol.CONSUMER:
         raise ConfigurationError(
             "session_timeout: with protocol 'consumer' the brokers decide that: group.consumer.session.timeout.ms"
