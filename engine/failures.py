@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any, cast
 
-from engine.errors import RecordedError, StepFailedError
+from engine.errors import RecordedError
 
 MESSAGE_MAX = 10_000
 """Characters of an error's message that are stored."""
@@ -20,19 +20,10 @@ def type_name(error: BaseException) -> str:
 
 
 def encode_error(error: BaseException) -> str:
-    """The text of an `error` column: type, message, and the arguments where JSON can hold them."""
-    stored: dict[str, Any] = {"type": type_name(error), "message": _clean(str(error))[:MESSAGE_MAX]}
-    try:
-        arguments = json.dumps(list(error.args))
-        if len(arguments) <= MESSAGE_MAX and "\\u0000" not in arguments:
-            stored["args"] = json.loads(arguments)
-    except (TypeError, ValueError):
-        pass
+    """The text of an `error` column: type, message, the arguments where JSON can hold them, and the cause likewise."""
+    stored = _stored(error)
     if error.__cause__ is not None:
-        stored["cause"] = {
-            "type": type_name(error.__cause__),
-            "message": _clean(str(error.__cause__))[:MESSAGE_MAX],
-        }
+        stored["cause"] = _stored(error.__cause__)
     return json.dumps(stored)
 
 
@@ -40,23 +31,23 @@ def decode_error(text: str) -> Exception:
     """The exception a record stands for."""
     try:
         stored: dict[str, Any] = json.loads(text)
-        name, message = str(stored["type"]), str(stored.get("message", ""))
+        error = _rebuilt(stored)
+        if "cause" in stored:
+            error.__cause__ = _rebuilt(stored["cause"])
     except (ValueError, KeyError, TypeError):
         return RecordedError("unknown", text[:MESSAGE_MAX])
-    error = _rebuilt(name, stored.get("args"), message)
-    if isinstance(error, StepFailedError) and "cause" in stored:
-        error.__cause__ = RecordedError(stored["cause"]["type"], stored["cause"]["message"])
     return error
 
 
 def as_recorded(error: Exception) -> tuple[str, Exception]:
-    """The record of an error, and the error to give to the workflow: itself if it can be rebuilt."""
+    """The record of an error, and the error to give to the workflow: itself if a replay would give the same."""
     text = encode_error(error)
     rebuilt = decode_error(text)
-    if type(rebuilt) is type(error) and str(rebuilt) == str(error):
-        return text, error
-    rebuilt.__cause__ = error
-    return text, rebuilt
+    if type(rebuilt) is not type(error):
+        return text, rebuilt
+    if type(rebuilt.__cause__) is not type(error.__cause__):
+        error.__cause__ = rebuilt.__cause__
+    return text, error
 
 
 def summary(error: BaseException) -> str:
@@ -65,7 +56,19 @@ def summary(error: BaseException) -> str:
     return f"{type(error).__qualname__}: {text}"[:500] if text else type(error).__qualname__
 
 
-def _rebuilt(name: str, arguments: Any, message: str) -> Exception:
+def _stored(error: BaseException) -> dict[str, Any]:
+    stored: dict[str, Any] = {"type": type_name(error), "message": _clean(str(error))[:MESSAGE_MAX]}
+    try:
+        arguments = json.dumps(list(error.args))
+    except (TypeError, ValueError):
+        return stored
+    if len(arguments) <= MESSAGE_MAX and "\\u0000" not in arguments:
+        stored["args"] = json.loads(arguments)
+    return stored
+
+
+def _rebuilt(stored: dict[str, Any]) -> Exception:
+    name, message, arguments = str(stored["type"]), str(stored["message"]), stored.get("args")
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):

@@ -60,6 +60,7 @@ class Handler:
         encode: The result as JSON text. Raises `TypeError` or `ValueError` if it cannot.
         ordering_key: `(record, argument)` to the bytes that order it; `None`: unordered. Ignored under `ordered_by_partition`.
         ordered_by_partition: `Ordering.PARTITION`.
+        orders_by_argument: Whether `ordering_key` looks at the argument (`order_by=`); otherwise it gets `None` there.
         decide: Before decoding: why this record has no workflow, or `None`. An exception is a failure of the record.
         retry: The workflow's own policy (P28).
         on_failure: After the last attempt.
@@ -78,6 +79,7 @@ class Handler:
     encode: Callable[[Any], str]
     ordering_key: Callable[[Record, Any], bytes | None]
     ordered_by_partition: bool = False
+    orders_by_argument: bool = False
     decide: Callable[[Record], Decision | None] = lambda record: None
     retry: Retry = NEVER
     on_failure: FailurePolicy = field(default_factory=DeadLetter)

@@ -5,6 +5,8 @@ only if no commit lies between them, because every flush has a number.
 """
 
 import json
+from collections import deque
+from collections.abc import Set
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
@@ -56,3 +58,48 @@ class Progress:
     def to(self, **changes: object) -> Self:
         """A changed copy, one flush on."""
         return replace(self, flush=self.flush + 1, **changes)  # type: ignore[arg-type]  # checked by the constructor
+
+
+class Offsets:
+    """Which offsets delivered are not yet settled: from it comes `next` (I3). Gaps are Kafka's business.
+
+    An offset is settled when its record has a row, or a decision. `next` is the lowest unsettled one, or where
+    Kafka's position stands when all are settled.
+    """
+
+    __slots__ = ("_pending", "_settled", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self._pending: deque[int] = deque()
+        self._settled: set[int] = set()
+
+    def deliver(self, offset: int) -> None:
+        """An offset was delivered, above all before it."""
+        assert offset >= self.position, f"offset {offset} delivered behind {self.position}"
+        self._pending.append(offset)
+        self.position = offset + 1
+
+    def reach(self, position: int) -> None:
+        """Nothing more comes below `position`: control records, compaction."""
+        self.position = max(self.position, position)
+
+    def settle(self, offset: int) -> None:
+        """An offset has its row or decision, durably or with the flush that will write progress."""
+        self._settled.add(offset)
+
+    def next_with(self, settling: Set[int]) -> int:
+        """What `next` may become in the commit that settles these as well. Does not change anything."""
+        for offset in self._pending:
+            if offset not in self._settled and offset not in settling:
+                return offset
+        return self.position
+
+    def advance(self) -> None:
+        """Forget what is settled from the bottom."""
+        pending, settled = self._pending, self._settled
+        while pending and pending[0] in settled:
+            settled.discard(pending.popleft())
+
+    def __len__(self) -> int:
+        return len(self._pending)

@@ -56,6 +56,11 @@ class EngineSettings:
     deaths_alone_max: int = 3
     scan: timedelta = timedelta(seconds=1)
 
+    @property
+    def idle_ms(self) -> int:
+        """Longest a transaction with user code may idle: below the lease, so that a zombie's locks end before it."""
+        return int(self.lease.total_seconds() * 700)
+
     def __post_init__(self) -> None:
         if self.heartbeat * 3 > self.lease:
             raise ValueError(f"heartbeat {self.heartbeat} must fit three times into the lease {self.lease}")

@@ -24,32 +24,36 @@ class Renewal(NamedTuple):
 
 
 def register(
-    *, executor_id: ExecutorId, name: str, named: bool, hostname: str, pid: int, version: str
+    *, executor_id: ExecutorId, name: str, named: bool, hostname: str, pid: int, version: str, lease_ms: int
 ) -> Statement[Any]:
     """Enter this executor; a predecessor of the same explicit name is dead at once (P3)."""
     return Statement(
         """
         WITH predecessor AS (
             UPDATE {schema}.executor
-               SET died_at = {schema}.now_ms()
+               SET died_at = {schema}.now_ms(), lease_until = 0
              WHERE %(named)s AND named AND name = %(name)s AND died_at IS NULL
         )
         INSERT INTO {schema}.executor
-               (executor_id, name, named, hostname, pid, application_version, started_at, renewed_at)
+               (executor_id, name, named, hostname, pid, application_version, started_at, renewed_at, lease_until)
         VALUES (%(id)s, %(name)s, %(named)s, %(hostname)s, %(pid)s, %(version)s,
-                {schema}.now_ms(), {schema}.now_ms())
+                {schema}.now_ms(), {schema}.now_ms(), {schema}.now_ms() + %(lease)s)
         """,
-        {"id": executor_id, "name": name, "named": named, "hostname": hostname, "pid": pid, "version": version},
+        {"lease": lease_ms, "id": executor_id, "name": name, "named": named, "hostname": hostname, "pid": pid, "version": version},
     )
 
 
-def renew(*, executor_id: ExecutorId, services: Sequence[str], keys: Sequence[str]) -> Statement[Renewal]:
+def renew(
+    *, executor_id: ExecutorId, lease_ms: int, services: Sequence[str], keys: Sequence[str]
+) -> Statement[Renewal]:
     """The heartbeat: one statement (P1)."""
     return Statement(
         """
         WITH me AS (
             UPDATE {schema}.executor
-               SET counter = counter + 1, renewed_at = {schema}.now_ms()
+               SET counter = counter + 1,
+                   renewed_at = {schema}.now_ms(),
+                   lease_until = {schema}.now_ms() + %(lease)s
              WHERE executor_id = %(id)s AND died_at IS NULL
             RETURNING executor_id
         )
@@ -70,7 +74,7 @@ def renew(*, executor_id: ExecutorId, services: Sequence[str], keys: Sequence[st
                left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
                pg_current_wal_insert_lsn()::text
         """,
-        {"id": executor_id, "services": list(services), "keys": list(keys)},
+        {"id": executor_id, "lease": lease_ms, "services": list(services), "keys": list(keys)},
         args_row(Renewal),
     )
 
@@ -89,7 +93,10 @@ def bury(*, executor_id: ExecutorId, counter: int) -> Statement[tuple[str]]:
 
 
 def condemn(*, executor_id: ExecutorId) -> Statement[tuple[str]]:
-    """Mark an executor dead that lives and does not answer a request within a lease (P9), or that leaves for good."""
+    """Mark an executor dead that lives and does not answer a request within a lease (P9).
+
+    Takeovers follow when the lease it last showed has run out.
+    """
     return Statement(
         """
         UPDATE {schema}.executor
@@ -101,25 +108,31 @@ def condemn(*, executor_id: ExecutorId) -> Statement[tuple[str]]:
     )
 
 
-def state(*, executor_id: ExecutorId) -> Statement[tuple[bool, int]]:
-    """Whether an executor is marked dead (one without a row is), and the milliseconds since its last heartbeat."""
+def leave(*, executor_id: ExecutorId) -> Statement[Any]:
+    """This executor ends: nothing of it is at work any more."""
     return Statement(
         """
-        SELECT e.died_at IS NOT NULL, ({schema}.now_ms() - e.renewed_at)::integer
-          FROM {schema}.executor AS e
-         WHERE e.executor_id = %(id)s
+        UPDATE {schema}.executor
+           SET died_at = COALESCE(died_at, {schema}.now_ms()), lease_until = 0
+         WHERE executor_id = %(id)s
         """,
         {"id": executor_id},
     )
 
 
-def request(*, service: str, key: str, executor_id: ExecutorId, generation: int) -> Statement[Any]:
-    """Ask the owner of a partition to release it (P9)."""
+def is_gone(*, executor_id: ExecutorId) -> Statement[tuple[bool]]:
+    """Whether nothing of an executor is at work any more."""
+    return Statement("SELECT {schema}.executor_is_gone(%(id)s)", {"id": executor_id})
+
+
+def request(*, service: str, key: str, executor_id: ExecutorId, generation: int) -> Statement[tuple[int]]:
+    """Ask the owner of a partition to release it (P9). Returns for how many milliseconds it has been asked."""
     return Statement(
         """
         INSERT INTO {schema}.claim_request (service_name, key, executor_id, generation, requested_at)
         VALUES (%(service)s, %(key)s, %(id)s, %(generation)s, {schema}.now_ms())
             ON CONFLICT (service_name, key, executor_id) DO UPDATE SET generation = EXCLUDED.generation
+        RETURNING ({schema}.now_ms() - requested_at)::integer
         """,
         {"service": service, "key": key, "id": executor_id, "generation": generation},
     )

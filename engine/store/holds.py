@@ -141,3 +141,14 @@ def gap(*, source: str, start: int, end: int, reason: str, by: str) -> Statement
         """,
         {"source": source, "start": start, "end": end, "reason": reason, "by": by},
     )
+
+
+def audit(*, actor: str, action: str, subject: str, detail: str) -> Statement[Any]:
+    """Record an act that changed what runs."""
+    return Statement(
+        """
+        INSERT INTO {schema}.audit (created_at, actor, action, subject, detail)
+        VALUES ({schema}.now_ms(), %(actor)s, %(action)s, %(subject)s, jsonb_build_object('detail', %(detail)s::text))
+        """,
+        {"actor": actor, "action": action, "subject": subject, "detail": detail},
+    )

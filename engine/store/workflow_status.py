@@ -169,9 +169,7 @@ def rest(
     )
 
 
-def acquire(
-    *, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str], alone: Sequence[bool]
-) -> Statement[AcquiredRow]:
+def acquire(*, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow]:
     """Wake rows: write their owner before they run (P15), count blame (P22).
 
     Only a row whose owner died is blamed: one at rest was running nothing. The returned rows are ours.
@@ -184,19 +182,31 @@ def acquire(
                status = 'PENDING',
                started_at_epoch_ms = COALESCE(w.started_at_epoch_ms, {schema}.now_ms()),
                recovery_attempts = COALESCE(w.recovery_attempts, 0) + CASE WHEN w.owner_xid IS NULL THEN 0 ELSE 1 END,
-               kafka_alone = CASE WHEN t.alone THEN COALESCE(w.kafka_alone, 0) + 1 ELSE w.kafka_alone END,
                kafka_wake_at = NULL,
                updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(alone)b::boolean[]) AS t (id, owner, alone)
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
          WHERE w.workflow_uuid = t.id
            AND w.status IN ('PENDING', 'ENQUEUED')
-           AND (w.owner_xid IS NULL
-                OR NOT EXISTS (SELECT FROM {schema}.executor AS e
-                                WHERE e.executor_id = w.executor_id AND e.died_at IS NULL))
+           AND (w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
         RETURNING w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''), w.recovery_attempts,
                   COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
         """,
-        {"executor": executor_id, "ids": ids, "owners": owners, "alone": alone},
+        {"executor": executor_id, "ids": ids, "owners": owners},
+        args_row(AcquiredRow),
+    )
+
+
+def owned(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow]:
+    """Rows that stand under these owners: what an acquisition whose reply was lost made ours (P23)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''),
+               COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+          JOIN {schema}.workflow_status AS w
+            ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
+        """,
+        {"ids": ids, "owners": owners},
         args_row(AcquiredRow),
     )
 
@@ -210,6 +220,19 @@ def reset_blame(*, ids: Sequence[str]) -> Statement[Any]:
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
         """,
         {"ids": ids},
+    )
+
+
+def start_alone(*, workflow_id: WorkflowId, owner: OwnerToken) -> Statement[tuple[int]]:
+    """Note that a suspect is about to run alone: if the process dies now, it was this one (P22)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET kafka_alone = COALESCE(w.kafka_alone, 0) + 1
+         WHERE w.workflow_uuid = %(id)s AND w.owner_xid = %(owner)s AND w.status = 'PENDING'
+        RETURNING w.kafka_alone
+        """,
+        {"id": workflow_id, "owner": owner},
     )
 
 
@@ -230,8 +253,7 @@ def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]
     return Statement(
         """
         SELECT w.workflow_uuid, w.status, w.kafka_offset, w.kafka_place, w.kafka_key, w.owner_xid,
-               EXISTS (SELECT FROM {schema}.executor AS e
-                        WHERE e.executor_id = w.executor_id AND e.died_at IS NULL),
+               NOT {schema}.executor_is_gone(w.executor_id),
                COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), w.kafka_wake_at
           FROM {schema}.workflow_status AS w
          WHERE w.kafka_source = %(source)s
@@ -267,8 +289,7 @@ def look_up(*, ids: Sequence[str]) -> Statement[FoundRow]:
     return Statement(
         """
         SELECT w.workflow_uuid, w.status, COALESCE(w.name, ''), w.kafka_source, w.owner_xid,
-               EXISTS (SELECT FROM {schema}.executor AS e
-                        WHERE e.executor_id = w.executor_id AND e.died_at IS NULL),
+               NOT {schema}.executor_is_gone(w.executor_id),
                w.kafka_key, w.kafka_place, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0),
                w.kafka_wake_at, w.request
           FROM {schema}.workflow_status AS w

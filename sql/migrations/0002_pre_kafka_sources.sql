@@ -30,6 +30,7 @@ CREATE TABLE {schema}.executor (
     counter bigint NOT NULL DEFAULT 0,      -- heartbeat; what others watch (P2)
     started_at bigint NOT NULL,
     renewed_at bigint NOT NULL,             -- for people
+    lease_until bigint NOT NULL,            -- before then even one marked dead may still be at work (P9)
     died_at bigint
 ) WITH (fillfactor = 50);
 CREATE INDEX executor_alive_index ON {schema}.executor (executor_id) WHERE died_at IS NULL;

@@ -6,6 +6,15 @@ CREATE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
 $$;
 
+-- Whether nothing of an executor is at work any more: marked dead, and the lease it last showed has run out (P2, P9).
+-- One without a row is dead.
+CREATE FUNCTION {schema}.executor_is_gone(id text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM {schema}.executor AS e
+         WHERE e.executor_id = id AND (e.died_at IS NULL OR e.lease_until > {schema}.now_ms())
+    )
+$$;
+
 -- P6: compare-and-set of whole progress values, in the order given (callers sort by key: locks have one order).
 -- Raises KP001 with a JSON array of the 1-based places that are no longer the caller's.
 CREATE FUNCTION {schema}.fence_partitions(services text[], keys text[], epochs bigint[], held text[], written text[])

@@ -1,0 +1,202 @@
+"""Runs a step, hands its record over, holds the next effect until it is durable.
+
+A step is answered from the history where that has it; otherwise it runs, at least once, and what is recorded is its
+final value or its final error (I4). Function IDs are given when the step is called, in call order, so that steps
+gathered together keep their places in every replay.
+
+Async steps are called from async workflows, sync steps from sync ones (which run in a thread of their own); a sync
+function is called from an async workflow through `run_step`, which gives it a thread.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from dataclasses import replace
+from typing import Any
+
+from engine.crashpoints import CrashPoint, reach
+from engine.current import CurrentStep, current_run, current_step
+from engine.errors import EngineError, StepFailedError, Suspended
+from engine.failures import as_recorded, decode_error, summary
+from engine.handlers import Step
+from engine.retries import TerminalError
+from engine.runner import Checkpoint, Run, now_ms
+
+
+class MixedCallError(EngineError):
+    """A step was called from code that cannot wait for it. The message says how to call it."""
+
+
+def call_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a step from its workflow: an awaitable for an async step, the value for a sync one.
+
+    Outside a workflow, and inside another step, it is a plain call.
+    """
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        return step.function(*args, **kwargs)
+    function_id = run.next_function_id(step.name)
+    if step.is_async:
+        require_loop(run, step.name)
+        return _run_async(run, step, function_id, args, kwargs)
+    require_thread(run, step.name)
+    if step.timeout is not None:
+        return in_loop(run, _run_async(run, _threaded(step, run), function_id, args, kwargs))
+    return _run_sync(run, step, function_id, args, kwargs)
+
+
+async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a step from an async workflow; a sync function runs in a thread of its own."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        if step.is_async:
+            return await step.function(*args, **kwargs)
+        return await asyncio.to_thread(step.function, *args, **kwargs)
+    function_id = run.next_function_id(step.name)
+    if step.is_async:
+        return await _run_async(run, step, function_id, args, kwargs)
+    return await _run_async(run, _threaded(step, run), function_id, args, kwargs)
+
+
+async def _run_async(
+    run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Answer from the history, or run the step and record it."""
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return step.decode(recorded.output or "null")
+    await run.ready()
+    run.running_steps += 1
+    try:
+        return await _attempts(run, step, function_id, args, kwargs)
+    finally:
+        run.step_ended()
+
+
+async def _attempts(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tries of one step: its own retries are inside one checkpoint."""
+    started_ms = now_ms()
+    attempt = 1
+    while True:
+        token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
+        try:
+            if step.timeout is None:
+                result = await step.function(*args, **kwargs)
+            else:
+                async with asyncio.timeout(step.timeout.total_seconds()):
+                    result = await step.function(*args, **kwargs)
+            output = step.encode(result)
+        except Suspended:
+            raise
+        except Exception as error:
+            delay = step.retry.delay_after(attempt, error)
+            if delay is None:
+                given = _final(step, attempt, error)
+                text, given = as_recorded(given)
+                run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+                run.error_given = True
+                raise given from given.__cause__
+        else:
+            reach(CrashPoint.STEP_CALLED)
+            run.checkpoint(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
+            reach(CrashPoint.CHECKPOINTED)
+            return result
+        finally:
+            current_step.reset(token)
+        await asyncio.sleep(delay.total_seconds())
+        attempt += 1
+        await run.ready()
+
+
+def _final(step: Step, attempt: int, error: Exception) -> Exception:
+    """The error the workflow gets: the step's own where there was to be one try, otherwise that its tries are used up."""
+    if step.retry.attempts == 1 or isinstance(error, TerminalError) or attempt < step.retry.attempts:
+        return error
+    failed = StepFailedError(step.name, attempt, summary(error))
+    failed.__cause__ = error
+    return failed
+
+
+# -- threads --
+
+
+def in_loop(run: Run, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on the loop for a sync workflow's thread, in its context, and wait (P14: a late thread ends)."""
+    future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, current_run.get()), run.inbox.loop)
+    return future.result()
+
+
+async def _in_context(coroutine: Coroutine[Any, Any, Any], run: Run | None) -> Any:
+    current_run.set(run)
+    return await coroutine
+
+
+def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`_run_async` in the workflow's own thread: one hop to the loop a step, none to wait where nothing is pending."""
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return step.decode(recorded.output or "null")
+    started_ms = now_ms()
+    attempt = 1
+    while True:
+        if not run.is_ready():
+            in_loop(run, run.ready())
+        token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
+        try:
+            result = step.function(*args, **kwargs)
+            output = step.encode(result)
+        except Exception as error:
+            delay = step.retry.delay_after(attempt, error)
+            if delay is None:
+                given = _final(step, attempt, error)
+                text, given = as_recorded(given)
+                run.checkpoint_from_thread(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+                run.error_given = True
+                raise given from given.__cause__
+        else:
+            reach(CrashPoint.STEP_CALLED)
+            run.checkpoint_from_thread(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
+            reach(CrashPoint.CHECKPOINTED)
+            return result
+        finally:
+            current_step.reset(token)
+        run.inbox.engine.stopping.wait(delay.total_seconds())
+        attempt += 1
+
+
+def _threaded(step: Step, run: Run) -> Step:
+    """The same step with its function in a thread of the engine's, so that the loop can wait for it."""
+    function: Callable[..., Any] = step.function
+
+    async def in_thread(*args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(copy_context().run, function, *args, **kwargs)
+        thread = run.inbox.loop.run_in_executor(run.inbox.engine.step_threads, call)
+        # P14: a cancelled wait (a time-out) does not end the thread; the run lasts until it returns.
+        run.running_steps += 1
+        thread.add_done_callback(lambda _: run.step_ended())
+        return await asyncio.shield(thread)
+
+    return replace(step, function=in_thread)
+
+
+def require_loop(run: Run, name: str) -> None:
+    """Async steps are awaited on the loop."""
+    if not run.handler.is_async:
+        raise MixedCallError(
+            f"workflow {run.id}: step {name!r} is async and its workflow {run.handler.name!r} is not.\n"
+            f"  Make the workflow `async def`, or the step `def`."
+        )
+
+
+def require_thread(run: Run, name: str) -> None:
+    """Sync steps wait, and the loop must not."""
+    if run.handler.is_async:
+        raise MixedCallError(
+            f"workflow {run.id}: step {name!r} is not async and would block its async workflow {run.handler.name!r}.\n"
+            f"  Call it as `await app.run_step({name}, ...)`, which gives it a thread, or make it `async def`."
+        )

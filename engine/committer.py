@@ -1,0 +1,343 @@
+"""Everything that becomes durable: many records per transaction, one round trip.
+
+A committer has a connection and sources of its own, so that no two ever touch the same rows. It commits whatever has
+gathered since its last commit; there is no linger, the commit in progress is the linger. One flush is
+
+    BEGIN
+      partition fence         every source's progress, compare-and-set, raises (P5, P6)
+      acquire / look up       rows to wake, records below `high` (P15, P16, P18), after the fence
+      new rows                as they are now: SUCCESS, ERROR, PENDING; plain INSERT (P8)
+      checkpoints             of new rows; of earlier rows where they are still ours (P7)
+      outcomes, rests         of earlier rows, where they are still ours
+      dead letters, holds
+    COMMIT                    in the same pipeline: a fence that raises makes it a rollback
+
+What comes back is applied to the runs in one go: barriers open, keys are freed. Errors: engine/settlement.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection, AsyncCursor
+
+from engine.crashpoints import CrashPoint, reach
+from engine.flush import Flush, Work, Written
+from engine.settlement import Settlement
+from engine.store import event_dispatch_kv, operation_outputs, workflow_status
+from engine.store.statement import Statement, send
+from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.sources import Source
+
+
+class Committer:
+    """One connection's commits, one after the other."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self.sources: set[Source] = set()
+        self.connection: AsyncConnection[Any] | None = None
+        self._wanting: dict[Source, None] = {}
+        self._wake = asyncio.Event()
+        self._settlement = Settlement(self)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin committing."""
+        self._task = self.engine.loop.create_task(self._commit_for_ever(), name=self.name)
+
+    async def stop(self) -> None:
+        """End after the flush under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self.connection is not None:
+            await self.connection.close()
+
+    def cut(self) -> None:
+        """As a crash: nothing more is sent, whatever is in flight is left to the server."""
+        if self._task is not None:
+            self._task.cancel()
+        if self.connection is not None:
+            self.connection.pgconn.finish()
+
+    def wants(self, source: Source) -> None:
+        """A source has work."""
+        self._wanting[source] = None
+        self._wake.set()
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            wanting, self._wanting = self._wanting, {}
+            try:
+                for flush in self._gathered(wanting):
+                    await self.commit(flush)
+            except Exception as error:
+                self.engine.failed(error)
+                raise
+            self.engine.pump()
+
+    def _gathered(self, wanting: dict[Source, None]) -> Iterator[Flush]:
+        """What has gathered: one flush of all journaled sources, one for each fused group (P19)."""
+        room = self.engine.settings.flush_rows_max
+        shared = Flush(self.engine.executor_id)
+        for source in wanting:
+            if source.is_gone:
+                continue
+            flush = Flush(self.engine.executor_id) if source.is_fused else shared
+            taken = source.take_into(flush, room)
+            if source.is_fused:
+                yield flush
+            else:
+                room -= taken
+            if source.has_work:
+                self.wants(source)
+        yield shared
+
+    async def commit(self, flush: Flush) -> None:
+        """Make a flush durable, whatever it takes; sources that are lost on the way are dropped, alone."""
+        pending = [flush]
+        while pending:
+            current = pending.pop(0)
+            current.prune()
+            if current.is_empty:
+                continue
+            started = time.perf_counter()
+            try:
+                written = await self.send(current)
+            except Exception as error:
+                pending[:0] = await self._settlement.after(current, error)
+                continue
+            self._settlement.clear_weather()
+            self.apply(current, written, time.perf_counter() - started)
+
+    # -- sending --
+
+    async def connected(self) -> AsyncConnection[Any]:
+        """The connection, opened anew where it broke."""
+        if self.connection is None or self.connection.closed:
+            self.connection = await self.engine.connect()
+        return self.connection
+
+    async def send(self, flush: Flush) -> Written:
+        """One transaction, one round trip."""
+        connection = await self.connected()
+        schema = self.engine.settings.schema
+        cursors: dict[str, AsyncCursor[Any]] = {}
+
+        async def put(name: str, statement: Statement[Any]) -> None:
+            cursors[name] = await send(connection, schema, statement)
+
+        reach(CrashPoint.FLUSH_BUILT)
+        async with connection.pipeline():
+            async with connection.transaction():
+                if flush.group is not None:
+                    await flush.group.run(connection)
+                for name, statement in statements(flush):
+                    await put(name, statement)
+            reach(CrashPoint.FLUSH_SENT)
+        written = Written()
+        if cursor := cursors.get("acquire"):
+            written.acquired = {row.workflow_id: row for row in await cursor.fetchall()}
+        if cursor := cursors.get("look_up"):
+            written.found = {row.workflow_id: row for row in await cursor.fetchall()}
+        if cursor := cursors.get("histories"):
+            histories: dict[str, list[Any]] = defaultdict(list)
+            for row in await cursor.fetchall():
+                histories[row.workflow_id].append(row)
+            written.histories = histories
+        if cursor := cursors.get("checkpoints_owned"):
+            written.checkpoints = set(await cursor.fetchall())
+        if cursor := cursors.get("finish"):
+            written.finished = {row[0] for row in await cursor.fetchall()}
+        if cursor := cursors.get("rest"):
+            written.rested = {row[0] for row in await cursor.fetchall()}
+        return written
+
+    # -- applying --
+
+    def apply(self, flush: Flush, written: Written, duration_s: float) -> None:
+        """The flush is durable: tell everyone."""
+        reach(CrashPoint.FLUSH_DURABLE)
+        telemetry = self.engine.telemetry
+        for part in flush.parts:
+            part.source.written(part)
+        finished: dict[tuple[str, Any], list[float]] = defaultdict(list)
+        steps: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        now = time.time()
+        qualified: list[Work] = []
+        # First what stands in the database, for all; then what follows from it: a finished holder starts its
+        # follower, whose own row may have come with the same flush.
+        for work in flush.works:
+            run = work.run
+            run.submitted = False
+            if not flush.qualified(work, written):
+                run.inbox.refuse(run, "cancelled or taken over")
+                continue
+            qualified.append(work)
+            if work.inserts:
+                run.inbox.offsets.settle(run.offset)
+                run.row = work.row_after
+            run.durable += len(work.checkpoints)
+            for checkpoint in work.checkpoints:
+                run.durable_ids.append(checkpoint.function_id)
+                outcome = "success" if checkpoint.error is None else "error"
+                steps[run.handler.name, checkpoint.name, outcome].append(
+                    (checkpoint.ended_ms - checkpoint.started_ms) / 1000
+                )
+            if work.checkpoints and run.recovery_attempts:
+                run.recovery_attempts = run.alone_deaths = 0
+        for work in qualified:
+            run, inbox, ending = work.run, work.run.inbox, work.ending
+            if run.waiters:
+                run.wake_waiters()
+            if ending is not None:
+                if ending.is_final:
+                    began_ms = run.record.timestamp_ms if run.record is not None else run.started_ms
+                    finished[run.handler.name, ending.status].append(max(0.0, now - (began_ms or now * 1000) / 1000))
+                    if ending.reason:
+                        inbox.source.dead_lettered(run, ending)
+                inbox.finished(run)
+            elif work.inserts:
+                inbox.persisted(run)
+            if run.unsent or (run.ending is not None and run.ending is not ending):
+                run.submit()
+        for part in flush.parts:
+            part.source.inbox.offsets.advance()
+            part.apply_reads(written)
+        for (handler, status), latencies in finished.items():
+            telemetry.emit(WorkflowsFinished(handler, status, latencies))
+        for (handler, step, outcome), durations in steps.items():
+            telemetry.emit(StepsFinished(handler, step, outcome, durations))
+        telemetry.emit(
+            Flushed(
+                kind="fused" if flush.group is not None else "journaled",
+                duration_s=duration_s,
+                rows=sum(work.inserts for work in flush.works),
+                checkpoints=sum(len(work.checkpoints) for work in flush.works),
+                outcomes=sum(work.ending is not None for work in flush.works),
+                partitions=len(flush.parts),
+            )
+        )
+
+
+def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:
+    """A flush as statements, in the order they are sent; each with its name."""
+    made: list[tuple[str, Statement[Any]]] = [("fence", _fence(flush))]
+    acquires = [(run, part) for part in flush.parts for run in part.acquires]
+    if acquires:
+        ids = [run.id for run, _ in acquires]
+        owners = [run.inbox.token for run, _ in acquires]
+        retried = [(run.id, run.inbox.token) for run, _ in acquires if run.wake_at is not None]
+        made.append(("acquire", workflow_status.acquire(executor_id=flush.executor_id, ids=ids, owners=owners)))
+        if retried:
+            made.append(
+                (
+                    "delete_errors",
+                    operation_outputs.delete_errors(ids=[i for i, _ in retried], owners=[o for _, o in retried]),
+                )
+            )
+        made.append(("histories", operation_outputs.of_workflows(ids=ids)))
+    looked = [run.id for run, _ in acquires] + [i for part in flush.parts for i in part.look_ups]
+    if looked:
+        made.append(("look_up", workflow_status.look_up(ids=looked)))
+    new = [work for work in flush.works if work.inserts]
+    old = [work for work in flush.works if not work.inserts]
+    if new:
+        made.append(("insert", _insert(flush, new)))
+        if any(work.checkpoints for work in new):
+            made.append(("checkpoints_new", _checkpoints(new)))
+    if any(work.checkpoints for work in old):
+        made.append(("checkpoints_owned", _checkpoints_owned(old)))
+        forgiven = [work.run.id for work in old if work.checkpoints and work.run.recovery_attempts]
+        if forgiven:
+            made.append(("reset_blame", workflow_status.reset_blame(ids=forgiven)))
+    if ended := [work for work in old if work.ending is not None and work.ending.is_final]:
+        made.append(("finish", _finish(ended)))
+    if resting := [work for work in old if work.rests]:
+        made.append(("rest", _rest(resting)))
+    if buried := [work for work in flush.works if work.ending is not None and work.ending.reason]:
+        made.append(("dead_letters", flush.dead_letters(buried)))
+        if held := [work for work in buried if work.ending is not None and work.ending.hold is not None]:
+            made.append(("holds", flush.holds(held)))
+    return made
+
+
+def _fence(flush: Flush) -> Statement[Any]:
+    parts = sorted(flush.parts, key=lambda part: (part.source.ref.service_name, part.source.ref.key))
+    flush.parts[:] = parts
+    return event_dispatch_kv.fence(
+        services=[part.source.ref.service_name for part in parts],
+        keys=[part.source.ref.key for part in parts],
+        epochs=[part.source.epoch for part in parts],
+        held=[part.source.value for part in parts],
+        written=[part.value for part in parts],
+    )
+
+
+def _insert(flush: Flush, new: Sequence[Any]) -> Statement[Any]:
+    columns: list[list[Any]] = [[] for _ in range(15)]
+    adds = [column.append for column in columns]
+    for work in new:
+        for add, value in zip(adds, work.row(), strict=True):
+            add(value)
+    names = (
+        "ids statuses names versions requests inputs outputs errors owners sources offsets keys starts attempts wakes"
+    ).split()
+    return workflow_status.insert(executor_id=flush.executor_id, **dict(zip(names, columns, strict=True)))
+
+
+def _checkpoints(works: Sequence[Any]) -> Statement[Any]:
+    rows = [(work.run.id, c) for work in works for c in work.checkpoints]
+    return operation_outputs.insert(
+        ids=[i for i, _ in rows],
+        function_ids=[c.function_id for _, c in rows],
+        names=[c.name for _, c in rows],
+        outputs=[c.output for _, c in rows],
+        errors=[c.error for _, c in rows],
+        starts=[c.started_ms for _, c in rows],
+        ends=[c.ended_ms for _, c in rows],
+    )
+
+
+def _checkpoints_owned(works: Sequence[Any]) -> Statement[Any]:
+    rows = [(work.run, c) for work in works for c in work.checkpoints]
+    return operation_outputs.insert_owned(
+        ids=[run.id for run, _ in rows],
+        owners=[run.owner for run, _ in rows],
+        function_ids=[c.function_id for _, c in rows],
+        names=[c.name for _, c in rows],
+        outputs=[c.output for _, c in rows],
+        errors=[c.error for _, c in rows],
+        starts=[c.started_ms for _, c in rows],
+        ends=[c.ended_ms for _, c in rows],
+    )
+
+
+def _finish(works: Sequence[Any]) -> Statement[Any]:
+    return workflow_status.finish(
+        ids=[work.run.id for work in works],
+        owners=[work.run.owner for work in works],
+        statuses=[work.ending.status for work in works],
+        outputs=[work.ending.output for work in works],
+        errors=[work.ending.error for work in works],
+    )
+
+
+def _rest(works: Sequence[Any]) -> Statement[Any]:
+    return workflow_status.rest(
+        ids=[work.run.id for work in works],
+        owners=[work.run.owner for work in works],
+        attempts=[work.ending.attempt if work.ending else None for work in works],
+        wakes=[work.ending.wake_at if work.ending else None for work in works],
+    )

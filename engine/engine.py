@@ -1,0 +1,460 @@
+"""The engine of one process: opens what it needs, starts its services in order, drains and stops them.
+
+    start   check the schema ─▶ pool ─▶ lease (registers the executor) ─▶ committers ─▶ scan
+    stop    release every source ─▶ wait for running steps, at most `drain` ─▶ leave ─▶ close
+    abort   as a crash: nothing more is written, connections are cut (for tests)
+
+An executor that finds itself dead, or its database gone back, abandons everything in memory, waits for its threads
+and registers anew under a new ID (P2, P4); the process goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from engine import migrations
+from engine.committer import Committer
+from engine.errors import ConfigurationError
+from engine.failures import summary
+from engine.fused import journaled
+from engine.handlers import Handler, HandlerKind
+from engine.ids import ExecutorId, SourceRef, new_executor_id
+from engine.late import LateRuns
+from engine.leases import Lease
+from engine.pool import Pool, connect, explain_connect_error
+from engine.runner import Phase, Row, Run, Standing
+from engine.scan import Scan
+from engine.settings import EngineSettings
+from engine.sources import Source, Sources
+from engine.store import executor
+from engine.store.executor import Renewal
+from engine.store.statement import send
+from engine.suspects import Suspects
+from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
+
+REBIRTH_WAIT_S = 1.0
+"""Between two tries to register anew while Postgres is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSnapshot:
+    """Gauges of one claimed partition.
+
+    Attributes:
+        next, high, position: Stored progress; 1 + highest persisted; next offset expected from Kafka.
+        in_flight: Workflows known here that are not terminal.
+        backlog: Records delivered that wait for room.
+        parked: Rows at rest behind their keys.
+        oldest_ms: Timestamp of the oldest record that waits or runs, epoch ms; `None` if there is none.
+    """
+
+    ref: SourceRef
+    epoch: int
+    next: int
+    high: int
+    position: int
+    in_flight: int
+    backlog: int
+    parked: int
+    blocked_keys: int
+    held: str | None
+    congested: bool
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """Gauges of one engine."""
+
+    executor_id: str
+    sources: tuple[SourceSnapshot, ...]
+    in_flight: int
+    in_flight_bytes: int
+    backlog_bytes: int
+    late_runs: int
+    lease_silence_s: float
+    lease_is_valid: bool
+    pool: Mapping[str, int]
+
+
+class DatabaseFence:
+    """The newest timeline and WAL position seen: the database never goes back under a live process (P4)."""
+
+    def __init__(self) -> None:
+        self.timeline = ""
+        self.lsn = "0/0"
+        self._position = 0
+
+    def saw(self, lsn: str) -> None:
+        """Note a WAL position; the highest counts."""
+        high, _, low = lsn.partition("/")
+        position = (int(high, 16) << 32) | int(low, 16)
+        if position > self._position:
+            self._position, self.lsn = position, lsn
+
+    def is_behind(self, timeline: str, lsn: str) -> bool:
+        """Whether a reading is older than one before it."""
+        high, _, low = lsn.partition("/")
+        return bool(self.timeline) and (
+            timeline != self.timeline or ((int(high, 16) << 32) | int(low, 16)) < self._position
+        )
+
+    def reset(self) -> None:
+        """After registering anew: what was seen belongs to another history."""
+        self.timeline, self.lsn, self._position = "", "0/0", 0
+
+
+class Engine:
+    """One executor: durable execution of handlers over its sources. All methods belong to its loop."""
+
+    def __init__(
+        self, settings: EngineSettings, handlers: Mapping[str, Handler], telemetry: Telemetry | None = None
+    ) -> None:
+        self.settings = settings
+        self.telemetry = telemetry or Telemetry()
+        self.executor_id: ExecutorId = new_executor_id()
+        self.version = ""
+        self._handlers = dict(handlers)
+        self._bodies: dict[str, Callable[..., Any]] = {
+            name: handler.function if handler.kind is HandlerKind.JOURNALED else journaled(handler)
+            for name, handler in handlers.items()
+        }
+        self.database = DatabaseFence()
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self.backlog_bytes = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.stopping = threading.Event()
+        self.is_aborted = False
+        self.failure: asyncio.Future[BaseException]
+        self.loop: asyncio.AbstractEventLoop
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._watched: deque[tuple[float, Run]] = deque()
+        self._ticking = False
+        self._alive = asyncio.Event()
+        self._reborn: asyncio.Task[None] | None = None
+        self._pumping = 0
+        self._is_started = False
+
+    # -- life --
+
+    async def start(self) -> None:
+        """Open everything and register.
+
+        Raises:
+            ConfigurationError: The database cannot be reached, or is not set up; the message says what to do.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.failure = self.loop.create_future()
+        self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler")
+        self.step_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="step")
+        self.pool = Pool(self.settings)
+        self.sources = Sources(self)
+        self.late = LateRuns(self)
+        self.suspects = Suspects(self)
+        self.lease = Lease(self)
+        self.scan = Scan(self)
+        self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]
+        kinds = {handler.kind for handler in self._handlers.values()}
+        self.fused_committers = (
+            [Committer(self, f"fused-{n}") for n in range(self.settings.committers)]
+            if kinds - {HandlerKind.JOURNALED}
+            else []
+        )
+        await self._check_schema()
+        await self.pool.open()
+        await asyncio.to_thread(self.lease.start)
+        self._alive.set()
+        self.telemetry.emit(ExecutorStarted(self.executor_id, self.settings.executor_name or ""))
+        for committer in (*self.committers, *self.fused_committers):
+            committer.start()
+        self.scan.start()
+        self._is_started = True
+
+    async def stop(self, drain: timedelta = timedelta(seconds=30)) -> None:
+        """Release every source and wait for the steps that still run, at most `drain`; then close (P11)."""
+        if not self._is_started:
+            return
+        self._is_started = False
+        deadline = time.monotonic() + drain.total_seconds()
+        await self.scan.stop()
+        releases = [self.spawn(source.release()) for source in self.sources.attached()]
+        if releases:
+            await asyncio.wait(releases, timeout=max(0.0, deadline - time.monotonic()))
+        await self.late.all_ended(max(0.0, deadline - time.monotonic()))
+        self.stopping.set()
+        for committer in (*self.committers, *self.fused_committers):
+            await committer.stop()
+        await self._end_tasks()
+        await asyncio.to_thread(self.lease.stop, leave=True)
+        await self.pool.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.step_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def abort(self) -> None:
+        """End as a crash does: nothing more is written, whatever was sent is the server's. For tests."""
+        self.is_aborted = True
+        self._is_started = False
+        self.stopping.set()
+        self.lease.cut()
+        for committer in (*self.committers, *self.fused_committers):
+            committer.cut()
+        for source in self.sources.attached():
+            source.drop("aborted")
+        await self.scan.stop()
+        await self._end_tasks()
+        await asyncio.to_thread(self.lease.stop, leave=False)
+        await self.pool.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.step_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _end_tasks(self) -> None:
+        tasks = [task for task in (*self.tasks, *self._spawned) if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    async def _check_schema(self) -> None:
+        try:
+            connection = await connect(self.settings, "onceflow start")
+        except psycopg.OperationalError as error:
+            raise explain_connect_error(error, self.settings.conninfo) from error
+        async with connection:
+            await migrations.check(connection, self.settings.schema)
+
+    # -- for the parts --
+
+    def handler(self, name: str) -> Handler:
+        """A registered handler."""
+        try:
+            return self._handlers[name]
+        except KeyError:
+            raise ConfigurationError(f"no handler {name!r} is registered") from None
+
+    def body_of(self, handler: Handler) -> Callable[..., Any]:
+        """A handler as the code of a workflow: fused ones with one transactional step."""
+        return self._bodies[handler.name]
+
+    def committer_for(self, source: Source) -> Committer:
+        """The committer with the fewest sources; fused handlers have their own, which run user code."""
+        choice = self.fused_committers if source.is_fused else self.committers
+        committer = min(choice, key=lambda each: len(each.sources))
+        committer.sources.add(source)
+        return committer
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """A connection for a committer."""
+        return await connect(self.settings, "onceflow committer")
+
+    def has_room(self) -> bool:
+        """Whether another workflow may begin (I10)."""
+        return (
+            self.in_flight < self.settings.in_flight_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
+        )
+
+    def pump(self) -> None:
+        """Give room that came free to whoever waits, each source first in its turn."""
+        sources = self.sources.attached()
+        if not sources:
+            return
+        self._pumping = (self._pumping + 1) % len(sources)
+        for source in sources[self._pumping :] + sources[: self._pumping]:
+            source.inbox.pump()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task with an owner: its failure is the engine's."""
+
+        async def owned() -> None:
+            try:
+                await coroutine
+            except psycopg.Error as error:
+                self.telemetry.emit(ServiceFailed(coroutine.__qualname__, error, None))
+            except Exception as error:
+                self.failed(error)
+
+        task = self.loop.create_task(owned())
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+        return task
+
+    def failed(self, error: BaseException) -> None:
+        """The engine cannot go on: whoever runs it ends the process."""
+        if self.is_aborted:
+            return
+        self.telemetry.emit(ServiceFailed("engine", error, None))
+        if not self.failure.done():
+            self.failure.set_result(error)
+
+    def notify(self, channel: str, payload: str) -> None:
+        """Send a hint, without waiting for it."""
+        if self._is_started or self.sources.current:
+            self.spawn(self._notify(channel, payload))
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        async with self.pool.connection() as connection:
+            await send(connection, self.settings.schema, executor.notify(channel=channel, payload=payload))
+
+    # -- first need (P8) --
+
+    def watch(self, run: Run) -> None:
+        """Give a run its row if it still has none after `persist_after`."""
+        self._watched.append((run.entered_at + self.settings.persist_after.total_seconds(), run))
+        if not self._ticking:
+            self._ticking = True
+            self.loop.call_later(self.settings.persist_after.total_seconds() / 2, self._tick)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        watched = self._watched
+        while watched and watched[0][0] <= now:
+            run = watched.popleft()[1]
+            if (
+                run.row is Row.NONE
+                and run.standing is Standing.ACTIVE
+                and run.inbox.is_open
+                and run.phase in (Phase.WAITING, Phase.RUNNING)
+            ):
+                run.needs_first_row = True
+                run.submit()
+        if watched:
+            self.loop.call_later(self.settings.persist_after.total_seconds() / 2, self._tick)
+        else:
+            self._ticking = False
+
+    def watch_foreign(self, run: Run) -> None:
+        """Look again at a row that another live executor's late run owns."""
+        self.scan.watch_foreign(run)
+
+    def late_run_ended(self, run: Run) -> None:
+        """A released run's code has ended: its row is decided under the row fence, after the release flush (P12)."""
+        if run.inbox.source.is_released:
+            self.late.add(run)
+            self.spawn(self.late.hand_over(run))
+
+    # -- the lease --
+
+    def from_thread(self, function: Callable[..., None], *args: Any) -> None:
+        """Call on the loop, from the lease's thread."""
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            pass  # the loop has ended
+
+    def emit_from_thread(self, event: Event) -> None:
+        """Tell observers from the lease's thread."""
+        self.from_thread(self.telemetry.emit, event)
+
+    def hinted_from_thread(self, channel: str, payload: str) -> None:
+        """A hint arrived."""
+        self.from_thread(self._hinted, channel, payload)
+
+    def _hinted(self, channel: str, payload: str) -> None:
+        if channel == "processor_rows":
+            self.scan.hint()
+        else:
+            self.sources.woken.set()
+
+    def renewed(self, renewal: Renewal, known: Mapping[tuple[str, str], tuple[int, int]]) -> None:
+        """A heartbeat's reply: `known` is (epoch, flush number) of each source before it was sent (P1, P4)."""
+        if self.database.is_behind(renewal.timeline, renewal.lsn):
+            self.went_back(f"timeline {renewal.timeline} at {renewal.lsn} after {self.database.lsn}")
+            return
+        self.database.timeline = renewal.timeline
+        self.database.saw(renewal.lsn)
+        if (reason := self.sources.compare(renewal.progress or [], known)) is not None:
+            self.went_back(reason)
+            return
+        for service, key, requester, generation, alive in renewal.requests or []:
+            self.spawn(self.sources.answer(service, key, ExecutorId(requester), generation, requester_alive=alive))
+
+    def died(self, reason: str) -> None:
+        """This executor was marked dead: drop everything, register anew (P2)."""
+        self._abandon(reason)
+
+    def went_back(self, reason: str) -> None:
+        """The database lost commits: nothing in memory can be trusted (P4)."""
+        self._abandon(f"the database went back: {reason}")
+
+    def _abandon(self, reason: str) -> None:
+        if self._reborn is not None or self.is_aborted or not self._is_started:
+            return
+        self._alive.clear()
+        self.lease.invalidate()
+        self.telemetry.emit(ExecutorLost(self.executor_id, reason))
+        for source in self.sources.attached():
+            source.drop(reason)
+        self._reborn = self.loop.create_task(self._register_anew())
+
+    async def _register_anew(self) -> None:
+        # Threads and steps of the old executor end first, as far as they do within a lease; the keys of those
+        # that do not stay taken (P12).
+        await self.late.all_ended(self.settings.lease.total_seconds())
+        await asyncio.to_thread(self.lease.stop, leave=True)
+        self.executor_id = new_executor_id()
+        self.database.reset()
+        while not self.is_aborted:
+            try:
+                await asyncio.to_thread(self.lease.start)
+                break
+            except psycopg.Error as error:
+                self.telemetry.emit(ServiceFailed("lease", error, REBIRTH_WAIT_S))
+                await asyncio.sleep(REBIRTH_WAIT_S)
+        self.telemetry.emit(ExecutorStarted(self.executor_id, summary(RuntimeError("registered anew"))))
+        self._reborn = None
+        self._alive.set()
+
+    async def until_alive(self) -> None:
+        """Wait while this executor registers anew."""
+        await self._alive.wait()
+
+    # -- gauges --
+
+    def snapshot(self) -> EngineSnapshot:
+        """Gauges, read at a scrape."""
+        return EngineSnapshot(
+            executor_id=self.executor_id,
+            sources=tuple(_snapshot(source) for source in self.sources.attached()),
+            in_flight=self.in_flight,
+            in_flight_bytes=self.in_flight_bytes,
+            backlog_bytes=self.backlog_bytes,
+            late_runs=len(self.late),
+            lease_silence_s=self.lease.silence_s,
+            lease_is_valid=self.lease.is_valid(),
+            pool=self.pool.snapshot(),
+        )
+
+
+def _snapshot(source: Source) -> SourceSnapshot:
+    inbox = source.inbox
+    oldest: int | None = None
+    if inbox.runs:
+        record = next(iter(inbox.runs.values())).record
+        oldest = record.timestamp_ms if record is not None else None
+    elif inbox.backlog:
+        oldest = inbox.backlog[0].timestamp_ms
+    return SourceSnapshot(
+        ref=source.ref,
+        epoch=source.epoch,
+        next=source.progress.next,
+        high=source.progress.high,
+        position=inbox.offsets.position,
+        in_flight=len(inbox.runs),
+        backlog=len(inbox.backlog),
+        parked=inbox.parked,
+        blocked_keys=len(inbox.blocked),
+        held=source.held,
+        congested=source.congested,
+        oldest_ms=oldest,
+    )

@@ -1,0 +1,256 @@
+"""One flush: what of which runs and sources becomes durable together. Pure.
+
+A flush holds its work until it is known to be durable: it can be sent again as it is, lose the parts whose source is
+gone (`prune`), or be split in two (`halves`) to find the record that cannot be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.ids import ExecutorId, WorkflowId
+from engine.progress import Progress
+from engine.rows import headers_text, inputs_text, request_text
+from engine.runner import Checkpoint, Ending, Phase, Row, Run
+from engine.states import WorkflowStatus
+from engine.store import holds
+from engine.store.operation_outputs import CheckpointRow
+from engine.store.statement import Statement
+from engine.store.workflow_status import AcquiredRow, FoundRow
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from engine.sources import Source
+
+NOT_EMBEDDED = frozenset({"undecodable", "unstorable"})
+"""Reasons of dead letters whose bytes are stored raw, since they are not what their topic says."""
+
+
+class Group(Protocol):
+    """Fused work that runs inside the flush, before the fence (P19)."""
+
+    runs: list[Run]
+
+    async def run(self, connection: AsyncConnection[Any]) -> None: ...
+    def left_out(self) -> list[Run]: ...
+    def caused(self, error: BaseException) -> bool: ...
+    def split(self, flush: Flush, error: BaseException) -> list[Flush]: ...
+    def halved(self, flush: Flush) -> list[Flush]: ...
+    def again(self, flush: Flush) -> list[Flush]: ...
+
+
+@dataclass(slots=True)
+class Written:
+    """What a flush brought back."""
+
+    acquired: Mapping[WorkflowId, AcquiredRow] = field(default_factory=dict[WorkflowId, AcquiredRow])
+    found: Mapping[WorkflowId, FoundRow] = field(default_factory=dict[WorkflowId, FoundRow])
+    histories: Mapping[str, Sequence[CheckpointRow]] = field(default_factory=dict[str, Sequence[CheckpointRow]])
+    checkpoints: set[tuple[WorkflowId, int]] = field(default_factory=set[tuple[WorkflowId, int]])
+    finished: set[WorkflowId] = field(default_factory=set[WorkflowId])
+    rested: set[WorkflowId] = field(default_factory=set[WorkflowId])
+
+
+class Work:
+    """What of one run a flush writes."""
+
+    __slots__ = ("checkpoints", "ending", "inserts", "rests", "row_after", "run")
+
+    def __init__(self, run: Run, *, releases: bool = False) -> None:
+        self.run = run
+        self.checkpoints: list[Checkpoint]
+        self.checkpoints, run.unsent = run.unsent, []
+        self.ending: Ending | None = run.ending if run.phase is Phase.ENDED else None
+        self.inserts = run.row is Row.NONE and (
+            self.ending is not None or bool(self.checkpoints) or run.needs_first_row or releases
+        )
+        final = self.ending is not None and self.ending.is_final
+        runs = self.ending is None and (
+            run.phase is Phase.RUNNING or (run.phase is Phase.PERSISTING and not releases)
+        )
+        self.rests = not self.inserts and run.row is Row.RUNNING and (
+            (self.ending is not None and not final) or (releases and not runs and self.ending is None)
+        )
+        self.row_after = Row.RUNNING if runs or final else Row.REST
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.inserts or self.checkpoints or self.ending or self.rests)
+
+    @property
+    def size(self) -> int:
+        return 1 + len(self.checkpoints)
+
+    def row(self) -> tuple[Any, ...]:
+        """Its new row, in the order of `workflow_status.insert`."""
+        run, ending = self.run, self.ending
+        inbox, record, handler = run.inbox, run.record, run.handler
+        assert record is not None, "a run without a row has its record"
+        embeds = handler.format.embeds_json and (ending is None or ending.reason not in NOT_EMBEDDED)
+        is_open = ending is None or not ending.is_final
+        return (
+            run.id,
+            WorkflowStatus.PENDING if ending is None else ending.status,
+            handler.name,
+            handler.version,
+            request_text(record, embeds_json=embeds, stored_headers=handler.stored_headers),
+            inputs_text(record, embeds_json=embeds),
+            ending.output if ending else None,
+            ending.error if ending else None,
+            run.owner if is_open and self.row_after is Row.RUNNING else None,
+            inbox.source.name,
+            run.offset,
+            run.key,
+            run.started_ms or None,
+            ending.attempt if ending else None,
+            ending.wake_at if ending else None,
+        )
+
+
+class Part:
+    """What of one source a flush writes and reads."""
+
+    __slots__ = ("acquires", "look_ups", "progress", "releases", "source", "value")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.acquires: list[Run] = []
+        self.look_ups: list[WorkflowId] = []
+        self.releases = False
+        self.progress: Progress = source.progress
+        self.value = ""
+
+    def seal(self, works: Sequence[Work]) -> None:
+        """Compute the progress this flush writes: only what it, and those before it, make durable (I3)."""
+        source, inbox = self.source, self.source.inbox
+        inserted = {work.run.offset for work in works if work.inserts}
+        self.progress = source.progress.to(
+            next=inbox.offsets.next_with(inserted),
+            high=max(source.progress.high, source.high_min, max(inserted, default=-1) + 1),
+            released=self.releases,
+            leader_epoch=source.leader_epoch,
+            filtered=inbox.filtered,
+            skipped=inbox.skipped,
+        )
+        self.value = self.progress.encode()
+
+    def apply_reads(self, written: Written) -> None:
+        """Hand what was read under the fence to the inbox."""
+        inbox = self.source.inbox
+        for run in self.acquires:
+            if (row := written.acquired.get(run.id)) is not None:
+                inbox.acquired(run, row, written.histories.get(run.id, ()))
+            else:
+                inbox.not_acquired(run, written.found.get(run.id))
+        if self.look_ups:
+            inbox.looked_up({i: written.found[i] for i in self.look_ups if i in written.found})
+
+
+class Flush:
+    """Parts of sources, works of runs, and perhaps a fused group."""
+
+    def __init__(self, executor_id: ExecutorId) -> None:
+        self.executor_id = executor_id
+        self.parts: list[Part] = []
+        self.works: list[Work] = []
+        self.group: Group | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.parts
+
+    def prune(self) -> None:
+        """Leave out sources that are gone, and compute every part's progress anew."""
+        self.parts = [part for part in self.parts if not part.source.is_gone]
+        kept = {part.source for part in self.parts}
+        self.works = [work for work in self.works if work.run.inbox.source in kept]
+        if self.group is not None:
+            left_out = set(self.group.left_out())
+            self.works = [work for work in self.works if work.run not in left_out]
+            if not self.parts or not self.group.runs:
+                self.group = None
+        for part in self.parts:
+            part.seal([work for work in self.works if work.run.inbox.source is part.source])
+
+    def halves(self) -> list[Flush]:
+        """Two flushes with half the works each, in order; the first has the reads. Of two works or more."""
+        middle = len(self.works) // 2
+        halves: list[Flush] = []
+        for index, works in enumerate((self.works[:middle], self.works[middle:])):
+            half = Flush(self.executor_id)
+            half.works = works
+            sources = {work.run.inbox.source for work in works}
+            for part in self.parts:
+                if index == 0 and (part.acquires or part.look_ups):
+                    half.parts.append(part)
+                elif part.source in sources:
+                    copy = Part(part.source)
+                    copy.releases = part.releases and index == 1
+                    half.parts.append(copy)
+            halves.append(half)
+        if any(part.releases for part in self.parts):
+            halves[1].parts = [self._releasing(half_parts=halves[1].parts, part=part) for part in self.parts]
+        return halves
+
+    def _releasing(self, *, half_parts: list[Part], part: Part) -> Part:
+        for half_part in half_parts:
+            if half_part.source is part.source:
+                return half_part
+        copy = Part(part.source)
+        copy.releases = part.releases
+        return copy
+
+    @staticmethod
+    def qualified(work: Work, written: Written) -> bool:
+        """Whether everything a work wanted to write of an earlier row was written (P7)."""
+        if work.inserts:
+            return True
+        run = work.run
+        if any((run.id, checkpoint.function_id) not in written.checkpoints for checkpoint in work.checkpoints):
+            return False
+        if work.ending is not None and work.ending.is_final:
+            return run.id in written.finished
+        return run.id in written.rested if work.rests else True
+
+    @staticmethod
+    def dead_letters(works: Sequence[Work]) -> Statement[Any]:
+        """The dead letters of the works that failed for good."""
+        rows = [(work.run, work.ending, work.run.record) for work in works]
+        return holds.bury(
+            ids=[run.id for run, _, _ in rows],
+            statuses=[ending.status if ending else "" for _, ending, _ in rows],
+            handlers=[run.handler.name for run, _, _ in rows],
+            services=[run.inbox.source.ref.service_name for run, _, _ in rows],
+            topics=[run.inbox.source.ref.topic for run, _, _ in rows],
+            partitions=[run.inbox.source.ref.partition for run, _, _ in rows],
+            offsets=[run.offset for run, _, _ in rows],
+            keys=[record.key if record else None for _, _, record in rows],
+            values=[record.value if record else None for _, _, record in rows],
+            headers=[
+                headers_text(_stored(run, record.headers)) if record and record.headers else None
+                for run, _, record in rows
+            ],
+            timestamps=[record.timestamp_ms if record else 0 for _, _, record in rows],
+            reasons=[ending.reason if ending else "" for _, ending, _ in rows],
+            errors=[(ending.error or "{}") if ending else "{}" for _, ending, _ in rows],
+        )
+
+    @staticmethod
+    def holds(works: Sequence[Work]) -> Statement[Any]:
+        """The holds that come with endings."""
+        placed = [(work.run, work.ending.hold) for work in works if work.ending and work.ending.hold]
+        return holds.place(
+            services=[run.inbox.source.ref.service_name for run, _ in placed],
+            keys=[run.inbox.source.ref.key for run, _ in placed],
+            ordering_keys=[hold[1] for _, hold in placed],
+            kinds=[hold[0] for _, hold in placed],
+            reasons=[hold[2] for _, hold in placed],
+            workflows=[run.id for run, _ in placed],
+        )
+
+
+def _stored(run: Run, headers: Any) -> Any:
+    return tuple(header for header in headers if header[0] in run.handler.stored_headers)

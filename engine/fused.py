@@ -1,0 +1,222 @@
+"""Transactional and batch handlers: effect, outcome and progress in one commit, for many records (P19).
+
+A group spans one partition, in offset order, and skips keys that are taken: it runs inside its flush, between BEGIN
+and the fence, so nothing is written before and nothing survives if the partition is no longer ours. When a handler
+fails the whole flush is rolled back and the group halved until the poison record stands alone; that one becomes a
+journaled workflow (retry, then its failure policy), its key waits, the rest goes on. No savepoint a record: it would
+cost every record for the sake of the few that fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection
+
+from engine.crashpoints import CrashPoint, reach
+from engine.current import current_run
+from engine.errors import EngineError
+from engine.failures import summary
+from engine.faults import CONFLICT_ATTEMPTS, is_conflict, is_weather_error
+from engine.flush import Flush, Part, Work
+from engine.handlers import Handler, HandlerKind, TransactionStep
+from engine.runner import Encoded, Ending, Phase, Run
+from engine.states import WorkflowStatus
+from engine.transaction import SyncTransaction, Transaction, name_statement
+from engine.transactional import begin_user_transaction, call_transaction
+
+if TYPE_CHECKING:
+    from engine.inbox import Inbox
+
+
+class GroupFailedError(EngineError):
+    """A fused handler raised; its `__cause__` is what. Everything of the group was rolled back."""
+
+    def __init__(self, group: FusedGroup, error: BaseException) -> None:
+        super().__init__(summary(error))
+        self.group = group
+
+
+class FusedGroup:
+    """Records of one partition that one transaction handles."""
+
+    def __init__(self, inbox: Inbox, runs: list[Run], conflicts: int = 0) -> None:
+        self.inbox = inbox
+        self.runs = runs
+        self._conflicts = conflicts
+        self._transaction: Transaction | None = None
+        for run in runs:
+            run.phase = Phase.ENDED
+            run.ending = Ending(WorkflowStatus.SUCCESS, output="null")
+
+    # -- running --
+
+    async def run(self, connection: AsyncConnection[Any]) -> None:
+        """Run the handler over the group, in the open transaction."""
+        engine = self.inbox.engine
+        await engine.lease.wait_until_valid()
+        await begin_user_transaction(connection, idle_ms=engine.settings.idle_ms)
+        transaction = self._transaction = Transaction(connection)
+        try:
+            await self._call(transaction)
+        except Exception as error:
+            name_statement(error, transaction)
+            raise GroupFailedError(self, error) from error
+        finally:
+            transaction.end()
+        reach(CrashPoint.FUSED_CALLED)
+
+    async def _call(self, transaction: Transaction) -> None:
+        handler = self.inbox.handler
+        if not handler.is_async:
+            tx = SyncTransaction(transaction, self.inbox.loop)
+            context = copy_context()
+            await self.inbox.loop.run_in_executor(
+                self.inbox.engine.threads, context.run, self._call_sync, handler, tx
+            )
+            await tx.send()
+        elif handler.kind is HandlerKind.BATCH:
+            await handler.function(transaction, [run.argument for run in self.runs])
+        else:
+            for run in self.runs:
+                current_run.set(run)
+                result = await handler.function(transaction, run.argument)
+                if result is not None:
+                    _ending(run).output = handler.encode(result)
+            current_run.set(None)
+
+    def _call_sync(self, handler: Handler, tx: SyncTransaction) -> None:
+        if handler.kind is HandlerKind.BATCH:
+            handler.function(tx, [run.argument for run in self.runs])
+            return
+        for run in self.runs:
+            current_run.set(run)
+            result = handler.function(tx, run.argument)
+            if result is not None:
+                _ending(run).output = handler.encode(result)
+
+    # -- failing --
+
+    def left_out(self) -> list[Run]:
+        """Runs whose key was taken since the group was formed: they wait behind its holder."""
+        keys = self.inbox.keys
+        out = [run for run in self.runs if run.key is not None and run.key in keys]
+        if out:
+            self.runs = [run for run in self.runs if run not in out]
+            for run in out:
+                self.inbox.left_behind(run)
+        return out
+
+    def caused(self, error: BaseException) -> bool:
+        """Whether an error of the flush is about the user's statements, which may surface after them."""
+        if isinstance(error, GroupFailedError):
+            return True
+        transaction = self._transaction
+        return transaction is not None and transaction.failed_statement() is not None
+
+    def split(self, flush: Flush, error: BaseException) -> list[Flush]:
+        """Halve the group, or let the record that stands alone become a workflow of its own."""
+        if is_weather_error(error):
+            return self.halved(flush)
+        if is_conflict(error) and self._conflicts < CONFLICT_ATTEMPTS:
+            return self._flushes(flush, self._halves(), conflicts=self._conflicts + 1)
+        if len(self.runs) > 1:
+            return self._flushes(flush, self._halves())
+        poison = self.runs[0]
+        flush.group = None
+        flush.works = [work for work in flush.works if work.run is not poison]
+        self.inbox.poison(poison)
+        return [flush]
+
+    def halved(self, flush: Flush) -> list[Flush]:
+        """Smaller groups after bad weather: a transaction that was too large may fit in two."""
+        return self._flushes(flush, self._halves() if len(self.runs) > 1 else [self.runs])
+
+    def again(self, flush: Flush) -> list[Flush]:
+        """The same group as a whole: its commit is known not to have happened (P23)."""
+        return self._flushes(flush, [self.runs])
+
+    def _halves(self) -> list[list[Run]]:
+        if len(self.runs) < 2:
+            return [self.runs]
+        middle = len(self.runs) // 2
+        return [self.runs[:middle], self.runs[middle:]]
+
+    def _flushes(self, flush: Flush, groups: Sequence[list[Run]], *, conflicts: int = 0) -> list[Flush]:
+        """One flush for each group; the first keeps the other works and the reads, the last a release."""
+        mine = set(self.runs)
+        others = [work for work in flush.works if work.run not in mine]
+        made: list[Flush] = []
+        for index, runs in enumerate(groups):
+            new = Flush(flush.executor_id)
+            part = Part(self.inbox.source)
+            for old in flush.parts:
+                if index == 0:
+                    part.acquires, part.look_ups = old.acquires, old.look_ups
+                if index == len(groups) - 1:
+                    part.releases = old.releases
+            new.parts = [part]
+            new.group = FusedGroup(self.inbox, runs, conflicts)
+            new.works = (others if index == 0 else []) + [Work(run) for run in runs]
+            made.append(new)
+        return made
+
+
+def group_of(inbox: Inbox) -> FusedGroup | None:
+    """Take the next group out of an inbox: up to the handler's size, without taken keys."""
+    runs: list[Run] = []
+    while inbox.group and len(runs) < inbox.handler.batch_max:
+        run = inbox.group.popleft()
+        if run.key is not None and run.key in inbox.keys:
+            inbox.left_behind(run)
+        else:
+            runs.append(run)
+    return FusedGroup(inbox, runs) if runs else None
+
+
+def journaled(handler: Handler) -> Callable[..., Any]:
+    """A fused handler as the body of a workflow with one transactional step: for poison and after a death (P21)."""
+    function = handler.function
+    if handler.kind is HandlerKind.BATCH:
+        function = _batch_of_one(handler)
+    step = TransactionStep(
+        name=handler.name,
+        function=function,
+        is_async=handler.is_async,
+        encode=handler.encode,
+        decode=Encoded,
+    )
+    if handler.is_async:
+
+        async def body(argument: Any) -> Any:
+            return await call_transaction(step, (argument,), {})
+
+        return body
+
+    def sync_body(argument: Any) -> Any:
+        return call_transaction(step, (argument,), {})
+
+    return sync_body
+
+
+def _batch_of_one(handler: Handler) -> Callable[..., Any]:
+    if handler.is_async:
+
+        async def one(tx: Any, argument: Any) -> None:
+            await handler.function(tx, [argument])
+
+        return one
+
+    def sync_one(tx: Any, argument: Any) -> None:
+        handler.function(tx, [argument])
+
+    return sync_one
+
+
+def _ending(run: Run) -> Ending:
+    assert run.ending is not None, "a grouped run has its ending from the start"
+    return run.ending
+
+

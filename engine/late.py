@@ -1,0 +1,200 @@
+"""Late runs: code of a partition that has left, still running here (P12–P14).
+
+A run that outlives its release goes on to the end of its running steps; then, under the row fence, its checkpoints
+and its outcome are written, or its row is handed over ownerless, and a hint is sent. A run whose claim was lost is
+abandoned: its result is dropped. Either way its key runs nowhere in this process until it has ended, also when the
+partition comes back (P13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.faults import Fault, fault_of
+from engine.flush import Flush, Work
+from engine.runner import Phase, Run, Standing
+from engine.store import executor, operation_outputs, workflow_status
+from engine.store.statement import send
+from engine.telemetry import HandedOver, LateResultRefused
+from engine.transactional import WEATHER_WAIT_MAX_S, row_fence
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+ROWS_CHANNEL = "processor_rows"
+ORPHANS_MAX = 1_000
+
+
+class LateRuns:
+    """The late runs of this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._runs: set[Run] = set()
+        self._waiting: dict[tuple[str, object], list[Run]] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        """A run outlived its claim."""
+        self._runs.add(run)
+        self._empty.clear()
+
+    def holds(self, run: Run) -> bool:
+        """Whether an abandoned run here still has this run's key, or is of its record; then `run` goes on after it."""
+        if not self._runs:
+            return False
+        place = _place(run)
+        for late in self._runs:
+            if late.standing is Standing.ABANDONED and (_place(late) == place or late.id == run.id):
+                self._waiting.setdefault(_place(late), []).append(run)
+                return True
+        return False
+
+    def ended(self, run: Run) -> None:
+        """A late run's code has ended and its row is decided, or was never ours to decide."""
+        self._runs.discard(run)
+        if not self._runs:
+            self._empty.set()
+        place = _place(run)
+        if not any(_place(late) == place for late in self._runs):
+            for waiting in self._waiting.pop(place, []):
+                waiting.inbox.go(waiting)
+
+    async def all_ended(self, timeout_s: float) -> bool:
+        """Wait until none is left, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def hand_over(self, run: Run) -> None:
+        """Write what a late run has done, and its outcome or nobody as its owner, under the row fence (P12)."""
+        wait_s = 0.05
+        while run.standing is Standing.LATE and not self._engine.is_aborted:
+            try:
+                await self._write(run)
+                break
+            except psycopg.Error as error:
+                fault = fault_of(error)
+                if fault is Fault.WEATHER:
+                    await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
+                    wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
+                    continue
+                if fault is Fault.CONFLICT:
+                    break  # the reply of our own commit was lost: it stands (P24)
+                if fault is Fault.WENT_BACK:
+                    self._engine.went_back(str(error))
+                self._engine.telemetry.emit(LateResultRefused(run.id, str(error).split("\n", 1)[0]))
+                break
+        run.phase = Phase.DONE
+        self.ended(run)
+
+    async def _write(self, run: Run) -> None:
+        engine = self._engine
+        schema = engine.settings.schema
+        work = Work(run)
+        try:
+            async with engine.pool.connection() as connection, connection.pipeline(), connection.transaction():
+                fenced = await send(
+                    connection, schema, row_fence(run, timeline=engine.database.timeline, lsn=engine.database.lsn)
+                )
+                if work.checkpoints:
+                    await send(
+                        connection,
+                        schema,
+                        operation_outputs.insert(
+                            ids=[run.id] * len(work.checkpoints),
+                            function_ids=[c.function_id for c in work.checkpoints],
+                            names=[c.name for c in work.checkpoints],
+                            outputs=[c.output for c in work.checkpoints],
+                            errors=[c.error for c in work.checkpoints],
+                            starts=[c.started_ms for c in work.checkpoints],
+                            ends=[c.ended_ms for c in work.checkpoints],
+                        ),
+                    )
+                ending = run.ending
+                if ending is not None and ending.is_final:
+                    await send(
+                        connection,
+                        schema,
+                        workflow_status.finish(
+                            ids=[run.id],
+                            owners=[run.owner],
+                            statuses=[ending.status],
+                            outputs=[ending.output],
+                            errors=[ending.error],
+                        ),
+                    )
+                    if ending.reason:
+                        await send(connection, schema, Flush.dead_letters([work]))
+                        if ending.hold is not None:
+                            await send(connection, schema, Flush.holds([work]))
+                else:
+                    await send(
+                        connection,
+                        schema,
+                        workflow_status.rest(
+                            ids=[run.id],
+                            owners=[run.owner],
+                            attempts=[ending.attempt if ending else None],
+                            wakes=[ending.wake_at if ending else None],
+                        ),
+                    )
+                await send(
+                    connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name)
+                )
+        except BaseException:
+            run.unsent = work.checkpoints + run.unsent
+            raise
+        row = await fenced.fetchone()
+        if row is not None:
+            engine.database.saw(row[0])
+        engine.telemetry.emit(HandedOver(run.inbox.source.ref, run.ending is not None))
+
+    async def sweep(self) -> None:
+        """Hand over open rows that name a superseded claim of ours and have no run here (P12)."""
+        engine = self._engine
+        schema = engine.settings.schema
+        async with engine.pool.connection() as connection:
+            cursor = await send(
+                connection, schema, workflow_status.orphans_of(executor_id=engine.executor_id, limit=ORPHANS_MAX)
+            )
+            rows = await cursor.fetchall()
+            # Read after the rows: a claim taken meanwhile is ours, and its rows are no orphans.
+            tokens = {source.token for source in engine.sources.attached()}
+            running = {run.id for run in self._runs}
+            orphans = [
+                (workflow_id, owner, source)
+                for workflow_id, owner, source in rows
+                if owner not in tokens and workflow_id not in running
+            ]
+            if not orphans:
+                return
+            await send(
+                connection,
+                schema,
+                workflow_status.rest(
+                    ids=[workflow_id for workflow_id, _, _ in orphans],
+                    owners=[owner for _, owner, _ in orphans],
+                    attempts=[None] * len(orphans),
+                    wakes=[None] * len(orphans),
+                ),
+            )
+            for source in {source for _, _, source in orphans}:
+                await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=source))
+
+
+def _place(run: Run) -> tuple[str, object]:
+    return run.inbox.source.name, run.id if run.key is None else run.key
+
+

@@ -1,0 +1,85 @@
+"""Connections: committers' own, and a pool for transactional steps and claims.
+
+All are in autocommit mode (transactions are opened where they are meant) and bounded in every wait: to connect, for a
+statement, and, where user code runs, idle in a transaction.
+"""
+
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from engine.errors import ConfigurationError
+from engine.failures import summary
+from engine.settings import EngineSettings
+
+
+async def connect(settings: EngineSettings, application: str) -> AsyncConnection[TupleRow]:
+    """One connection. Raises `psycopg.OperationalError` when the server does not answer in time."""
+    connection = await AsyncConnection.connect(
+        settings.conninfo,
+        autocommit=True,
+        connect_timeout=max(1, int(settings.connect_timeout.total_seconds())),
+        application_name=application,
+        prepare_threshold=0 if settings.prepare else None,
+    )
+    await configure(settings, connection)
+    return connection
+
+
+async def configure(settings: EngineSettings, connection: AsyncConnection[Any]) -> None:
+    """Bounds of a session."""
+    statement_ms = int(settings.statement_timeout.total_seconds() * 1000)
+    await connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(statement_ms)])
+
+
+class Pool:
+    """The pool for everything that is not a committer."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        async def configured(connection: AsyncConnection[Any]) -> None:
+            await configure(settings, connection)
+
+        self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
+            settings.conninfo,
+            min_size=1,
+            max_size=settings.pool_max,
+            open=False,
+            timeout=settings.statement_timeout.total_seconds(),
+            configure=configured,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": max(1, int(settings.connect_timeout.total_seconds())),
+                "application_name": "onceflow pool",
+                "prepare_threshold": 0 if settings.prepare else None,
+            },
+            reconnect_timeout=settings.statement_timeout.total_seconds(),
+        )
+
+    async def open(self) -> None:
+        """Open at least one connection."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close every connection; those in use when they come back."""
+        await self._pool.close(timeout=2)
+
+    def connection(self) -> Any:
+        """A connection for an `async with` block. Raises `psycopg.OperationalError` if there is none in time."""
+        return self._pool.connection()
+
+    def snapshot(self) -> dict[str, int]:
+        """Sizes and waits, as psycopg_pool counts them."""
+        return dict(self._pool.get_stats())
+
+
+def explain_connect_error(error: psycopg.Error | PoolTimeout, conninfo: str) -> ConfigurationError:
+    """What to tell a user whose database cannot be reached; never the password."""
+    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
+    where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}, database {parts.get('dbname', '?')!r}"
+    return ConfigurationError(
+        f"Postgres cannot be reached at {where}: {summary(error)}\n"
+        f"  Check the address (postgres.dsn), that the server runs, and that this user may connect."
+    )

@@ -1,0 +1,350 @@
+"""Runs one workflow: what it has recorded, what of that is durable, whether it may begin another effect.
+
+    fresh ─▶ waiting ─▶ running ─▶ ended ─▶ done          a record with no row runs at once; its row comes with its
+                ▲          │                               first checkpoint, its outcome, or persist_after (P8)
+                │          ├─▶ at rest ─▶ acquiring ─┐     a retry's delay, a key that is taken: nobody owns the row
+                └──────────┴─────────────────────────┘
+
+A step's result goes to the committer and the workflow goes on; its next effect waits until all it did before is
+durable (P17, `ready`). A run whose source was released is *late*: it ends its running steps and begins nothing (P12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any
+
+from engine.current import current_run
+from engine.errors import NondeterminismError, Suspended
+from engine.failures import encode_error, summary
+from engine.ids import OrderingKey, OwnerToken, WorkflowId
+from engine.records import Record
+from engine.states import WorkflowStatus
+
+if TYPE_CHECKING:
+    from engine.handlers import Handler
+    from engine.inbox import Inbox
+    from engine.store.operation_outputs import CheckpointRow
+
+
+class Row(IntEnum):
+    """What stands in the database, as far as this process knows."""
+
+    NONE = 0
+    REST = 1
+    """Open and ownerless: whoever holds the partition may wake it."""
+    RUNNING = 2
+    """Open under our token."""
+    FOREIGN = 3
+    """Open under another live executor's token: a late run of the last owner."""
+
+
+class Phase(Enum):
+    """Where a run is."""
+
+    WAITING = "waiting"
+    """Behind its key, for its wake-up time, or held."""
+    PERSISTING = "persisting"
+    """Its row is written before it starts (caution, persist_first)."""
+    ACQUIRING = "acquiring"
+    """Its owner is being written (P15)."""
+    RUNNING = "running"
+    ENDED = "ended"
+    """Its ending is on the way to the database."""
+    DONE = "done"
+
+
+class Standing(IntEnum):
+    """What a run may still do."""
+
+    ACTIVE = 0
+    LATE = 1
+    """Released: running steps end, their results count under the row fence; no effect begins."""
+    REFUSED = 2
+    """Its row is no longer PENDING under our token (cancelled): nothing more is written."""
+    ABANDONED = 3
+    """Fenced out, or the database went back: its result is dropped."""
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A recorded step, on its way to `operation_outputs`."""
+
+    function_id: int
+    name: str
+    output: str | None
+    error: str | None
+    started_ms: int
+    ended_ms: int
+
+
+@dataclass(slots=True)
+class Ending:
+    """How an attempt ended. `wake_at` set: it rests until then and is tried again (P28)."""
+
+    status: WorkflowStatus
+    output: str | None = None
+    error: str | None = None
+    reason: str = ""
+    """Of its dead letter; empty for success."""
+    summary: str = ""
+    attempt: int = 0
+    wake_at: int | None = None
+    hold: tuple[str, OrderingKey | None, str] | None = None
+    """(kind, key, reason) of the hold that is written with it."""
+
+    @property
+    def is_final(self) -> bool:
+        return self.wake_at is None
+
+
+class Encoded(str):
+    """A result read back from its checkpoint, still as JSON text."""
+
+
+UNDECODED: Any = object()
+"""A record that nobody has looked into yet."""
+
+
+class Run:
+    """One workflow in this process. Lives on the loop; sync handlers touch it through `checkpoint`."""
+
+    __slots__ = (
+        "alone_deaths",
+        "argument",
+        "attempt",
+        "counted",
+        "durable",
+        "durable_ids",
+        "ending",
+        "entered_at",
+        "error_given",
+        "followers",
+        "function_id",
+        "handled_error",
+        "history",
+        "id",
+        "inbox",
+        "is_alone",
+        "is_parked",
+        "key",
+        "needs_first_row",
+        "offset",
+        "owner",
+        "phase",
+        "place",
+        "record",
+        "recorded",
+        "recovery_attempts",
+        "row",
+        "running_steps",
+        "standing",
+        "started_ms",
+        "submitted",
+        "task",
+        "unsent",
+        "was_suspended",
+        "waiters",
+        "wake_at",
+    )
+
+    def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
+        self.inbox = inbox
+        self.id = WorkflowId(f"{inbox.id_prefix}{offset}")
+        self.offset = offset
+        self.place = offset
+        self.key = key
+        self.record = record
+        self.argument: Any = UNDECODED
+        self.row = Row.NONE
+        self.phase = Phase.WAITING
+        self.standing = Standing.ACTIVE
+        self.owner: OwnerToken = inbox.token
+        self.followers: list[Run] | None = None
+        self.function_id = 0
+        self.history: dict[int, CheckpointRow] | None = None
+        self.recorded = 0
+        self.durable = 0
+        self.durable_ids: list[int] = []
+        self.unsent: list[Checkpoint] = []
+        self.ending: Ending | None = None
+        self.submitted = False
+        self.waiters: list[asyncio.Future[None]] | None = None
+        self.running_steps = 0
+        self.error_given = False
+        self.handled_error = False
+        self.was_suspended = False
+        self.task: asyncio.Task[None] | None = None
+        self.recovery_attempts = 0
+        self.alone_deaths = 0
+        self.is_alone = False
+        self.is_parked = False
+        self.counted: int | None = None
+        self.needs_first_row = False
+        self.attempt = 0
+        self.wake_at: int | None = None
+        self.entered_at = time.monotonic()
+        self.started_ms = 0
+
+    @property
+    def handler(self) -> Handler:
+        return self.inbox.handler
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the code runs over recorded steps only: loggers are silent."""
+        return self.history is not None and self.function_id < max(self.history, default=0)
+
+    # -- its code --
+
+    def start(self) -> None:
+        """Run the handler's code from the beginning, over the history there is."""
+        self.phase = Phase.RUNNING
+        self.started_ms = self.started_ms or now_ms()
+        self.function_id = 0
+        self.error_given = self.handled_error = self.was_suspended = False
+        self.task = self.inbox.loop.create_task(self._main())
+        self.inbox.engine.tasks.add(self.task)
+        self.task.add_done_callback(self.inbox.engine.tasks.discard)
+
+    async def _main(self) -> None:
+        current_run.set(self)
+        handler = self.handler
+        ending: Ending | None = None
+        try:
+            call: Callable[..., Any] = self.inbox.body
+            if handler.is_async:
+                result = await call(self.argument)
+            else:
+                context = copy_context()
+                result = await self.inbox.loop.run_in_executor(
+                    self.inbox.engine.threads, context.run, call, self.argument
+                )
+            output = str(result) if isinstance(result, Encoded) else handler.encode(result)
+            ending = Ending(WorkflowStatus.SUCCESS, output=output)
+        except Suspended:
+            self.was_suspended = True
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if self.standing is Standing.ABANDONED or self.inbox.engine.is_aborted:
+                self.was_suspended = True
+            else:
+                ending = self._failed(error)
+        while self.running_steps:
+            await self._step_ended()
+        self.inbox.ended(self, None if self.was_suspended else ending)
+
+    def _failed(self, error: BaseException) -> Ending:
+        """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
+        text, short = encode_error(error), summary(error)
+        attempt = self.attempt + 1
+        if isinstance(error, Exception) and not isinstance(error, NondeterminismError) and not self.handled_error:
+            delay = self.handler.retry.delay_after(attempt, error)
+            if delay is not None:
+                wake_at = now_ms() + int(delay.total_seconds() * 1000)
+                return Ending(WorkflowStatus.PENDING, error=text, summary=short, attempt=attempt, wake_at=wake_at)
+        return Ending(WorkflowStatus.ERROR, error=text, reason="failed", summary=short, attempt=attempt)
+
+    # -- effects --
+
+    def next_function_id(self, name: str) -> int:
+        """The place of the next effect in the history: given at the call, in call order."""
+        self.function_id += 1
+        if self.error_given:
+            self.handled_error = True
+        if self.history is not None and (recorded := self.history.get(self.function_id)) is not None:
+            if recorded.name != name:
+                raise NondeterminismError(self.id, recorded=recorded.name, called=name)
+        return self.function_id
+
+    async def ready(self) -> None:
+        """Wait until an effect may begin: all done before is durable, the lease stands, the source is ours (P1, P17).
+
+        Raises `Suspended` when none may begin any more.
+        """
+        while True:
+            if self.standing is not Standing.ACTIVE:
+                self.was_suspended = True
+                raise Suspended(self.id)
+            if self.durable < self.recorded:
+                await self._waiter()
+            elif not self.inbox.engine.lease.is_valid():
+                await self.inbox.engine.lease.wait_until_valid()
+            else:
+                return
+
+    def is_ready(self) -> bool:
+        """Whether `ready` would return at once; for threads, immediately before an effect (P1)."""
+        return (
+            self.standing is Standing.ACTIVE
+            and self.durable >= self.recorded
+            and self.inbox.engine.lease.is_valid()
+        )
+
+    def step_ended(self) -> None:
+        """A step's function has returned, in whatever thread: the last one lets the run end (P12)."""
+        self.running_steps -= 1
+        if not self.running_steps:
+            self.wake_waiters()
+
+    async def persisted(self) -> None:
+        """Wait until the row stands under our token (P20)."""
+        while self.row is not Row.RUNNING:
+            if self.standing is not Standing.ACTIVE:
+                self.was_suspended = True
+                raise Suspended(self.id)
+            self.needs_first_row = True
+            self.submit()
+            await self._waiter()
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Hand a step's record over; the workflow goes on at once (P17). Loop only."""
+        self.unsent.append(checkpoint)
+        self.recorded += 1
+        self.submit()
+
+    def checkpoint_from_thread(self, checkpoint: Checkpoint) -> None:
+        """`checkpoint` for a sync workflow's thread: counted at once, so that its next effect waits for it."""
+        self.recorded += 1
+        self.inbox.loop.call_soon_threadsafe(self._take_over, checkpoint)
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        self.unsent.append(checkpoint)
+        self.submit()
+
+    def was_recorded(self, function_id: int) -> None:
+        """A checkpoint became durable outside a flush: in a transaction of its own (P20)."""
+        self.durable_ids.append(function_id)
+
+    def submit(self) -> None:
+        """Have the committer look at this run. A late run is looked at when it ends."""
+        if not self.submitted and self.standing is Standing.ACTIVE:
+            self.submitted = True
+            self.inbox.submit(self)
+
+    def wake_waiters(self) -> None:
+        """Tell whoever waits in `ready`, `persisted` or for the last step to look again."""
+        if self.waiters:
+            waiters, self.waiters = self.waiters, None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _waiter(self) -> asyncio.Future[None]:
+        waiter = self.inbox.loop.create_future()
+        if self.waiters is None:
+            self.waiters = []
+        self.waiters.append(waiter)
+        return waiter
+
+    async def _step_ended(self) -> None:
+        await self._waiter()
+
+
+def now_ms() -> int:
+    """Epoch milliseconds, for what people read; order never depends on it."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,142 @@
+"""One combined look, about once a second, at what nobody tells us: the base under the hints.
+
+- rows at rest that nobody here knows: an operator's retry, a client's resume, what a late run handed over;
+- rows that another live executor's late run owned when we last looked (P12, P18);
+- holds that operators placed or lifted;
+- once a lease, rows that name a superseded claim of ours and have no run here (P12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.failures import summary
+from engine.ids import OrderingKey
+from engine.runner import Phase, Row, Run
+from engine.store import holds, workflow_status
+from engine.store.statement import send
+from engine.telemetry import StoreUnavailable
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+ROWS_MAX = 500
+"""Unknown rows taken in one look."""
+
+
+class Scan:
+    """The looking service."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._foreign: set[Run] = set()
+        self._hint = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._swept_at = time.monotonic()
+
+    def start(self) -> None:
+        """Begin looking."""
+        self._task = self._engine.loop.create_task(self._look_for_ever(), name="scan")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def hint(self) -> None:
+        """Look now: somebody said that a row changed."""
+        self._hint.set()
+
+    def watch_foreign(self, run: Run) -> None:
+        """Try a row again at every look, until it can be acquired or has ended."""
+        self._foreign.add(run)
+
+    async def _look_for_ever(self) -> None:
+        interval_s = self._engine.settings.scan.total_seconds()
+        while True:
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._hint.wait()
+            except TimeoutError:
+                pass
+            self._hint.clear()
+            self._try_foreign()
+            try:
+                await self._look()
+            except psycopg.OperationalError as error:
+                self._engine.telemetry.emit(StoreUnavailable(summary(error), 0.0))
+            except Exception as error:
+                self._engine.failed(error)
+                raise
+
+    def _try_foreign(self) -> None:
+        foreign, self._foreign = self._foreign, set()
+        for run in foreign:
+            if run.inbox.is_open and run.phase is Phase.WAITING and run.row is Row.FOREIGN:
+                run.inbox.examine(run)
+
+    async def _look(self) -> None:
+        engine = self._engine
+        sources = {source.name: source for source in engine.sources.attached() if source.held is None}
+        watched = engine.sources.attached() + list(engine.sources.halted.values())
+        if not watched:
+            return
+        blocked_before = {name: set(source.inbox.blocked) for name, source in sources.items()}
+        schema = engine.settings.schema
+        async with engine.pool.connection() as connection, connection.pipeline():
+            rest = await send(
+                connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=[], limit=ROWS_MAX)
+            )
+            held = await send(
+                connection,
+                schema,
+                holds.read(
+                    services=[source.ref.service_name for source in watched],
+                    keys=[source.ref.key for source in watched],
+                ),
+            )
+            rows = await rest.fetchall()
+            unknown = self._unknown(rows)
+            if not unknown and len(rows) == ROWS_MAX:
+                known = [run_id for source in sources.values() for run_id in source.inbox.known()]
+                rest = await send(
+                    connection,
+                    schema,
+                    workflow_status.rows_at_rest(sources=list(sources), known=known, limit=ROWS_MAX),
+                )
+                unknown = self._unknown(await rest.fetchall())
+            if unknown:
+                found = await send(connection, schema, workflow_status.look_up(ids=[i for _, i in unknown]))
+                for row in await found.fetchall():
+                    source = sources.get(row.source or "")
+                    if source is not None and not source.is_gone:
+                        source.inbox.take_row(row, int(row.workflow_id.rpartition("-")[2]))
+            stored = await held.fetchall()
+        by_key: dict[tuple[str, str], list[holds.HoldRow]] = {}
+        for hold in stored:
+            by_key.setdefault((hold.service_name, hold.key), []).append(hold)
+        for source in watched:
+            mine = by_key.get((source.ref.service_name, source.ref.key), [])
+            whole = [hold for hold in mine if hold.ordering_key is None]
+            engine.sources.compare_hold(source, whole)
+            if source.name in blocked_before and not source.is_gone:
+                keys = {OrderingKey(hold.ordering_key) for hold in mine if hold.ordering_key is not None}
+                source.inbox.unblock(blocked_before[source.name] - keys)
+        if time.monotonic() - self._swept_at > engine.settings.lease.total_seconds():
+            self._swept_at = time.monotonic()
+            await engine.late.sweep()
+
+    def _unknown(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        sources = {source.name: source for source in self._engine.sources.attached()}
+        return [
+            (name, workflow_id)
+            for name, workflow_id in rows
+            if (source := sources.get(name)) is not None
+            and not source.is_gone
+            and not source.inbox.knows(workflow_id)
+        ]

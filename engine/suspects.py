@@ -1,0 +1,114 @@
+"""Suspects: workflows that were running when their process died twice or more (P22).
+
+A suspect runs alone in its process, for at most `alone_max`, then beside others. That it starts alone is written
+before it runs and taken back when the time alone is over: a row that has died alone three times is the killer, and its
+neighbours are never blamed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.runner import Phase, Run, Standing
+from engine.store import workflow_status
+from engine.store.statement import send
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+
+class Suspects:
+    """Lets one suspect at a time run, and nobody beside it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: deque[Run] = deque()
+        self._deferred: deque[Run] = deque()
+        self._ended: asyncio.Event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.is_closed = False
+        """Whether starts are deferred: a suspect runs alone, or waits for the others to end."""
+
+    def put(self, run: Run) -> None:
+        """Queue a suspect."""
+        self._queue.append(run)
+        self.is_closed = True
+        if self._task is None or self._task.done():
+            self._task = self._engine.spawn(self._one_by_one())
+
+    def defer(self, run: Run) -> None:
+        """Start a run when the suspects are through."""
+        self._deferred.append(run)
+
+    def ended(self, run: Run) -> None:
+        """The suspect's code has ended."""
+        run.is_alone = False
+        self._ended.set()
+
+    async def _one_by_one(self) -> None:
+        alone_s = self._engine.settings.alone_max.total_seconds()
+        try:
+            while self._queue:
+                run = self._queue.popleft()
+                if not _may_start(run):
+                    continue
+                if not await self._quiet(alone_s):
+                    # Somebody runs on and on: beside it nobody can be judged.
+                    run.is_alone = True
+                    self._begin(run)
+                    run.is_alone = False
+                    continue
+                if not await self._write(run, alone=True):
+                    continue
+                self._ended.clear()
+                run.is_alone = True
+                self._begin(run)
+                try:
+                    async with asyncio.timeout(alone_s):
+                        await self._ended.wait()
+                except TimeoutError:
+                    run.is_alone = False
+                    await self._write(run, alone=False)
+        finally:
+            self.is_closed = False
+            deferred, self._deferred = self._deferred, deque()
+            for run in deferred:
+                if _may_start(run):
+                    run.inbox.begin(run)
+
+    def _begin(self, run: Run) -> None:
+        if _may_start(run):
+            run.inbox.begin(run)
+
+    async def _quiet(self, timeout_s: float) -> bool:
+        """Wait until no code of any workflow runs."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._engine.tasks:
+                    await asyncio.wait(self._engine.tasks)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _write(self, run: Run, *, alone: bool) -> bool:
+        build = workflow_status.start_alone if alone else workflow_status.forgive
+        while _may_start(run) or not alone:
+            try:
+                async with self._engine.pool.connection() as connection:
+                    await send(
+                        connection,
+                        self._engine.settings.schema,
+                        build(workflow_id=run.id, owner=run.owner),
+                    )
+                return True
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.2)
+        return False
+
+
+def _may_start(run: Run) -> bool:
+    return run.standing is Standing.ACTIVE and run.inbox.is_open and run.phase is not Phase.DONE

@@ -1,0 +1,280 @@
+"""Transactional steps of journaled workflows: the user's writes and the checkpoint are one commit (I5, P20).
+
+    row persisted through the committer
+    BEGIN ─ user's statements ─ INSERT checkpoint ─ row fence ─ COMMIT        on a pool connection of its own
+
+The fence is last and raises, so that COMMIT, sent in the same pipeline, becomes a rollback when the row is no longer
+ours (P7) or the database went back (P4). A lost reply is settled by locking the row and reading the checkpoint (P24):
+the user's SQL is not idempotent, that is the point.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from engine.checkpoint import in_loop, require_loop, require_thread
+from engine.crashpoints import CrashPoint, reach
+from engine.current import CurrentStep, current_run, current_step
+from engine.errors import EngineError, Suspended
+from engine.failures import as_recorded, decode_error
+from engine.faults import Fault, fault_of, is_conflict, is_weather_error
+from engine.handlers import TransactionStep
+from engine.runner import Checkpoint, Run, now_ms
+from engine.store import operation_outputs
+from engine.store.statement import Statement, send
+from engine.transaction import SyncTransaction, Transaction, name_statement
+
+WEATHER_WAIT_MAX_S = 5.0
+"""Longest wait between two tries while Postgres is away."""
+
+
+class NotInWorkflowError(EngineError):
+    """A transactional step was called outside a workflow, where nothing could record it."""
+
+
+def call_transaction(step: TransactionStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a transactional step from its workflow: an awaitable for an async one, the value for a sync one."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        raise NotInWorkflowError(
+            f"transaction {step.name!r} was called outside a workflow, where nothing records it.\n"
+            f"  Call it from a workflow; in a unit test call {step.name}.fn(tx, ...) with a transaction of yours."
+        )
+    function_id = run.next_function_id(step.name)
+    if step.is_async:
+        require_loop(run, step.name)
+        return run_transaction(run, step, function_id, args, kwargs)
+    require_thread(run, step.name)
+    return in_loop(run, run_transaction(run, step, function_id, args, kwargs))
+
+
+async def run_transaction(
+    run: Run, step: TransactionStep, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Answer from the history, or run the transaction until it is decided."""
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return step.decode(recorded.output or "null")
+    await run.ready()
+    run.running_steps += 1
+    try:
+        return await _decided(run, step, function_id, args, kwargs)
+    finally:
+        run.step_ended()
+
+
+async def _decided(
+    run: Run, step: TransactionStep, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    started_ms = now_ms()
+    conflicts = 0
+    wait_s = 0.05
+    while True:
+        await run.persisted()
+        await run.ready()
+        token = current_step.set(CurrentStep(run.id, function_id, step.name, 1))
+        attempt = _Attempt(run, step, function_id, started_ms)
+        try:
+            return await attempt.run(args, kwargs)
+        except Suspended:
+            raise
+        except Exception as error:
+            if attempt.is_ours(error):
+                await attempt.refused(error)
+            if is_weather_error(error):
+                if attempt.commit_sent and (stands := await _settled(run, function_id)) is not None:
+                    return step.decode(stands)
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
+                wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
+                continue
+            conflicts += 1
+            if is_conflict(error) and conflicts < step.conflict_attempts:
+                await asyncio.sleep(0.01 * conflicts * random.random())
+                continue
+            text, given = as_recorded(error)
+            run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+            run.error_given = True
+            raise given from given.__cause__
+        finally:
+            current_step.reset(token)
+
+
+class _Attempt:
+    """One BEGIN to COMMIT."""
+
+    def __init__(self, run: Run, step: TransactionStep, function_id: int, started_ms: int) -> None:
+        self._run = run
+        self._step = step
+        self._function_id = function_id
+        self._started_ms = started_ms
+        self._in_user_code = False
+        self.commit_sent = False
+
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run, step, engine = self._run, self._step, self._run.inbox.engine
+        async with engine.pool.connection() as connection:
+            # The wait for a connection may have outlived the lease or the claim.
+            await run.ready()
+            transaction = Transaction(connection)
+            try:
+                async with connection.pipeline(), connection.transaction():
+                    await begin_user_transaction(
+                        connection,
+                        isolation=step.isolation,
+                        read_only=step.read_only,
+                        idle_ms=engine.settings.idle_ms,
+                    )
+                    self._in_user_code = True
+                    result = await self._call(transaction, args, kwargs)
+                    output = step.encode(result)
+                    transaction.end()
+                    self._in_user_code = False
+                    reach(CrashPoint.TRANSACTION_OPEN)
+                    if step.read_only:
+                        fenced = None
+                    else:
+                        await self._record(connection, output)
+                        fenced = await send(connection, engine.settings.schema, self._fence())
+                    reach(CrashPoint.TRANSACTION_WRITTEN)
+                    self.commit_sent = not step.read_only
+            except Exception as error:
+                name_statement(error, transaction)
+                raise
+            finally:
+                transaction.end()
+        reach(CrashPoint.TRANSACTION_DURABLE)
+        if fenced is None:
+            run.checkpoint(Checkpoint(self._function_id, step.name, output, None, self._started_ms, now_ms()))
+        else:
+            row = await fenced.fetchone()
+            assert row is not None, "fence_row returns a row or raises"
+            engine.database.saw(row[0])
+            run.was_recorded(self._function_id)
+        return result
+
+    async def _call(self, transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._step.is_async:
+            return await self._step.function(transaction, *args, **kwargs)
+        return await in_thread(self._run, self._step.function, transaction, args, kwargs)
+
+    async def _record(self, connection: AsyncConnection[Any], output: str) -> None:
+        await send(
+            connection,
+            self._run.inbox.engine.settings.schema,
+            operation_outputs.insert(
+                ids=[self._run.id],
+                function_ids=[self._function_id],
+                names=[self._step.name],
+                outputs=[output],
+                errors=[None],
+                starts=[self._started_ms],
+                ends=[now_ms()],
+            ),
+        )
+
+    def _fence(self) -> Statement[Any]:
+        database = self._run.inbox.engine.database
+        return row_fence(self._run, timeline=database.timeline, lsn=database.lsn)
+
+    def is_ours(self, error: Exception) -> bool:
+        """Whether an error is about our fence or our checkpoint, not about the user's statements."""
+        if isinstance(error, psycopg.Error) and error.sqlstate in ("KP002", "KP003"):
+            return True
+        return (
+            isinstance(error, psycopg.errors.UniqueViolation)
+            and error.diag.constraint_name == "operation_outputs_pkey"
+            and error.diag.schema_name == self._run.inbox.engine.settings.schema
+        )
+
+    async def refused(self, error: Exception) -> None:
+        """The row is no longer ours, or the database is not where it was: nothing of this was written."""
+        if fault_of(error) is Fault.WENT_BACK:
+            self._run.inbox.engine.went_back(str(error))
+        self._run.inbox.refuse(self._run, "row fence")
+        self._run.was_suspended = True
+        raise Suspended(self._run.id) from error
+
+
+def row_fence(run: Run, *, timeline: str, lsn: str) -> Statement[Any]:
+    """P7 and P4 for one row: raises KP002 or KP003; returns the WAL position."""
+    return Statement(
+        "SELECT {schema}.fence_row(%(id)s, %(owner)s, %(checkpoints)s::integer[], %(timeline)s, %(lsn)s::pg_lsn)::text",
+        {
+            "id": run.id,
+            "owner": run.owner,
+            "checkpoints": run.durable_ids,
+            "timeline": timeline,
+            "lsn": lsn,
+        },
+    )
+
+
+async def in_thread(
+    run: Run, function: Callable[..., Any], transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call a sync function with its transaction in a thread, and send what it gathered."""
+    loop = run.inbox.loop
+    tx = SyncTransaction(transaction, loop)
+    context = copy_context()
+    thread = loop.run_in_executor(run.inbox.engine.step_threads, lambda: context.run(function, tx, *args, **kwargs))
+    run.running_steps += 1
+    thread.add_done_callback(lambda _: run.step_ended())
+    result = await asyncio.shield(thread)
+    await tx.send()
+    return result
+
+
+async def _settled(run: Run, function_id: int) -> str | None:
+    """P24: lock the row, which waits for our own lost transaction, and read whether the checkpoint stands."""
+    engine = run.inbox.engine
+    wait_s = 0.1
+    while True:
+        try:
+            async with engine.pool.connection() as connection, connection.transaction():
+                await connection.execute(
+                    sql.SQL("SELECT 1 FROM {}.workflow_status WHERE workflow_uuid = %s FOR UPDATE").format(
+                        sql.Identifier(engine.settings.schema)
+                    ),
+                    [run.id],
+                )
+                cursor = await send(
+                    connection, engine.settings.schema, operation_outputs.of_workflows(ids=[run.id])
+                )
+                for recorded in await cursor.fetchall():
+                    if recorded.function_id == function_id:
+                        run.was_recorded(function_id)
+                        return recorded.output or "null"
+                return None
+        except psycopg.Error as error:
+            if fault_of(error) is not Fault.WEATHER:
+                raise
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
+            wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
+
+
+async def begin_user_transaction(
+    connection: AsyncConnection[Any], *, isolation: str = "read committed", read_only: bool = False, idle_ms: int
+) -> None:
+    """First statements of a transaction that runs user code: its mode, and an end to idling before the lease (design 6)."""
+    if isolation != "read committed" or read_only:
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        await connection.execute(
+            sql.SQL("SET TRANSACTION ISOLATION LEVEL {}, {}").format(sql.SQL(_ISOLATION[isolation]), sql.SQL(mode))
+        )
+    await connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(idle_ms)]
+    )
+
+
+_ISOLATION: dict[str, Any] = {
+    "read committed": "READ COMMITTED",
+    "repeatable read": "REPEATABLE READ",
+    "serializable": "SERIALIZABLE",
+}
