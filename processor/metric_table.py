@@ -1,0 +1,202 @@
+"""Every metric there is: the table from which the collectors are made, and docs/reference/metrics.md.
+
+No label has a value per record, per key or per ID.
+"""
+
+from processor.instruments import Kind, Metric
+
+PARTITION = ("group", "topic", "partition")
+
+METRICS: tuple[Metric, ...] = (
+    # -- workflows and steps
+    Metric(
+        "workflows_finished_total",
+        Kind.COUNTER,
+        "workflows",
+        ("handler", "status"),
+        "Workflows that became durably terminal, by status.",
+    ),
+    Metric(
+        "workflow_latency_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("handler",),
+        "From the record's timestamp to the commit of its outcome.",
+    ),
+    Metric(
+        "steps_finished_total",
+        Kind.COUNTER,
+        "steps",
+        ("handler", "step", "outcome"),
+        "Checkpoints that became durable, by outcome: success or error.",
+    ),
+    Metric(
+        "step_duration_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("handler", "step"),
+        "From the call of a step to its final value or error, its retries included.",
+    ),
+    Metric(
+        "dead_letters_total",
+        Kind.COUNTER,
+        "records",
+        ("handler", "reason"),
+        "Records and workflows given up, kept with error and history.",
+    ),
+    Metric("holds_total", Kind.COUNTER, "holds", ("kind",), "Keys and partitions stopped until an operator decides."),
+    Metric(
+        "suspects_total",
+        Kind.COUNTER,
+        "workflows",
+        ("alone",),
+        "Workflows started again whose process had died while they ran; alone=true: with nothing beside them.",
+    ),
+    # -- records
+    Metric(
+        "records_delivered_total",
+        Kind.COUNTER,
+        "records",
+        PARTITION,
+        "Records taken from Kafka, redeliveries included.",
+    ),
+    Metric("records_delivered_bytes_total", Kind.COUNTER, "bytes", PARTITION, "Bytes of their keys and values."),
+    Metric(
+        "records_passed_over_total",
+        Kind.COUNTER,
+        "records",
+        (*PARTITION, "decision"),
+        "Records without a workflow of their own, by decision: filtered, tombstone, or known (a redelivery).",
+    ),
+    Metric("gap_records_total", Kind.COUNTER, "records", PARTITION, "Offsets that retention took first, by policy."),
+    Metric(
+        "stale_records_total",
+        Kind.COUNTER,
+        "records",
+        (),
+        "Records of ended attachments; their successor fetches them.",
+    ),
+    # -- commits
+    Metric(
+        "flushes_total", Kind.COUNTER, "commits", ("kind",), "Commits of gathered work: journaled, fused or release."
+    ),
+    Metric("flush_duration_seconds", Kind.HISTOGRAM, "seconds", ("kind",), "From BEGIN to the reply of COMMIT."),
+    Metric("flush_rows_total", Kind.COUNTER, "rows", ("kind",), "New workflow rows in these commits."),
+    Metric("flush_checkpoints_total", Kind.COUNTER, "rows", ("kind",), "Checkpoints in these commits."),
+    Metric("flush_outcomes_total", Kind.COUNTER, "rows", ("kind",), "Outcomes in these commits."),
+    Metric(
+        "flush_retries_total",
+        Kind.COUNTER,
+        "commits",
+        ("reason",),
+        "Commits sent again: weather, unknown commit, fenced, bisect.",
+    ),
+    Metric(
+        "fenced_writes_total",
+        Kind.COUNTER,
+        "writes",
+        (),
+        "Writes that the database refused because another process owns their partition or workflow.",
+    ),
+    # -- partitions
+    Metric("rebalance_assigned_total", Kind.COUNTER, "partitions", ("group",), "Partitions that Kafka gave to us."),
+    Metric("rebalance_revoked_total", Kind.COUNTER, "partitions", ("group",), "Partitions that Kafka asked back."),
+    Metric(
+        "rebalance_lost_total",
+        Kind.COUNTER,
+        "partitions",
+        ("group",),
+        "Partitions that Kafka took without asking, because this process was silent for too long.",
+    ),
+    Metric("claims_total", Kind.COUNTER, "claims", (*PARTITION, "after_death"), "Claims of partitions in Postgres."),
+    Metric(
+        "claim_wait_seconds", Kind.HISTOGRAM, "seconds", (), "From the first attempt to claim a partition to its claim."
+    ),
+    Metric("claimed_workflows_total", Kind.COUNTER, "workflows", PARTITION, "Open workflows taken over with a claim."),
+    Metric("drain_seconds", Kind.HISTOGRAM, "seconds", (), "Duration of a partition's release, its commit included."),
+    Metric(
+        "late_runs_total",
+        Kind.COUNTER,
+        "workflows",
+        (),
+        "Workflows whose steps still ran at their partition's release.",
+    ),
+    Metric(
+        "hand_overs_total",
+        Kind.COUNTER,
+        "workflows",
+        ("finished",),
+        "Late runs that ended here (finished=true) or were handed to the new owner.",
+    ),
+    Metric(
+        "partitions_dropped_total", Kind.COUNTER, "partitions", ("reason",), "Claims that ended without our release."
+    ),
+    Metric("partitions_halted_total", Kind.COUNTER, "partitions", PARTITION, "Times a partition stopped by itself."),
+    Metric("topic_recreated_total", Kind.COUNTER, "partitions", PARTITION, "New incarnations begun, by policy."),
+    Metric(
+        "partition_progress_offset",
+        Kind.GAUGE,
+        "offset",
+        PARTITION,
+        "Everything below is durably processed or decided. Partitions of this process.",
+    ),
+    Metric(
+        "partition_lag",
+        Kind.GAUGE,
+        "offsets",
+        PARTITION,
+        "End of the log minus progress; as old as the last look, 15 s.",
+    ),
+    Metric(
+        "partition_lag_seconds",
+        Kind.GAUGE,
+        "seconds",
+        PARTITION,
+        "Age of the oldest record that is taken and not finished.",
+    ),
+    Metric("partition_in_flight", Kind.GAUGE, "workflows", PARTITION, "Workflows taken and not finished."),
+    Metric(
+        "partition_watermark_gap",
+        Kind.GAUGE,
+        "offsets",
+        PARTITION,
+        "Highest persisted offset minus progress: how much is finished above the oldest that is not.",
+    ),
+    Metric(
+        "partition_owner_epoch", Kind.GAUGE, "claims", PARTITION, "Epoch of our claim: + 1 with each claim by anybody."
+    ),
+    Metric("partition_paused", Kind.GAUGE, "1", (*PARTITION, "reason"), "1 while fetching rests for this reason."),
+    Metric(
+        "partition_state",
+        Kind.GAUGE,
+        "1",
+        (*PARTITION, "state"),
+        "1 for the state the partition is in; only 'attached' is fetched.",
+    ),
+    # -- this process
+    Metric("in_flight", Kind.GAUGE, "workflows", (), "Workflows taken and not finished, all partitions."),
+    Metric("in_flight_bytes", Kind.GAUGE, "bytes", (), "Bytes of their payloads."),
+    Metric("poll_age_seconds", Kind.GAUGE, "seconds", ("group",), "Since the poll thread last came round."),
+    Metric("lease_remaining_seconds", Kind.GAUGE, "seconds", (), "Until this process may begin no effect any more."),
+    Metric("heartbeat_duration_seconds", Kind.HISTOGRAM, "seconds", (), "Round trip of a renewal of the lease."),
+    Metric(
+        "executors_started_total", Kind.COUNTER, "executors", (), "Executors registered by this process: 1, or it died."
+    ),
+    Metric(
+        "executors_lost_total", Kind.COUNTER, "executors", ("reason",), "Own executors declared dead, or abandoned."
+    ),
+    Metric(
+        "executors_buried_total", Kind.COUNTER, "executors", ("reason",), "Other executors this process declared dead."
+    ),
+    Metric("store_unavailable", Kind.GAUGE, "1", (), "1 while Postgres does not answer and everything waits."),
+    Metric("store_outages_total", Kind.COUNTER, "outages", (), "Times Postgres stopped answering."),
+    Metric("service_failures_total", Kind.COUNTER, "errors", ("service",), "Unexpected errors of a service's loop."),
+    Metric(
+        "client_errors_total",
+        Kind.COUNTER,
+        "errors",
+        ("meaning",),
+        "Errors the Kafka client reported, by what they mean.",
+    ),
+    Metric("client_recreated_total", Kind.COUNTER, "clients", (), "Kafka clients that were unusable and replaced."),
+)

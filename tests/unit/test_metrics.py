@@ -1,0 +1,131 @@
+"""What is counted of telemetry events, and what a scrape shows."""
+
+import re
+from dataclasses import fields
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumers import telemetry as kafka
+from engine import telemetry
+from engine.ids import SourceRef, WorkflowId
+from engine.states import WorkflowStatus
+from processor.instruments import LABEL_SETS_MAX, OTHER, Counter, Kind, Metric
+from processor.metric_table import METRICS
+from processor.metrics import Metrics
+
+SOURCE = SourceRef("shop", "fulfil", "orders", 3)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics((0.01, 0.1, 1))
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"processor_{name}", labels)
+
+
+def test_a_commits_workflows_are_counted_at_once(metrics: Metrics) -> None:
+    metrics.observe(telemetry.WorkflowsFinished("fulfil", WorkflowStatus.SUCCESS, [0.005, 0.05, 0.05, 7]))
+
+    assert value(metrics, "workflows_finished_total", handler="fulfil", status="SUCCESS") == 4
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="0.01") == 1
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="0.1") == 3
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="+Inf") == 4
+    assert value(metrics, "workflow_latency_seconds_sum", handler="fulfil") == pytest.approx(7.105)
+
+
+def test_events_of_partitions_carry_group_topic_and_partition(metrics: Metrics) -> None:
+    place = {"group": "shop", "topic": "orders", "partition": "3"}
+
+    metrics.observe(telemetry.RecordsDelivered(SOURCE, 500, 12_345))
+    metrics.observe(telemetry.RecordsDecided(SOURCE, "filtered", 7))
+    metrics.observe(telemetry.SourceClaimed(SOURCE, 4, True, 12, 0.2))
+    metrics.observe(kafka.PartitionsRevoked((SOURCE,), True))
+
+    assert value(metrics, "records_delivered_total", **place) == 500
+    assert value(metrics, "records_passed_over_total", **place, decision="filtered") == 7
+    assert value(metrics, "claims_total", **place, after_death="true") == 1
+    assert value(metrics, "rebalance_lost_total", group="shop") == 1
+    assert value(metrics, "rebalance_revoked_total", group="shop") is None
+
+
+def test_refused_writes_are_counted_wherever_they_are_refused(metrics: Metrics) -> None:
+    """I6: a zombie's writes show, whichever fence refused them."""
+    metrics.observe(telemetry.FlushRetried("fenced", "lost orders-3"))
+    metrics.observe(telemetry.FlushRetried("weather", "connection reset"))
+    metrics.observe(telemetry.LateResultRefused(WorkflowId("orders-3-7"), "row fence"))
+
+    assert value(metrics, "fenced_writes_total") == 2
+
+
+def test_an_outage_is_one_however_often_it_is_told(metrics: Metrics) -> None:
+    for waiting in (1, 2, 4):
+        metrics.observe(telemetry.StoreUnavailable("refused", waiting))
+    assert value(metrics, "store_unavailable") == 1
+
+    metrics.observe(telemetry.StoreAvailable(7))
+
+    assert value(metrics, "store_unavailable") == 0
+    assert value(metrics, "store_outages_total") == 1
+
+
+def test_gauges_are_read_at_the_scrape(metrics: Metrics) -> None:
+    lag = iter([5.0, 0.0])
+    metrics.read_at_scrape(lambda: {"partition_lag": [(("shop", "orders", "3"), next(lag))]})
+    place = {"group": "shop", "topic": "orders", "partition": "3"}
+
+    assert [value(metrics, "partition_lag", **place) for _ in range(2)] == [5, 0]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_every_metric_of_the_table_is_exposed(metrics: Metrics, accept: str) -> None:
+    content_type, body = metrics.exposition(accept)
+
+    assert content_type.startswith("application/openmetrics-text" if accept else "text/plain")
+    if not accept:
+        names = {family.name for family in text_string_to_metric_families(body.decode())}
+        assert {metric.full_name.removesuffix("_total") for metric in METRICS} <= names
+
+
+def test_time_series_of_one_metric_are_bounded() -> None:
+    """I10: an inline step's name may be made up by code."""
+    counter = Counter(Metric("steps_total", Kind.COUNTER, "steps", ("step",), ""))
+
+    for number in range(LABEL_SETS_MAX + 50):
+        counter.add(1, f"step {number}")
+
+    samples = {sample.labels["step"]: sample.value for sample in counter.family().samples}
+    assert len(samples) == LABEL_SETS_MAX + 1
+    assert samples[OTHER] == 50
+
+
+def test_the_table_names_things_as_prometheus_does() -> None:
+    for metric in METRICS:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name), metric.name
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
+        assert metric.meaning.endswith("."), metric.name
+        assert not {"key", "offset", "workflow"} & set(metric.labels), f"{metric.name}: unbounded labels"
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
+    """Every event of the contract can be observed, whatever its fields hold."""
+    modules = (telemetry, kafka)
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    events = [kind for kind in kinds if issubclass(kind, telemetry.Event)]
+    values = {
+        "source": SOURCE,
+        "sources": (SOURCE,),
+        "status": WorkflowStatus.ERROR,
+        "latencies_s": [1.0],
+        "durations_s": [1.0],
+    }
+
+    for kind in events:
+        metrics.observe(
+            kind(**{field.name: values.get(field.name, "x" if field.type is str else 1) for field in fields(kind)})
+        )
+
+    assert len(events) > 30
