@@ -48,8 +48,13 @@ _MEANINGS = {
 }
 
 
+_FENCED = "fenced by other consumer with same group.instance.id"
+
+
 def meaning_of(error: KafkaError) -> Meaning:
     """Judge an error by its code; whatever else is marked fatal makes the client unusable."""
+    if error.code() == KafkaError._FATAL and _FENCED in error.str().lower():
+        return Meaning.FENCED  # the error callback is told of a fatal error under this code, with its cause as text
     known = _MEANINGS.get(error.code())
     if known is not None:
         return known

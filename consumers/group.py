@@ -120,6 +120,7 @@ class Group:
         )
         self._poller.start()
         self._repeat("lag", self._settings.lag_every, self._look_at_lag)
+        self._tasks.append(asyncio.create_task(self._pass_on_hints(sources), name="hints about claims"))
         if self._settings.mirror_every:
             self._repeat("mirror", self._settings.mirror_every, self._mirror_progress)
 
@@ -289,6 +290,13 @@ class Group:
                 await asyncio.sleep(every.total_seconds())
 
         self._tasks.append(asyncio.create_task(forever(), name=f"{name} of group {self._settings.group}"))
+
+    async def _pass_on_hints(self, sources: Sources) -> None:
+        while True:
+            await sources.woken.wait()
+            sources.woken.clear()
+            for partition in self._partitions.values():
+                partition.woken()
 
     async def _look_at_lag(self) -> None:
         self._cluster.serve()

@@ -95,6 +95,9 @@ class Partition:
         self._lost = False
         self._refusal: Refusal | None = None
         self._retry_s = RETRY_FIRST_S
+        self._is_waiting = False
+        self._skip_to = 0
+        self._told = ""
         self._releases: set[asyncio.Task[None]] = set()
         self.life = asyncio.create_task(self._live(), name=f"partition {ref}")
 
@@ -123,6 +126,11 @@ class Partition:
         self._refusal = Refusal(error, self._refusal.times + 1 if self._refusal else 1)
         self._around.telemetry.emit(telemetry.OffsetRefused(self.ref, error))
         self._end(f"Kafka refused the offset: {error}")
+
+    def woken(self) -> None:
+        """A claim may have become free."""
+        if self._is_waiting:
+            self._ended.set()
 
     def revoke(self, *, lost: bool) -> None:
         """Kafka took it. The release begins at once, if there is a claim to release."""
@@ -175,11 +183,13 @@ class Partition:
         if self._over:
             return
         self._step(Event.CLAIMED)
+        await self._skip_gap(source)
         await source.open(self)
         if self._is_past(source):
             return
         if source.held:
-            self._step(Event.HELD, source.held)
+            # Kept: the engine ends the claim when the hold is lifted.
+            self._hold(source.held)
             await self._until_ended()
             return
         self._step(Event.OPENED)
@@ -201,7 +211,12 @@ class Partition:
                 return claimed
             if not self._over:
                 self._step(Event.BUSY, f"waits for executor {claimed.owner} to release it")
+                self._is_waiting = True
                 await self._until_ended(claimed.retry_s * random.uniform(0.8, 1.2))
+                self._is_waiting = False
+                if not self._over:
+                    self._ended.clear()
+        around.sources.no_longer_wanted(ref)
         return None
 
     async def _validate(self, source: Source) -> bool:
@@ -234,15 +249,14 @@ class Partition:
                     doubted = True
                     await self._until_ended(SECOND_LOOK_S)
                 case Halt(reason):
+                    # A stored hold, which the next claim finds: it outlives this process and this assignment.
                     self._halt(reason)
+                    self._retry_s = 0.0
                     await source.halt(reason)
-                    await self._until_ended()
                     return False
                 case SkipGap(to):
-                    gap = telemetry.GapAccepted(self.ref, source.progress.next, to)
-                    await around.sources.skip_gap(source, to=to, reason="retention passed the progress", by=BY_POLICY)
-                    around.telemetry.emit(gap)
-                    self._refusal, self._retry_s = None, 0.0
+                    # Only a claim that is not open yet can be moved: begin another one.
+                    self._skip_to, self._refusal, self._retry_s = to, None, 0.0
                     return False
                 case BeginIncarnation(topic_id, start):
                     former_id = source.progress.topic_id
@@ -253,6 +267,14 @@ class Partition:
                     self._refusal, self._retry_s = None, 0.0
                     return False
         return False
+
+    async def _skip_gap(self, source: Source) -> None:
+        to, self._skip_to = self._skip_to, 0
+        start = source.progress.next
+        if start < to:
+            reason = "retention passed the progress"
+            await self._around.sources.skip_gap(source, to=to, reason=reason, by=BY_POLICY)
+            self._around.telemetry.emit(telemetry.GapAccepted(self.ref, start, to))
 
     def _attach(self, source: Source) -> None:
         around, progress, place = self._around, source.progress, (self.ref.topic, self.ref.partition)
@@ -269,6 +291,7 @@ class Partition:
         if place in around.operator_pauses:
             around.poller.hold(self.number, PauseReason.OPERATOR, on=True)
         self._step(Event.ATTACH)
+        self._told = ""
         self._attached_at = time.monotonic()
         waited_s, self._assigned_at = self._attached_at - self._assigned_at, self._attached_at
         around.telemetry.emit(telemetry.PartitionAttached(self.ref, progress.next, waited_s))
@@ -289,13 +312,22 @@ class Partition:
         self._around.telemetry.emit(ServiceFailed(f"partition {self.ref}", error, self._retry_s))
         self._end(f"{type(error).__name__}: {error}")
 
+    def _hold(self, held: str) -> None:
+        self._step(Event.HELD, held)
+        self._tell_halted(held)
+
     def _halt(self, reason: str) -> None:
         if self._over:
             return
-        is_news = reason != self.reason
         self._step(Event.HALT, reason)
         self._refusal = None  # whoever decides, decides about this one as well
-        if is_news:
+        self._tell_halted(reason)
+
+    def _tell_halted(self, reason: str) -> None:
+        """Once for each reason: a halt is found again as a hold by the next claim."""
+        reason = reason.removeprefix("halt: ")
+        if reason != self._told:
+            self._told = reason
             self._around.telemetry.emit(telemetry.PartitionHalted(self.ref, reason))
 
     def _is_past(self, source: Source) -> bool:

@@ -203,6 +203,8 @@ class Poller:
 
     async def close(self, timeout_s: float) -> bool:
         """Leave the group and end the thread. False: it has not ended in time, and is left to the process's exit."""
+        if not self._thread.is_alive():
+            return True
         self._ask(self._close)
         try:
             await asyncio.wait_for(self._ended.wait(), timeout_s)
@@ -440,11 +442,12 @@ class Poller:
     def _gone(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
         try:
             places = [(each.topic, each.partition) for each in partitions]
-            for place in places:
-                self._owned.pop(place, None)
+            owned = [place for place in places if self._owned.pop(place, None) is not None]
+            for place in owned:
                 self._attached.pop(place, None)
             self._rebalancing_until = time.monotonic() + REBALANCE_S
-            self._tell(partial(self._listener.revoked, places, lost=lost))
+            if owned:
+                self._tell(partial(self._listener.revoked, owned, lost=lost))
             self._unassign(consumer, places)
         except BaseException as error:  # noqa: BLE001  # raising here destroys records (case 7)
             self._broken = error

@@ -30,6 +30,13 @@ def test_whatever_is_fatal_makes_the_client_unusable() -> None:
     assert meaning_of(KafkaError(KafkaError._TRANSPORT, "gone", fatal=True)) is Meaning.FATAL
 
 
+def test_a_fenced_static_member_is_recognised_by_what_the_callback_is_told() -> None:
+    """Case 36: under the code of any fatal error, as librdkafka 2.16 words it."""
+    text = "Fatal error: Broker: Static consumer fenced by other consumer with same group.instance.id: Fatal ..."
+
+    assert meaning_of(KafkaError(KafkaError._FATAL, text)) is Meaning.FENCED
+
+
 def test_a_truncation_is_recognised_by_what_the_client_says() -> None:
     assert is_truncation("fetch failed due to Partition log truncation detected at offset 30")
     assert not is_truncation("fetch failed due to requested offset not available on the broker")

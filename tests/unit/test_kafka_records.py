@@ -9,7 +9,8 @@ from consumers.records import record_of
 
 def message(**changes: Any) -> Message:
     whole: dict[str, Any] = {"topic": "orders", "partition": 3, "offset": 17, "key": b"k", "value": b"v"}
-    return Message(**{**whole, "timestamp": (TIMESTAMP_CREATE_TIME, 1_700_000_000_000), **changes})
+    whole |= {"timestamp": (TIMESTAMP_CREATE_TIME, 1_700_000_000_000), **changes}
+    return Message(**whole)
 
 
 def test_everything_that_identifies_a_record_arrives() -> None:
