@@ -183,9 +183,6 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption and authentication of the connection."""
 
-    sasl: SaslSettings = SaslSettings()
-    ssl: SslSettings = SslSettings()
-
     session_timeout: Duration | None = None
     """Silence after which the group's coordinator gives the partitions to others; classic protocol only (the new one
     has it on the broker). Unset: 15 s."""
@@ -204,6 +201,9 @@ class KafkaSettings(Section):
     extra: dict[str, str | int | float | bool] = {}
     """Other librdkafka properties, as they are called there (`fetch.min.bytes: 100000`). Those that would break a
     guarantee, or have a setting of their own, are refused."""
+
+    sasl: SaslSettings = SaslSettings()
+    ssl: SslSettings = SslSettings()
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod

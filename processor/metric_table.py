@@ -155,6 +155,18 @@ METRICS: tuple[Metric, ...] = (
         "Age of the oldest record that is taken and not finished.",
     ),
     Metric("partition_in_flight", Kind.GAUGE, "workflows", PARTITION, "Workflows taken and not finished."),
+    Metric("partition_backlog", Kind.GAUGE, "records", PARTITION, "Records in memory that wait for room."),
+    Metric(
+        "partition_parked", Kind.GAUGE, "workflows", PARTITION, "Workflows at rest in the database behind their keys."
+    ),
+    Metric("partition_blocked_keys", Kind.GAUGE, "keys", PARTITION, "Keys that an operator has to decide about."),
+    Metric(
+        "partition_open_transactions",
+        Kind.GAUGE,
+        "offsets",
+        PARTITION,
+        "Offsets that no reader can reach, because a producer holds a transaction open.",
+    ),
     Metric(
         "partition_watermark_gap",
         Kind.GAUGE,
@@ -176,6 +188,10 @@ METRICS: tuple[Metric, ...] = (
     # -- this process
     Metric("in_flight", Kind.GAUGE, "workflows", (), "Workflows taken and not finished, all partitions."),
     Metric("in_flight_bytes", Kind.GAUGE, "bytes", (), "Bytes of their payloads."),
+    Metric("backlog_bytes", Kind.GAUGE, "bytes", (), "Bytes of records in memory that wait for room."),
+    Metric("late_runs", Kind.GAUGE, "workflows", (), "Workflows of released partitions whose steps still run here."),
+    Metric("pool_connections", Kind.GAUGE, "connections", (), "Open connections of the pool for transactional steps."),
+    Metric("pool_waiting", Kind.GAUGE, "requests", (), "Transactional steps and claims that wait for a connection."),
     Metric("poll_age_seconds", Kind.GAUGE, "seconds", ("group",), "Since the poll thread last came round."),
     Metric("lease_remaining_seconds", Kind.GAUGE, "seconds", (), "Until this process may begin no effect any more."),
     Metric("heartbeat_duration_seconds", Kind.HISTOGRAM, "seconds", (), "Round trip of a renewal of the lease."),

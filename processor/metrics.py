@@ -101,10 +101,10 @@ class Metrics(Collector):
                 self._add("steps_finished_total", len(event.durations_s), event.handler, event.step, event.outcome)
                 self._take("step_duration_seconds", event.durations_s, event.handler, event.step)
             case telemetry.RecordsDelivered():
-                self._add("records_delivered_total", event.count, *_place(event.source))
-                self._add("records_delivered_bytes_total", event.size, *_place(event.source))
+                self._add("records_delivered_total", event.count, *place(event.source))
+                self._add("records_delivered_bytes_total", event.size, *place(event.source))
             case telemetry.RecordsDecided():
-                self._add("records_passed_over_total", event.count, *_place(event.source), event.decision)
+                self._add("records_passed_over_total", event.count, *place(event.source), event.decision)
             case _:
                 self._count_commit(event)
 
@@ -138,8 +138,8 @@ class Metrics(Collector):
     def _count_partition(self, event: Event) -> None:
         match event:
             case telemetry.SourceClaimed():
-                self._add("claims_total", 1, *_place(event.source), _truth(event.after_death))
-                self._add("claimed_workflows_total", event.open_rows, *_place(event.source))
+                self._add("claims_total", 1, *place(event.source), _truth(event.after_death))
+                self._add("claimed_workflows_total", event.open_rows, *place(event.source))
                 self._take("claim_wait_seconds", (event.waited_s,))
             case telemetry.SourceReleased():
                 self._take("drain_seconds", (event.duration_s,))
@@ -162,11 +162,11 @@ class Metrics(Collector):
                 for source in event.sources:
                     self._add("rebalance_lost_total" if event.lost else "rebalance_revoked_total", 1, source.group)
             case kafka.PartitionHalted():
-                self._add("partitions_halted_total", 1, *_place(event.source))
+                self._add("partitions_halted_total", 1, *place(event.source))
             case kafka.GapAccepted():
-                self._add("gap_records_total", event.end - event.start, *_place(event.source))
+                self._add("gap_records_total", event.end - event.start, *place(event.source))
             case kafka.TopicRecreated():
-                self._add("topic_recreated_total", 1, *_place(event.source))
+                self._add("topic_recreated_total", 1, *place(event.source))
             case kafka.StaleBatchDropped():
                 self._add("stale_records_total", event.count)
             case _:
@@ -192,7 +192,8 @@ class Metrics(Collector):
                 pass  # nothing to count: attached, paused, refused are read as states
 
 
-def _place(source: SourceRef) -> tuple[str, str, str]:
+def place(source: SourceRef) -> tuple[str, str, str]:
+    """A partition as the labels of PARTITION."""
     return source.group, source.topic, str(source.partition)
 
 

@@ -1,0 +1,58 @@
+"""Snapshots of the engine and of groups as values of gauges. Pure; names are those of `processor.metric_table`."""
+
+from datetime import timedelta
+
+from consumers.group import GroupSnapshot
+from engine.engine import EngineSnapshot
+from processor.metrics import Samples, place
+
+
+def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> Samples:
+    """Of this process, and of each partition that it has claimed."""
+    remaining_s = lease.total_seconds() - snapshot.lease_silence_s if snapshot.lease_is_valid else 0.0
+    samples: Samples = {
+        "in_flight": [((), snapshot.in_flight)],
+        "in_flight_bytes": [((), snapshot.in_flight_bytes)],
+        "backlog_bytes": [((), snapshot.backlog_bytes)],
+        "late_runs": [((), snapshot.late_runs)],
+        "lease_remaining_seconds": [((), max(remaining_s, 0.0))],
+        "pool_connections": [((), snapshot.pool.get("pool_size", 0))],
+        "pool_waiting": [((), snapshot.pool.get("requests_waiting", 0))],
+    }
+    for source in snapshot.sources:
+        values: dict[str, float] = {
+            "partition_progress_offset": source.next,
+            "partition_in_flight": source.in_flight,
+            "partition_backlog": source.backlog,
+            "partition_parked": source.parked,
+            "partition_blocked_keys": source.blocked_keys,
+            "partition_watermark_gap": source.high - source.next,
+            "partition_owner_epoch": source.epoch,
+        }
+        if source.oldest_ms:
+            values["partition_lag_seconds"] = max(now_s - source.oldest_ms / 1000, 0.0)
+        elif not source.in_flight and not source.backlog:
+            values["partition_lag_seconds"] = 0.0
+        for name, value in values.items():
+            samples.setdefault(name, []).append((place(source.ref), value))
+    return samples
+
+
+def group_gauges(snapshot: GroupSnapshot) -> Samples:
+    """Of one member, and of each partition that Kafka assigned to it."""
+    samples: Samples = {
+        "poll_age_seconds": [((snapshot.group,), snapshot.poll_age_s)],
+        "partition_lag": [],
+        "partition_state": [],
+        "partition_paused": [],
+        "partition_open_transactions": [],
+    }
+    for partition in snapshot.partitions:
+        labels = place(partition.source)
+        samples["partition_state"].append(((*labels, partition.state.value), 1))
+        samples["partition_paused"] += [((*labels, reason), 1) for reason in sorted(partition.paused)]
+        if partition.lag is not None:
+            samples["partition_lag"].append((labels, partition.lag))
+        if partition.log_end is not None:
+            samples["partition_open_transactions"].append((labels, partition.log_end.open_transactions))
+    return samples

@@ -1,0 +1,190 @@
+"""The composition root: the one place where an app, its settings, the engine and Kafka are wired.
+
+    App + Settings ──▶ handlers, EngineSettings ──▶ Engine ◀── Group (one per consumer group)
+                                                      │            │
+                      Metrics, LogObserver ◀──events──┴────────────┘
+
+    start   lifespan ─▶ engine ─▶ groups          stop   groups ─▶ engine ─▶ lifespan
+
+Nothing is contacted before `Runtime.start`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+from consumers.group import Group
+from engine.engine import Engine
+from engine.errors import ConfigurationError
+from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
+from processor.app import App
+from processor.config import Settings
+from processor.gauges import engine_gauges, group_gauges
+from processor.loading import load_settings
+from processor.logs import LogObserver
+from processor.metrics import Metrics, Samples
+from processor.wiring import engine_settings, group_name, group_settings, subscription
+
+T = TypeVar("T")
+
+POLL_AGE_MAX = timedelta(seconds=30)
+"""A poll thread that has not come round for so long is stuck: it comes round many times a second."""
+
+READ_ATTEMPTS = 5
+"""Snapshots are read in the scraping thread, beside the loop that changes what they read."""
+
+
+class Runtime:
+    """One process's share of an app: an engine, and a member of each consumer group.
+
+    Args:
+        app: Whose handlers run.
+        settings: Of this process.
+        kafka: Whether to consume.
+        observers: Of telemetry events, beside metrics and logs.
+
+    Raises:
+        ConfigurationError: Nothing starts any of the app's workflows, or settings contradict each other.
+    """
+
+    def __init__(self, app: App, settings: Settings, *, kafka: bool = True, observers: Sequence[Observer] = ()) -> None:
+        self.app = app
+        self.settings = settings
+        self.metrics = Metrics(settings.metrics.latency_buckets_s)
+        self._signs = _SignsOfLife()
+        telemetry = Telemetry((self.metrics.observe, LogObserver(), self._signs, *observers))
+        started = [registration for registration in app.workflows.values() if registration.topic is not None]
+        if kafka and not started:
+            raise ConfigurationError(
+                f"app {app.name!r}: no handler has a topic, so nothing would ever run.\n"
+                f"  Give one on=, as `@app.workflow(on=Topic('orders', Order))`."
+            )
+        handlers = {registration.name: registration.handler() for registration in started}
+        self.engine = Engine(engine_settings(settings), handlers, telemetry)
+        self.groups: list[Group] = []
+        names = sorted({group_name(registration, app, settings) for registration in started}) if kafka else []
+        for name in names:
+            members = [each for each in started if group_name(each, app, settings) == name]
+            subscriptions = [subscription(each, settings) for each in members]
+            self.groups.append(Group(self.engine, group_settings(settings, name), subscriptions, telemetry))
+        self._stack = AsyncExitStack()
+        self._is_started = self._is_stopping = False
+
+    # -- life --
+
+    async def start(self) -> None:
+        """Enter the lifespan, start the engine, join the groups. What fails takes down what was started before it.
+
+        Raises:
+            ConfigurationError: Database, schema, brokers or topics are not as they must be. Says what to do.
+        """
+        async with AsyncExitStack() as stack:
+            if self.app.lifespan is not None:
+                await stack.enter_async_context(self.app.lifespan(self.app))
+            stack.push_async_callback(self._stop_engine)
+            await self.engine.start()
+            for group in self.groups:
+                stack.push_async_callback(self._stop_group, group)
+                await group.start()
+            self._stack = stack.pop_all()
+        self._is_started = True
+
+    async def stop(self) -> None:
+        """Release every partition and end, at the latest after `executor.drain`. May be called again."""
+        self._is_stopping = True
+        await self._stack.aclose()
+
+    async def failure(self) -> BaseException:
+        """Wait until something cannot go on, and return what it was. The process should stop then."""
+        ends = [self.engine.failure, *(group.failed for group in self.groups)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self.engine.failure.done():
+            return self.engine.failure.result()
+        error = next((group.failed.exception() for group in self.groups if group.failed.done()), None)
+        assert error is not None, "a group's future only fails"
+        return error
+
+    async def _stop_engine(self) -> None:
+        await self.engine.stop(self.settings.executor.drain)
+
+    async def _stop_group(self, group: Group) -> None:
+        await group.stop(self.settings.executor.drain)
+
+    # -- for probes and scrapes, in other threads --
+
+    def problems_of_life(self) -> list[str]:
+        """What only a restart can mend; nothing while it starts or stops."""
+        if not self._is_started or self._is_stopping:
+            return []
+        problems = [
+            f"group {group}: the poll thread has not come round for {age:.0f} s"
+            for group, age in self._poll_ages()
+            if age > POLL_AGE_MAX.total_seconds()
+        ]
+        executor = self.settings.executor
+        silence_max = 3 * executor.lease + self.settings.postgres.connect_timeout
+        if (silence := self._signs.silence()) > silence_max.total_seconds():
+            problems.append(f"the lease thread, or the event loop it reports to, has been silent for {silence:.0f} s")
+        return problems
+
+    def problems_of_readiness(self) -> list[str]:
+        """Why nothing should rely on this process yet, or any more."""
+        if self._is_stopping:
+            return ["stopping"]
+        return [] if self._is_started else ["starting"]
+
+    def gauges(self) -> Samples:
+        """What metrics read at a scrape."""
+        if not self._is_started or self._is_stopping:
+            return {}
+        samples = _steadily(lambda: engine_gauges(self.engine.snapshot(), self.engine.settings.lease, time.time()))
+        for group in self.groups:
+            found = _steadily(lambda group=group: group_gauges(group.snapshot()))
+            for name, values in found.items():
+                samples.setdefault(name, []).extend(values)
+        return samples
+
+    def _poll_ages(self) -> list[tuple[str, float]]:
+        snapshots = [_steadily(group.snapshot) for group in self.groups]
+        return [(snapshot.group, snapshot.poll_age_s) for snapshot in snapshots]
+
+
+class _SignsOfLife:
+    """When the lease thread was last heard of: it renews, or says that it cannot."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, HeartbeatRenewed | StoreUnavailable):
+            self._last = time.monotonic()
+
+    def silence(self) -> float:
+        return time.monotonic() - self._last
+
+
+def _steadily(read: Callable[[], T]) -> T:
+    """Read what another thread changes: a dictionary that changed under an iteration is read again."""
+    for _ in range(READ_ATTEMPTS - 1):
+        try:
+            return read()
+        except RuntimeError:
+            continue
+    return read()
+
+
+@asynccontextmanager
+async def running(
+    app: App, settings: Settings | None = None, *, kafka: bool = True, observers: Sequence[Observer] = ()
+) -> AsyncGenerator[Runtime]:
+    """Run an app inside of a program of the caller's: see `App.running`."""
+    runtime = Runtime(app, settings or load_settings(), kafka=kafka, observers=observers)
+    runtime.metrics.read_at_scrape(runtime.gauges)
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()

@@ -1,0 +1,395 @@
+"""`Bench`: an app on a real Postgres, with records delivered to the real inbox. Only the poll thread is replaced.
+
+    async with Bench(app, dsn) as bench:
+        bench.crash(after=charge)
+        await bench.deliver(orders, OrderPlaced(...), offset=7)
+        await bench.settle()
+        assert await bench.fetch_all("SELECT order_id FROM sale") == [("o-1",)]
+
+The bench keeps a log as Kafka would: after a crash or a restart the next engine claims the partitions and is given
+the log again from the stored progress. A crash is the engine's abort: nothing more is written, connections are cut,
+memory is lost; what runs in threads ends on its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, LiteralString, Self
+
+import psycopg
+
+from engine.crashpoints import CrashPoint, armed
+from engine.current import current_step
+from engine.engine import Engine
+from engine.errors import ConfigurationError
+from engine.ids import SourceRef
+from engine.records import Record
+from engine.runner import Phase
+from engine.settings import EngineSettings
+from engine.sources import Busy, Source, Start
+from engine.telemetry import Event, Telemetry
+from processor.app import App
+from processor.decorators import StepFunction, TransactionFunction
+from processor.handlers import Registration
+from processor.triggers import Topic
+
+SETTLE = timedelta(seconds=30)
+"""Longest a bench waits for work to end before it says what does not."""
+
+
+class Crashed(BaseException):
+    """Raised at an armed crash point, so that the code there goes no further; the bench replaces the engine."""
+
+
+class UnsettledError(AssertionError):
+    """Work did not end in time. The message lists what is left."""
+
+
+class Bench:
+    """An app under test.
+
+    Args:
+        app: Its handlers run as in production, from records only.
+        dsn: A migrated database of this test's own.
+        group: Consumer group; the app's name by default.
+        executor: Name of the executor: the engine after a crash has it again, so its predecessor is dead at once.
+        settings: Other engine settings; `conninfo` is replaced.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        dsn: str,
+        *,
+        group: str | None = None,
+        executor: str = "bench",
+        settings: EngineSettings | None = None,
+    ) -> None:
+        self.app = app
+        self.dsn = dsn
+        self.group = group or app.name
+        base = settings or EngineSettings(conninfo=dsn, scan=timedelta(milliseconds=100))
+        self.settings = replace(base, conninfo=dsn, executor_name=executor)
+        self.events: list[Event] = []
+        self.crashes = 0
+        self._by_topic = {
+            registration.topic.name: registration
+            for registration in app.workflows.values()
+            if registration.topic is not None
+        }
+        self._log: dict[SourceRef, list[Record]] = {}
+        self._sources: dict[SourceRef, Source] = {}
+        self._claiming: dict[SourceRef, asyncio.Task[None]] = {}
+        self._crash: asyncio.Event = asyncio.Event()
+        self._restarting: asyncio.Task[None] | None = None
+        self._stack = AsyncExitStack()
+        self._changed = asyncio.Event()
+        self.engine = self._new_engine()
+
+    # -- life --
+
+    async def __aenter__(self) -> Self:
+        if self.app.lifespan is not None:
+            await self._stack.enter_async_context(self.app.lifespan(self.app))
+        await self.engine.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        armed.clear()
+        if self._restarting is not None:
+            await self._restarting
+        for task in self._claiming.values():
+            task.cancel()
+        if self.engine.is_aborted:
+            return
+        await self.engine.stop(timedelta(seconds=5))
+        await self._stack.aclose()
+
+    # -- driving --
+
+    async def deliver(
+        self,
+        topic: Topic[Any],
+        event: Any,
+        *,
+        offset: int | None = None,
+        partition: int = 0,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ms: int | None = None,
+        on: str | None = None,
+    ) -> int:
+        """Append a record to the log and hand it to the inbox. An offset that is there already is delivered again.
+
+        Args:
+            topic: Whose handler gets it.
+            event: An event of the topic's model, or `bytes` for a payload as it stands, or `None` for a tombstone.
+            offset: Its place; the next one by default. Gaps are as in Kafka: records that do not exist.
+            partition: Its partition.
+            key: Instead of the topic's `key=`.
+            headers: Its headers.
+            timestamp_ms: Epoch milliseconds; now by default.
+            on: Name of the concrete topic, where `topic` is a pattern.
+
+        Returns its offset.
+        """
+        registration = self._registration(topic)
+        ref = SourceRef(self.group, registration.name, on or topic.name, partition)
+        log = self._log.setdefault(ref, [])
+        for known in log:
+            if known.offset == offset:
+                self._hand(ref, [replace(known)])
+                return known.offset
+        place = offset if offset is not None else (log[-1].offset + 1 if log else 0)
+        if log and place < log[-1].offset:
+            raise ValueError(f"offset {place} is behind {log[-1].offset}, and not in the log")
+        named, value = (None, event) if isinstance(event, bytes) else topic.encode(event)
+        record = Record(
+            topic=ref.topic,
+            partition=partition,
+            offset=place,
+            key=key if key is not None else named,
+            value=value,
+            timestamp_ms=int(time.time() * 1000) if timestamp_ms is None else timestamp_ms,
+            headers=tuple(headers),
+        )
+        log.append(record)
+        await self.claim(ref)
+        self._hand(ref, [record])
+        return place
+
+    async def claim(self, ref: SourceRef) -> None:
+        """Claim a partition and attach it at its progress, unless it is attached."""
+        if ref in self._sources or self._crash.is_set():
+            return
+        if ref not in self._claiming:
+            self._claiming[ref] = asyncio.create_task(self._claim(ref))
+            self._claiming[ref].add_done_callback(lambda _: self._claiming.pop(ref, None))
+        await asyncio.shield(self._claiming[ref])
+
+    async def release(self, ref: SourceRef) -> None:
+        """Give a partition up, as a rebalance would; `claim` brings it back."""
+        source = self._sources.pop(ref, None)
+        if source is not None:
+            await source.release()
+
+    def ref(self, topic: Topic[Any], partition: int = 0) -> SourceRef:
+        """A partition of a topic's handler."""
+        return SourceRef(self.group, self._registration(topic).name, topic.name, partition)
+
+    def source(self, topic: Topic[Any], partition: int = 0) -> Source:
+        """The claim of a partition."""
+        return self._sources[self.ref(topic, partition)]
+
+    async def settle(self, *, within: timedelta = SETTLE) -> None:
+        """Wait until nothing is left to do: all workflows have ended, or wait for an operator or a retry's time."""
+        deadline = time.monotonic() + within.total_seconds()
+        while True:
+            if self._crash.is_set():
+                await self._restart()
+            self._changed.clear()
+            if self.engine.failure.done():
+                raise self.engine.failure.result()
+            left = self._left()
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise UnsettledError("not settled: " + "; ".join(left[:20]))
+            try:
+                async with asyncio.timeout(0.02):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    # -- crashing --
+
+    def crash(
+        self,
+        *,
+        after: StepFunction[..., Any] | TransactionFunction[Any, ..., Any] | None = None,
+        at: CrashPoint | None = None,
+        times: int = 1,
+    ) -> None:
+        """Arm a crash: after a step's function has returned and before its record is durable, or at a crash point.
+
+        Args:
+            after: A step or transaction.
+            at: A crash point.
+            times: How many passes crash; later ones go through.
+        """
+        if (after is None) == (at is None):
+            raise ValueError("crash(after=step) or crash(at=CrashPoint)")
+        left = times
+
+        def act(point: CrashPoint) -> None:
+            nonlocal left
+            step = current_step.get()
+            if after is not None and (step is None or step.name != after.step.name):
+                return
+            left -= 1
+            if left <= 0:
+                armed.pop(point, None)
+            self._cut()
+            raise Crashed(point)
+
+        if at is not None:
+            armed[at] = act
+        elif isinstance(after, TransactionFunction):
+            armed[CrashPoint.TRANSACTION_OPEN] = act
+        else:
+            armed[CrashPoint.STEP_CALLED] = act
+
+    async def restart(self) -> None:
+        """Stop the engine in good order and start another one in its place."""
+        await self.engine.stop(timedelta(seconds=10))
+        await self._start_anew()
+
+    async def crash_now(self) -> None:
+        """Crash between two events, and recover."""
+        self._cut()
+        await self._restart()
+
+    async def advance(self, by: timedelta) -> None:
+        """Move the clock of workflows that rest until their next attempt."""
+        for source in self._sources.values():
+            source.inbox.hurry(int(by.total_seconds() * 1000))
+
+    # -- reading --
+
+    async def fetch_all(self, query: LiteralString, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of the database."""
+        async with await psycopg_connect(self.dsn) as connection:
+            cursor = await connection.execute(query, params)
+            return await cursor.fetchall()
+
+    async def execute(self, query: LiteralString, params: Sequence[Any] = ()) -> None:
+        """Change the database, as an operator or another program would."""
+        async with await psycopg_connect(self.dsn) as connection:
+            await connection.execute(query, params)
+
+    # -- inside --
+
+    def dropped(self, source: Source, reason: str) -> None:
+        """The engine gave a claim up: take it again, as a consumer would (SourceListener)."""
+        if self._sources.get(source.ref) is source:
+            del self._sources[source.ref]
+        self._changed.set()
+        if source.held is not None and reason != "hold lifted":
+            return
+        if not self.engine.is_aborted:
+            self._claiming[source.ref] = asyncio.create_task(self._claim(source.ref))
+            self._claiming[source.ref].add_done_callback(lambda _: self._claiming.pop(source.ref, None))
+
+    def _registration(self, topic: Topic[Any]) -> Registration:
+        try:
+            return self._by_topic[topic.name]
+        except KeyError:
+            raise ConfigurationError(f"app {self.app.name!r}: no handler has topic {topic.name!r}") from None
+
+    def _new_engine(self) -> Engine:
+        handlers = {each.name: each.handler() for each in self._by_topic.values()}
+        return Engine(self.settings, handlers, Telemetry((self._observe,)))
+
+    def _observe(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    def _hand(self, ref: SourceRef, records: list[Record]) -> None:
+        source = self._sources.get(ref)
+        if source is not None and source.held is None:
+            source.deliver(records)
+
+    async def _claim(self, ref: SourceRef) -> None:
+        engine = self.engine
+        try:
+            await engine.sources.first_start(ref.group, ref.handler, ref.topic, {ref.partition: Start(0)})
+            renamed_from = engine_renamed_from(self._by_topic.values(), ref.handler)
+            while isinstance(claimed := await engine.sources.claim(ref, generation=1, renamed_from=renamed_from), Busy):
+                await asyncio.sleep(claimed.retry_s / 10)
+            await claimed.open(self)
+        except Crashed:
+            return
+        except psycopg.Error:
+            if engine.is_aborted:
+                return
+            raise
+        self._sources[ref] = claimed
+        if claimed.held is None:
+            records = [replace(r) for r in self._log.get(ref, []) if r.offset >= claimed.progress.next]
+            claimed.deliver(records)
+
+    def _cut(self) -> None:
+        """The synchronous part of a crash: from here on nothing is written."""
+        self.crashes += 1
+        engine = self.engine
+        engine.is_aborted = True
+        engine.lease.cut()
+        engine.stopping.set()
+        for committer in (*engine.committers, *engine.fused_committers):
+            committer.cut()
+        self._crash.set()
+        self._changed.set()
+
+    async def _restart(self) -> None:
+        if self._restarting is None:
+            self._restarting = asyncio.create_task(self._start_after_crash())
+        try:
+            await self._restarting
+        finally:
+            self._restarting = None
+
+    async def _start_after_crash(self) -> None:
+        await self.engine.abort()
+        self._crash.clear()
+        await self._start_anew()
+
+    async def _start_anew(self) -> None:
+        refs = list(self._log)
+        self._sources.clear()
+        self.engine = self._new_engine()
+        await self.engine.start()
+        for ref in refs:
+            await self.claim(ref)
+
+    def _left(self) -> list[str]:
+        left: list[str] = []
+        if self._claiming:
+            left.append(f"claims of {', '.join(map(str, self._claiming))}")
+        for ref, source in self._sources.items():
+            inbox = source.inbox
+            if source.held is not None:
+                continue
+            if source.is_gone:
+                left.append(f"{ref}: gone")
+                continue
+            if inbox.backlog or inbox.looking or inbox.group or source.has_work:
+                left.append(f"{ref}: {len(inbox.backlog)} records wait")
+            resting = {run.key for run in inbox.keys.values() if run.phase is Phase.WAITING and run.wake_at}
+            for run in inbox.runs.values():
+                if run.key is not None and (run.key in inbox.blocked or run.key in resting):
+                    continue
+                if run.phase is Phase.WAITING and run.wake_at:
+                    continue
+                left.append(f"{run.id}: {run.phase.value}")
+            log = self._log.get(ref, [])
+            if not left and log and source.progress.next <= log[-1].offset and not inbox.runs:
+                left.append(f"{ref}: progress {source.progress.next} of {log[-1].offset + 1}")
+        if len(self.engine.late):
+            left.append(f"{len(self.engine.late)} late runs")
+        return left
+
+
+def engine_renamed_from(registrations: Any, handler: str) -> str | None:
+    """The former name of a handler."""
+    return next((each.renamed_from for each in registrations if each.name == handler), None)
+
+
+async def psycopg_connect(dsn: str) -> Any:
+    """A connection of the test's own, in autocommit mode."""
+    return await psycopg.AsyncConnection.connect(dsn, autocommit=True)

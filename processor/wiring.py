@@ -1,0 +1,128 @@
+"""Settings of a deployment as the engine and the consumers want them. Pure."""
+
+from pydantic import SecretStr
+
+from consumers.settings import (
+    GroupProtocol,
+    GroupSettings,
+    OnGap,
+    OnRecreated,
+    Security,
+    StartAt,
+    StartAtTime,
+    Subscription,
+)
+from engine.errors import ConfigurationError
+from engine.settings import EngineSettings
+from processor.app import App
+from processor.config import KafkaSettings, Settings
+from processor.handlers import Registration
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """For the engine."""
+    postgres, executor = settings.postgres, settings.executor
+    return EngineSettings(
+        conninfo=postgres.dsn.get_secret_value(),
+        direct_conninfo=_secret(postgres.direct_dsn),
+        schema=postgres.schema_name,
+        executor_name=executor.name,
+        in_flight_max=executor.in_flight_max,
+        in_flight_bytes_max=executor.in_flight_bytes_max,
+        backlog_max=executor.backlog_max,
+        parked_max=settings.partitions.parked_max,
+        persist_after=executor.persist_after,
+        lease=executor.lease,
+        heartbeat=executor.heartbeat,
+        committers=executor.committers,
+        flush_rows_max=executor.flush_rows_max,
+        threads=executor.threads,
+        pool_max=postgres.pool_max,
+        connect_timeout=postgres.connect_timeout,
+        statement_timeout=postgres.statement_timeout,
+        prepare=postgres.prepared_statements,
+    )
+
+
+def group_name(registration: Registration, app: App, settings: Settings) -> str:
+    """The consumer group of a handler: its own, that of the settings, or the app's name."""
+    return registration.group or settings.kafka.group or app.name
+
+
+def group_settings(settings: Settings, group: str) -> GroupSettings:
+    """For one member of a group."""
+    kafka = settings.kafka
+    return GroupSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        group=group,
+        client_id=kafka.client_id,
+        security=_security(kafka),
+        protocol=GroupProtocol(kafka.group_protocol),
+        instance_id=kafka.group_instance_id,
+        session_timeout=kafka.session_timeout,
+        max_poll_interval=kafka.max_poll_interval,
+        prefetch_bytes_max=kafka.prefetch_bytes_max,
+        mirror_every=kafka.mirror_every,
+        reclaim_every=settings.executor.lease,
+        options=_options(kafka),
+    )
+
+
+def subscription(registration: Registration, settings: Settings) -> Subscription:
+    """What a handler consumes, and how its partitions begin."""
+    topic, partitions = registration.topic, settings.partitions
+    assert topic is not None, f"{registration.name}: no topic"
+    if partitions.start_timestamp is not None:
+        start: StartAt | StartAtTime = StartAtTime(partitions.start_timestamp)
+    else:
+        start = StartAt(partitions.start)
+    return Subscription(
+        topic=topic.name,
+        handler=registration.name,
+        renamed_from=registration.renamed_from,
+        start=start,
+        on_recreated=OnRecreated(partitions.on_topic_recreated.replace("_", " ")),
+        on_gap=OnGap(partitions.on_retention_loss),
+    )
+
+
+def _security(kafka: KafkaSettings) -> Security:
+    with_sasl, with_tls = kafka.security_protocol.startswith("SASL"), kafka.security_protocol.endswith("SSL")
+    ssl, sasl = kafka.ssl, kafka.sasl
+    if not with_tls and (ssl.ca or ssl.certificate or ssl.key):
+        raise ConfigurationError(
+            f"kafka.ssl is set and kafka.security_protocol is {kafka.security_protocol}: nothing would be encrypted.\n"
+            f"  Set it to SSL or SASL_SSL."
+        )
+    return Security(
+        tls=with_tls,
+        ca=ssl.ca,
+        certificate=ssl.certificate,
+        key=_secret(ssl.key),
+        key_password=_secret(ssl.key_password),
+        verify_hostname=ssl.verify_hostname,
+        mechanism=sasl.mechanism if with_sasl else None,
+        username=sasl.username,
+        password=_secret(sasl.password),
+    )
+
+
+def _options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:
+    """What the client takes as it is: `extra`, and what it knows of Kerberos and OIDC."""
+    sasl = kafka.sasl
+    options: dict[str, str | int | float | bool | None] = {
+        "client.rack": kafka.client_rack,
+        "sasl.kerberos.service.name": sasl.kerberos_service_name,
+        "sasl.kerberos.principal": sasl.kerberos_principal,
+        "sasl.kerberos.keytab": sasl.kerberos_keytab,
+        "sasl.oauthbearer.method": "oidc" if sasl.oauthbearer_token_endpoint_url else None,
+        "sasl.oauthbearer.client.id": sasl.oauthbearer_client_id,
+        "sasl.oauthbearer.client.secret": _secret(sasl.oauthbearer_client_secret),
+        "sasl.oauthbearer.token.endpoint.url": sasl.oauthbearer_token_endpoint_url,
+        "sasl.oauthbearer.scope": sasl.oauthbearer_scope,
+    }
+    return kafka.extra | {name: value for name, value in options.items() if value is not None}
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()
