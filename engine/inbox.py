@@ -58,6 +58,8 @@ class Inbox:
         self.group: deque[Run] = deque()
         self.blocked: set[OrderingKey] = set()
         self.is_open = True
+        self.is_stopped = False
+        """A hold on the partition is on its way: nothing starts any more, what runs goes on until the release."""
         self.looking: dict[WorkflowId, Record] = {}
         self.filtered = 0
         self.skipped = 0
@@ -97,8 +99,11 @@ class Inbox:
     def pump(self) -> None:
         """Start what the limits allow, in order; called whenever something ended."""
         engine = self.engine
+        if self.is_stopped:
+            return
         while self._wakeable and engine.has_room():
-            self._acquire(self._wakeable.popleft())
+            if (run := self._wakeable.popleft()).phase is Phase.WAITING:
+                self._acquire(run)
         while self.backlog and not self.looking and engine.has_room():
             if PARTITION_KEY in self.keys and not self.handler.ordered_by_partition:
                 break  # raw rows of a cautious claim, whose keys nobody knows yet (P21)
@@ -285,7 +290,7 @@ class Inbox:
 
     def go(self, run: Run) -> None:
         """Start a run whose key is free: at once, after its first row, after its owner is written, or later."""
-        if not self.is_open:
+        if not self.is_open or self.is_stopped:
             return
         if self.engine.late.holds(run):
             return  # its key is held by an abandoned run of ours that has not ended; `go` follows then
@@ -558,6 +563,14 @@ class Inbox:
         """Look again at a row that was a live executor's: acquire it, or learn that it has ended."""
         run.row = Row.REST
         self._acquire(run)
+
+    def hurry(self, by_ms: int) -> None:
+        """Let time pass for workflows that rest until their next attempt. For tests with a moved clock."""
+        for run in list(self.runs.values()):
+            if run.phase is Phase.WAITING and run.row is Row.REST and run.wake_at is not None:
+                run.wake_at -= by_ms
+                if run.key is None or self.keys.get(run.key) is run:
+                    self.go(run)
 
     def unblock(self, keys: set[OrderingKey]) -> None:
         """An operator lifted holds: the keys go on with whoever waits first."""

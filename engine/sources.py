@@ -53,6 +53,9 @@ RETRY_CLAIM_S = 0.25
 
 CLAIM_CHANNEL = "processor_claims"
 
+RELEASED_ON_REQUEST = "released on request"
+"""Why a source was dropped whose claim another member asked for: the next claim waits for that one to be taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -292,6 +295,7 @@ class Source:
         """Stop by policy, after a hold that is durable or that this places: open records are persisted first."""
         if self.held is None and not self._is_gone:
             self.held = f"halt: {reason}"
+            self.inbox.is_stopped = True
             self.engine.spawn(self._halted(reason))
 
     async def _halted(self, reason: str) -> None:
@@ -302,6 +306,7 @@ class Source:
     def pause_soon(self, reason: str) -> None:
         """An operator's hold on the partition was found: release, and wait for it to be lifted."""
         self.held = reason
+        self.inbox.is_stopped = True
         self.engine.spawn(self._paused(reason))
 
     async def _paused(self, reason: str) -> None:
@@ -602,7 +607,7 @@ class Sources:
             await self._release_unknown(service, key)
         elif requester_alive and generation > source.progress.generation:
             await source.release()
-            source.tell_dropped("released on request")
+            source.tell_dropped(RELEASED_ON_REQUEST)
         async with engine.pool.connection() as connection:
             await send(connection, schema, executor.withdraw(service=service, key=key, executor_id=requester))
 

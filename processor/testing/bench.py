@@ -14,23 +14,22 @@ memory is lost; what runs in threads ends on its own.
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, LiteralString, Self
-
-import psycopg
 
 from engine.crashpoints import CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
+from engine.pool import connect
 from engine.records import Record
 from engine.runner import Phase
 from engine.settings import EngineSettings
-from engine.sources import Busy, Source, Start
+from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
 from engine.telemetry import Event, Telemetry
 from processor.app import App
 from processor.decorators import StepFunction, TransactionFunction
@@ -58,6 +57,7 @@ class Bench:
         group: Consumer group; the app's name by default.
         executor: Name of the executor: the engine after a crash has it again, so its predecessor is dead at once.
         settings: Other engine settings; `conninfo` is replaced.
+        beside: Another bench whose log this one reads as well: a second member, which claims what it is told to.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Bench:
         group: str | None = None,
         executor: str = "bench",
         settings: EngineSettings | None = None,
+        beside: "Bench | None" = None,
     ) -> None:
         self.app = app
         self.dsn = dsn
@@ -81,7 +82,7 @@ class Bench:
             for registration in app.workflows.values()
             if registration.topic is not None
         }
-        self._log: dict[SourceRef, list[Record]] = {}
+        self._log: dict[SourceRef, list[Record]] = {} if beside is None else beside._log
         self._sources: dict[SourceRef, Source] = {}
         self._claiming: dict[SourceRef, asyncio.Task[None]] = {}
         self._crash: asyncio.Event = asyncio.Event()
@@ -264,13 +265,13 @@ class Bench:
 
     async def fetch_all(self, query: LiteralString, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the database."""
-        async with await psycopg_connect(self.dsn) as connection:
+        async with await connect(self.settings, "bench") as connection:
             cursor = await connection.execute(query, params)
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Sequence[Any] = ()) -> None:
         """Change the database, as an operator or another program would."""
-        async with await psycopg_connect(self.dsn) as connection:
+        async with await connect(self.settings, "bench") as connection:
             await connection.execute(query, params)
 
     # -- inside --
@@ -280,7 +281,7 @@ class Bench:
         if self._sources.get(source.ref) is source:
             del self._sources[source.ref]
         self._changed.set()
-        if source.held is not None and reason != "hold lifted":
+        if (source.held is not None and reason != "hold lifted") or reason == RELEASED_ON_REQUEST:
             return
         if not self.engine.is_aborted:
             self._claiming[source.ref] = asyncio.create_task(self._claim(source.ref))
@@ -303,7 +304,8 @@ class Bench:
     def _hand(self, ref: SourceRef, records: list[Record]) -> None:
         source = self._sources.get(ref)
         if source is not None and source.held is None:
-            source.deliver(records)
+            with suppress(Crashed):
+                source.deliver(records)
 
     async def _claim(self, ref: SourceRef) -> None:
         engine = self.engine
@@ -315,14 +317,15 @@ class Bench:
             await claimed.open(self)
         except Crashed:
             return
-        except psycopg.Error:
+        except Exception:
             if engine.is_aborted:
                 return
             raise
         self._sources[ref] = claimed
         if claimed.held is None:
             records = [replace(r) for r in self._log.get(ref, []) if r.offset >= claimed.progress.next]
-            claimed.deliver(records)
+            with suppress(Crashed):
+                claimed.deliver(records)
 
     def _cut(self) -> None:
         """The synchronous part of a crash: from here on nothing is written."""
@@ -388,8 +391,3 @@ class Bench:
 def engine_renamed_from(registrations: Any, handler: str) -> str | None:
     """The former name of a handler."""
     return next((each.renamed_from for each in registrations if each.name == handler), None)
-
-
-async def psycopg_connect(dsn: str) -> Any:
-    """A connection of the test's own, in autocommit mode."""
-    return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
