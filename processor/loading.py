@@ -103,6 +103,16 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
         raise SettingsError([_problem(detail, names, source) for detail in details]) from None
 
 
+def override(settings: Settings, values: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """The same settings with some values of some sections replaced. Raises `SettingsError` as `load_settings` does."""
+    changed: dict[str, Any] = {}
+    for section, replaced in values.items():
+        known: BaseModel = getattr(settings, section)
+        tree = {field.alias or name: getattr(known, name) for name, field in type(known).model_fields.items()}
+        changed[section] = type(known).model_validate(tree | dict(replaced))
+    return settings.model_copy(update=changed)
+
+
 def _file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
     named = given or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
     if named is not None:
@@ -212,6 +222,8 @@ def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) 
         elsewhere = everywhere.get(path[-1])
         hint = _nearest(".".join(path), siblings) or (f"; did you mean {elsewhere}?" if elsewhere else "")
         return f"{where}: there is no such setting{hint}"
+    if detail["type"] == "model_type":
+        return f"{where}: this is a section, with settings of its own: {', '.join(_fields(path))}"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
 
 

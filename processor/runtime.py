@@ -10,6 +10,7 @@ Nothing is contacted before `Runtime.start`.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,21 @@ POLL_AGE_MAX = timedelta(seconds=30)
 
 READ_ATTEMPTS = 5
 """Snapshots are read in the scraping thread, beside the loop that changes what they read."""
+
+
+YOUNG_MAX = 50_000
+"""Objects made since the last collection that start the next: 2,000 records in flight are 30,000 of them."""
+
+
+def relax_garbage_collection() -> None:
+    """Have Python look for cycles less often, and never again among what is there already. For a process of ours only.
+
+    Records and their runs hold no cycles and are freed when they end; with Python's own thresholds (a collection every
+    700 objects) looking at them again and again takes a third of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_MAX, 50, 100)
 
 
 class Runtime:

@@ -1,1 +1,103 @@
+"""The `processor` command. One module a command; each has `HELP`, `configure` and `run`.
 
+Exit codes: 0, done. 1, it ran, and failed. 2, it could not begin: a mistake in the command line, the settings, the app
+or the set-up, or a server that does not answer; the message says what to do. None of these shows a stack trace
+(`--traceback` does); what shows one unasked is a bug.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from engine.errors import EngineError
+
+__all__ = ["DONE", "FAILED", "MISTAKE", "main"]
+
+DONE: Final = 0
+FAILED: Final = 1
+MISTAKE: Final = 2
+
+INTERRUPTED: Final = 130
+"""As a shell says that Ctrl-C ended a program."""
+
+_COMMANDS = ("run", "migrate", "rollback", "check", "new", "dev", "demo", "partitions", "dead-letters")
+"""In the order of `--help`. A command whose package is not installed is left out."""
+
+
+class Command(Protocol):
+    """What a module of this package is."""
+
+    HELP: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own arguments."""
+        ...
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+        ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Instead of those of the process.
+
+    Returns:
+        The exit code.
+    """
+    parsed = _parser().parse_args(arguments)
+    command: Command = parsed.command
+    try:
+        return command.run(parsed)
+    except EngineError as error:
+        if parsed.traceback:
+            traceback.print_exc()
+        print(f"processor: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="processor",
+        description="Processes Kafka records exactly once, with durable workflows on Postgres.",
+        epilog="Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, and the message says what to do.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings file; else what PROCESSOR_CONFIG names, else processor.yaml or processor.toml if there is one",
+    )
+    common.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        command = _command(name)
+        if command is None:
+            continue
+        sub = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP + ".",
+            parents=[common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(sub)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _command(name: str) -> Command | None:
+    module = f"processor.cli.{name.replace('-', '_')}"
+    if importlib.util.find_spec(module) is None:
+        return None
+    return cast("Command", importlib.import_module(module))

@@ -1,0 +1,99 @@
+"""`processor check`: what an app would run, without running or contacting anything."""
+
+import argparse
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from processor.app import App
+from processor.cli import DONE
+from processor.cli.apps import add_app_argument, load_app
+from processor.codec import type_name
+from processor.config import Settings
+from processor.handlers import Registration
+from processor.loading import load_settings
+from processor.policies import NEVER, Retry
+from processor.triggers import Topic
+from processor.units import spell_duration
+from processor.wiring import engine_settings, group_name, group_settings
+
+HELP = "Show the handlers, topics, policies and schemas of an app, or say what is wrong with them"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    add_app_argument(parser)
+    parser.add_argument("--schemas", action="store_true", help="also print the JSON Schema of each topic's events")
+    parser.epilog = "Nothing is contacted: neither Kafka nor Postgres. Exit codes: 0 it would run; 2 it would not."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and print."""
+    settings = load_settings(arguments.config)
+    app = load_app(arguments.app)
+    engine_settings(settings)
+    for registration in app.workflows.values():
+        if registration.topic is not None:
+            registration.handler()
+            group_settings(settings, group_name(registration, app, settings))
+    print(describe(app, settings))
+    if arguments.schemas:
+        print(schemas(app))
+    return DONE
+
+
+def describe(app: App, settings: Settings) -> str:
+    """An app in words."""
+    lines = [f"app {app.name}"]
+    for registration in app.workflows.values():
+        lines += ["", *_workflow(registration, app, settings)]
+    if app.steps:
+        lines += ["", "steps"]
+        for step in app.steps.values():
+            retry: Retry = getattr(step.step, "retry", NEVER)
+            kind = type(step).__name__.removesuffix("Function").lower()
+            lines.append(f"  {step.name}  ({kind}{', ' + _retry(retry) if retry != NEVER else ''})")
+    return "\n".join(lines)
+
+
+def schemas(app: App) -> str:
+    """The JSON Schema of each topic's events, by topic."""
+    topics = {r.topic.name: r.topic for r in app.workflows.values() if r.topic is not None}
+    return "\n".join(f"\n{name}\n{_schema(topic)}" for name, topic in topics.items())
+
+
+def _workflow(registration: Registration, app: App, settings: Settings) -> list[str]:
+    topic = registration.topic
+    lines = [f"{registration.kind.value} {registration.name}  (version {registration.code_version})"]
+    if topic is None:
+        return [*lines, "  nothing starts it; it runs when it is called"]
+    order = topic.ordering.value + (", by order_by" if topic.order_by else "")
+    facts: dict[str, str] = {
+        "topic": f"{topic.name}{' (a pattern)' if topic.is_pattern else ''}",
+        "group": group_name(registration, app, settings),
+        "event": type_name(topic.model) + (", as its record" if registration.wants_record else ""),
+        "order": order,
+        "tombstones": "delivered" if topic.tombstone == "deliver" else "passed over",
+        "filter": getattr(topic.where, "__qualname__", "yes") if topic.where else "",
+        "headers": ", ".join(sorted(topic.headers)),
+        "retry": _retry(registration.retry),
+        "on failure": repr(registration.on_failure).removesuffix("()"),
+        "breaker": repr(registration.breaker) if registration.breaker else "off",
+        "batch": str(registration.batch_max) if registration.kind.value == "batch" else "",
+        "persist first": "yes" if registration.persist_first else "",
+    }
+    return lines + [f"  {name:14}{value}" for name, value in facts.items() if value]
+
+
+def _retry(retry: Retry) -> str:
+    if retry.attempts == 1:
+        return "1 attempt"
+    kinds = "" if retry.on == (Exception,) else f" on {', '.join(kind.__name__ for kind in retry.on)}"
+    return f"{retry.attempts} attempts, {spell_duration(retry.first_delay)} x {retry.backoff:g}{kinds}"
+
+
+def _schema(topic: Topic[Any]) -> str:
+    if topic.model in (bytes, str):
+        return f"  {type_name(topic.model)}, no schema"
+    return json.dumps(TypeAdapter(topic.model).json_schema(), indent=2, ensure_ascii=False)

@@ -1,0 +1,360 @@
+"""The `processor` command as its users meet it: in a process of its own, by exit code and output."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from consumers.mock import MockCluster
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60
+"""Longest any command takes on a busy machine; three seconds alone."""
+
+SHOP = """
+import time
+
+from pydantic import BaseModel
+
+from processor import App, Topic, Transaction
+
+
+class Order(BaseModel):
+    order_id: str
+    naps_s: float = 0
+
+
+app = App("shop")
+
+
+@app.step()
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@app.transaction()
+async def record(tx: Transaction, order_id: str) -> None:
+    await tx.execute("INSERT INTO sale VALUES (%s)", (order_id,))
+
+
+@app.workflow(on=Topic("orders", Order))
+async def fulfil(order: Order) -> None:
+    if order.naps_s:
+        await app.run_step(nap, order.naps_s)
+    await record(order.order_id)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+def command(project: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "processor", *arguments],
+        cwd=project,
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PROCESSOR_")}
+    return ours | {"PYTHONPATH": str(ROOT)} | dict(env or {})
+
+
+class Running:
+    """A command that goes on; its log is read line by line."""
+
+    def __init__(self, project: Path, *arguments: str, env: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "processor", *arguments],
+            cwd=project,
+            env=environment(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Read until a line matches."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"it ended without {pattern!r}:\n" + "\n".join(self.lines))
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit code."""
+        output, _ = self.process.communicate(timeout=WAIT_S)
+        self.lines += output.splitlines()
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def running(project: Path, *arguments: str, env: Mapping[str, str]) -> Generator[Running]:
+    program = Running(project, *arguments, env=env)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.process.kill()
+            program.process.wait()
+
+
+def produce(bootstrap_servers: str, *values: object) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap_servers})
+    for value in values:
+        producer.produce("orders", json.dumps(value), key="k")
+    assert producer.flush(WAIT_S) == 0
+
+
+def fetch(dsn: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(query.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("check", "nowhere:app"), "there is no module 'nowhere' here"),
+        (("check", "shop:appp"), "did you mean shop:app?"),
+        (("check", "broken:app"), "broken.py:1: ZeroDivisionError"),
+        (("check", "refused:app"), "has two handlers"),
+        (("rollback",), "no commands under rollback:"),
+        (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),
+        (("new", "Not A Name"), "is no name for a project"),
+        (("new", "pydantic"), "would hide one that it needs"),
+        (("dev", "shop:app", "--partitions", "0"), "1 to 100"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    project: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (project / "broken.py").write_text("1 / 0\n")
+    (project / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
+
+    ended = command(project, *arguments)
+
+    assert ended.returncode == 2, ended.stderr
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_command_line_shows_the_usage(project: Path) -> None:
+    ended = command(project, "rum")
+
+    assert ended.returncode == 2
+    assert "usage: processor" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("migrate",), ("run", "shop:app")])
+def test_a_database_that_does_not_answer_is_one_message(project: Path, arguments: tuple[str, ...]) -> None:
+    ended = command(project, *arguments, env={"PROCESSOR_POSTGRES_DSN": "host=127.0.0.1 port=1 password=hunter2"})
+
+    assert ended.returncode == 2, ended.stderr
+    assert "Postgres cannot be reached" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
+
+
+def test_every_command_has_help(project: Path) -> None:
+    overview = command(project, "--help")
+    assert overview.returncode == 0
+    listed = re.findall(r"^    ([a-z-]+)", overview.stdout, re.MULTILINE)
+    assert {"run", "migrate", "rollback", "check", "new", "dev"} <= set(listed)
+
+    for name in listed:
+        assert "--config" in command(project, name, "--help").stdout
+
+
+# -- what commands do
+
+
+def test_check_shows_what_would_run(project: Path) -> None:
+    ended = command(project, "check", "shop", "--schemas")
+
+    assert ended.returncode == 0, ended.stderr
+    for expected in (
+        "journaled fulfil",
+        "topic         orders",
+        "group         shop",
+        "on failure    DeadLetter",
+        '"order_id"',
+    ):
+        assert expected in ended.stdout
+
+
+def test_migrate_brings_tables_and_runs_the_users_commands_once_asked(project: Path, empty_database: str) -> None:
+    script = "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute('CREATE TABLE sale (id text)')"
+    (project / "processor.yaml").write_text(
+        json.dumps(
+            {
+                "postgres": {"dsn": "${DSN}", "schema": "other"},
+                "migrate": [[sys.executable, "-c", script]],
+                "rollback": ["false", "echo never"],
+            }
+        )
+    )
+    env = {"DSN": empty_database}
+
+    first, second, back = (
+        command(project, *words, env=env) for words in (("migrate",), ("migrate", "--phase", "post"), ("rollback",))
+    )
+
+    assert first.returncode == 0, first.stderr
+    assert "other: applied" in first.stdout
+    assert fetch(empty_database, "SELECT count(*) FROM sale") == [(0,)]
+    assert fetch(empty_database, "SELECT count(*) FROM other.workflow_status") == [(0,)]
+    assert (second.returncode, second.stdout) == (0, "other: nothing to apply\n")
+    assert (back.returncode, "never" in back.stdout) == (1, False)
+    assert "false: exit code 1" in back.stderr
+
+
+def test_run_handles_records_and_stops_in_order_on_sigterm(
+    project: Path, database: str, mock_cluster: MockCluster
+) -> None:
+    mock_cluster.create_topic("orders", 1)
+    fetch(database, "CREATE TABLE sale (order_id text)")
+    produce(mock_cluster.bootstrap_servers, {"order_id": "o-1"}, {"order_id": "o-2", "naps_s": 2})
+
+    with running(project, "run", "shop:app", env=env_of(database, mock_cluster)) as program:
+        port = program.until(r'"port": (\d+)')[1]
+        program.until("partition attached")
+        wait_for(database, "SELECT count(*) FROM dbos.workflow_status WHERE workflow_uuid = 'orders-0-1'", 1)
+        ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=WAIT_S).status
+        code = program.end()
+
+    assert (ready, code) == (200, 0), program.lines
+    events = [json.loads(line)["event"] for line in program.lines if line.startswith("{")]
+    assert events[-1] == "stopped"
+    assert {"started", "signal received", "source released"} <= set(events)
+    assert fetch(database, "SELECT order_id FROM sale ORDER BY 1")[0] == ("o-1",)
+    # The step that still ran ended within the drain; what follows it belongs to the next owner.
+    recorded = fetch(database, "SELECT function_name FROM dbos.operation_outputs WHERE workflow_uuid = 'orders-0-1'")
+    assert ("nap",) in recorded
+
+
+def test_a_second_signal_ends_it_at_once(project: Path, database: str, mock_cluster: MockCluster) -> None:
+    mock_cluster.create_topic("orders", 1)
+    produce(mock_cluster.bootstrap_servers, {"order_id": "o-1", "naps_s": 50})
+
+    with running(project, "run", "shop:app", env=env_of(database, mock_cluster)) as program:
+        program.until("partition attached")
+        wait_for(database, "SELECT count(*) FROM dbos.workflow_status", 1)
+        program.process.send_signal(signal.SIGINT)
+        program.until("signal received")
+        code = program.end(signal.SIGINT)
+
+    assert code == 130, program.lines
+    assert fetch(database, "SELECT status FROM dbos.workflow_status") == [("PENDING",)]
+
+
+def test_a_step_that_outlives_the_drain_does_not_hold_the_process(
+    project: Path, database: str, mock_cluster: MockCluster
+) -> None:
+    mock_cluster.create_topic("orders", 1)
+    produce(mock_cluster.bootstrap_servers, {"order_id": "o-1", "naps_s": 300})
+
+    env = env_of(database, mock_cluster) | {"PROCESSOR_EXECUTOR_DRAIN": "500ms"}
+    with running(project, "run", "shop:app", env=env) as program:
+        wait_for(database, "SELECT count(*) FROM dbos.workflow_status", 1)
+        code = program.end()
+
+    assert code == 0, program.lines
+
+
+def test_dev_brings_its_own_servers_and_takes_them_away(project: Path) -> None:
+    (project / "processor.yaml").write_text(
+        json.dumps(
+            {
+                "migrate": [
+                    [
+                        sys.executable,
+                        "-c",
+                        "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute('CREATE TABLE sale (id text)')",
+                    ]
+                ]
+            }
+        )
+    )
+
+    with running(project, "dev", "shop:app", env={"PROCESSOR_HTTP_PORT": "0"}) as program:
+        broker = program.until(r"Kafka +(\S+)")[1]
+        dsn = program.until(r'psql "([^"]+)"')[1]
+        produce(broker, {"order_id": "o-1"})
+        wait_for(dsn, "SELECT count(*) FROM sale", 1)
+        code = program.end(signal.SIGINT)
+
+    assert code == 0, program.lines
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(dsn)
+
+
+def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
+    made = command(tmp_path, "new", "my-shop")
+    assert made.returncode == 0, made.stderr
+    project = tmp_path / "my-shop"
+
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=project,
+        env=environment(None),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert tested.returncode == 0, tested.stdout
+    assert command(project, "check", "my_shop.app:app").returncode == 0
+    again = command(tmp_path, "new", "my-shop")
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def env_of(database: str, cluster: MockCluster) -> dict[str, str]:
+    return {
+        "PROCESSOR_POSTGRES_DSN": database,
+        "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,
+        "PROCESSOR_HTTP_PORT": "0",
+        "PROCESSOR_HTTP_HOST": "127.0.0.1",
+    }
+
+
+def wait_for(dsn: str, query: str, count: int) -> None:
+    """Ask until the answer is there."""
+    deadline = time.monotonic() + WAIT_S
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            row = connection.execute(query.encode()).fetchone()
+            if row is not None and row[0] >= count:
+                return
+            connection.execute("SELECT pg_sleep(0.05)")
+    raise AssertionError(f"{query}: never {count}")
