@@ -1,0 +1,355 @@
+"""Lost replies, a database that is away, one that went back, and records that kill their process."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from pydantic import BaseModel
+
+from engine.migrations import migrate
+from engine.settings import EngineSettings
+from engine.telemetry import ExecutorBuried, ExecutorLost, FlushRetried, SuspectStarted
+from processor import App, ConfigurationError, Record, Topic, Transaction
+from processor.testing import Bench, CrashPoint
+from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.proxy import losing_proxy
+
+FAST = EngineSettings(
+    conninfo="", lease=timedelta(seconds=1.5), heartbeat=timedelta(seconds=0.3), scan=timedelta(milliseconds=50)
+)
+
+
+class Order(BaseModel):
+    key: str
+    n: int
+
+
+orders = Topic("orders", Order, key=lambda order: order.key)
+
+
+class Shop:
+    """One step, one transaction; counts what ran."""
+
+    def __init__(self) -> None:
+        self.app = App("shop")
+        self.calls: Counter[int] = Counter()
+
+        @self.app.step()
+        async def charge(order: Order) -> int:
+            self.calls[order.n] += 1
+            return order.n
+
+        @self.app.transaction()
+        async def count(tx: Transaction, order: Order) -> None:
+            await tx.execute("UPDATE tally SET n = n + 1 WHERE key = %s", (order.key,))
+
+        @self.app.workflow(on=orders)
+        async def fulfil(order: Order) -> None:
+            await charge(order)
+            await count(order)
+
+
+async def prepare(bench: Bench) -> None:
+    await bench.execute("CREATE TABLE tally (key text PRIMARY KEY, n int)")
+    await bench.execute("INSERT INTO tally SELECT 'k' || g, 0 FROM generate_series(0, 4) AS g")
+
+
+async def until(condition: Callable[[], object], within: float = 15.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def audit(bench: Bench, count: int) -> None:
+    assert await bench.fetch_all("SELECT sum(n)::int FROM tally") == [(count,)]
+    assert await bench.fetch_all("SELECT status, count(*) FROM dbos.workflow_status GROUP BY 1") == [("SUCCESS", count)]
+
+
+@pytest.mark.parametrize("side", ["reply", "request"])
+@pytest.mark.parametrize("where", [b"fence_partitions", b"fence_row"])
+async def test_a_lost_commit_is_settled_by_reading(database: str, side: str, where: bytes) -> None:
+    """P23, P24: of a flush by its flush number, of a step's transaction by its checkpoint."""
+    shop = Shop()
+    async with losing_proxy(database) as (proxy, dsn), Bench(shop.app, dsn) as bench:
+        await prepare(bench)
+        proxy.marker = where
+        for n in range(60):
+            if n in (20, 40):
+                proxy.lose_commits += side == "reply"
+                proxy.lose_requests += side == "request"
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await bench.settle()
+
+        assert proxy.lost == 2
+        await audit(bench, 60)
+        assert all(count == 1 for count in shop.calls.values())
+
+
+async def test_postgres_away_for_longer_than_the_lease_kills_nobody(private_postgres: PostgresServer) -> None:
+    """P2, P25: everything waits, nothing is an attempt, and it goes on by itself."""
+    dsn = private_postgres.dsn()
+    await migrate(dsn)
+    shop = Shop()
+    async with Bench(shop.app, dsn, settings=FAST) as bench:
+        await prepare(bench)
+        for n in range(30):
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await asyncio.to_thread(private_postgres.stop, "immediate")
+        await until(lambda: not bench.engine.lease.is_valid())
+        for n in range(30, 60):
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await asyncio.sleep(FAST.lease.total_seconds())
+        await asyncio.to_thread(private_postgres.start)
+        await bench.settle()
+
+        await audit(bench, 60)
+        assert not [event for event in bench.events if isinstance(event, ExecutorBuried)]
+
+
+async def test_a_base_backup_restored_under_a_running_worker_is_noticed(private_postgres: PostgresServer) -> None:
+    """P4: commits were taken away; the worker abandons its memory, registers anew, and the log brings all back."""
+    dsn = private_postgres.dsn()
+    await migrate(dsn)
+    shop = Shop()
+    async with Bench(shop.app, dsn, settings=FAST) as bench:
+        await prepare(bench)
+        for n in range(20):
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await bench.settle()
+        backup = await asyncio.to_thread(private_postgres.base_backup)
+        for n in range(20, 50):
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await bench.settle()
+        await audit(bench, 50)
+
+        await asyncio.to_thread(private_postgres.restore, backup)
+        await bench.deliver(orders, Order(key="k0", n=50))
+        await until(lambda: [event for event in bench.events if isinstance(event, ExecutorLost)])
+        await bench.settle()
+
+        await audit(bench, 51)
+
+
+async def test_the_record_that_kills_its_process_is_found_and_buried_and_its_neighbours_are_not(database: str) -> None:
+    """P21, P22: raw rows after a death, blame for what was started, alone from two deaths on, three alone bury it."""
+    shop = App("shop")
+
+    @shop.step()
+    async def explode(order: Order) -> int:
+        return order.n
+
+    @shop.workflow(on=orders)
+    async def fulfil(order: Order) -> None:
+        await explode(order)
+
+    async with Bench(shop, database) as bench:
+        killer = 7
+
+        def arm() -> None:
+            from engine.crashpoints import armed
+            from engine.current import current_run
+
+            def act(point: CrashPoint) -> None:
+                run = current_run.get()
+                if run is not None and run.offset == killer:
+                    bench._cut()
+                    from processor.testing.bench import Crashed
+
+                    raise Crashed(point)
+
+            armed[CrashPoint.STEP_CALLED] = act
+
+        arm()
+        for n in range(20):
+            await bench.deliver(orders, Order(key=f"k{n}", n=n))
+        await bench.settle()
+
+        rows = await bench.fetch_all(
+            "SELECT kafka_offset, status FROM dbos.workflow_status WHERE status <> 'SUCCESS' ORDER BY 1"
+        )
+        assert rows == [(killer, "MAX_RECOVERY_ATTEMPTS_EXCEEDED")]
+        assert await bench.fetch_all("SELECT kafka_offset, reason FROM dbos.dead_letter") == [
+            (killer, "killed its process")
+        ]
+        assert await bench.fetch_all("SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'") == [(19,)]
+        assert [event for event in bench.events if isinstance(event, SuspectStarted) and event.alone]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "reason"),
+    [
+        (b"\xff\xfe", b'{"key": "a", "n": 1}', [("h", b"\x00\xff")], None),
+        (b"k" * 10_240, b'{"key": "a", "n": 1}', [], None),
+        (b"a\x00b", b'{"key": "a", "n": 1}', [], None),
+        (b"a", b'{"key": "a\\u0000b", "n": 1}', [], None),
+        (b"a", b'{"key": "a\x00b", "n": 1}', [], "undecodable"),
+        (b"a", b'{"key": "a\xff", "n": 1}', [], "undecodable"),
+        (b"a", b'{"key": "' + b"x" * (10 * 1024 * 1024) + b'", "n": 1}', [], None),
+        (None, b"", [], "undecodable"),
+        (b"", b'{"key": "", "n": 1}', [], None),
+    ],
+    ids=["binary key", "10 KB key", "NUL key", "NUL escape", "raw NUL", "not UTF-8", "10 MiB", "empty", "empty key"],
+)
+async def test_strange_bytes_lose_nothing_and_stop_nobody(
+    database: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]], reason: str | None
+) -> None:
+    """I1, case 40: stored or a dead letter with the raw bytes; the next record goes on; recovery reads the same bytes."""
+    app = App("shop")
+    seen: list[Record[Order]] = []
+    topic = Topic("orders", Order, headers=("h",))
+
+    @app.workflow(on=topic)
+    async def fulfil(order: Record[Order]) -> None:
+        seen.append(order)
+
+    async with Bench(app, database) as bench:
+        await bench.deliver(topic, value, key=key, headers=headers)
+        await bench.deliver(topic, Order(key="b", n=2), key=b"b")
+        await bench.settle()
+
+        statuses = await bench.fetch_all("SELECT status FROM dbos.workflow_status ORDER BY kafka_offset")
+        assert statuses == [("ERROR" if reason else "SUCCESS",), ("SUCCESS",)]
+        if reason:
+            assert await bench.fetch_all("SELECT reason, record_key, record_value FROM dbos.dead_letter") == [
+                (reason, key, value)
+            ]
+        from engine.rows import record_of
+
+        ((request, inputs),) = await bench.fetch_all(
+            "SELECT request, inputs FROM dbos.workflow_status WHERE kafka_offset = 0"
+        )
+        stored = record_of(request, inputs)
+        assert (stored.key, stored.value, list(stored.headers)) == (key, value, headers)
+
+
+async def test_two_groups_on_one_topic_have_ids_of_their_own(database: str) -> None:
+    """I2: the first group's IDs are plain, for ever; any other group's have its name before."""
+    one, other = App("one"), App("other")
+    ran: list[str] = []
+    for app in (one, other):
+
+        @app.workflow(on=orders, name="fulfil")
+        async def fulfil(order: Order, name: str = app.name) -> None:
+            ran.append(name)
+
+    async with Bench(one, database) as first, Bench(other, database, executor="second") as second:
+        await first.deliver(orders, Order(key="a", n=0))
+        await second.deliver(orders, Order(key="a", n=0))
+        await first.settle()
+        await second.settle()
+
+        ids = await first.fetch_all("SELECT workflow_uuid FROM dbos.workflow_status ORDER BY 1")
+        assert ids == [("orders-0-0",), ("other|orders-0-0",)]
+        assert sorted(ran) == ["one", "other"]
+
+
+async def test_a_renamed_handler_finds_the_old_row_and_halts_until_told(database: str) -> None:
+    """Design 5: progress belongs to the partition, not to a name; nothing is consumed a second time by accident."""
+    app = App("shop")
+
+    @app.workflow(on=orders, name="old")
+    async def old(order: Order) -> None: ...
+
+    async with Bench(app, database) as bench:
+        await bench.deliver(orders, Order(key="a", n=0))
+        await bench.settle()
+    renamed = App("shop")
+
+    @renamed.workflow(on=orders, name="new")
+    async def new(order: Order) -> None: ...
+
+    async with Bench(renamed, database) as bench:
+        with pytest.raises(ConfigurationError, match="renamed_from='old'"):
+            await bench.deliver(orders, Order(key="a", n=1), offset=1)
+    told = App("shop")
+
+    @told.workflow(on=orders, name="new", renamed_from="old")
+    async def newer(order: Order) -> None: ...
+
+    async with Bench(told, database) as bench:
+        await bench.deliver(orders, Order(key="a", n=1), offset=1)
+        await bench.settle()
+
+        rows = await bench.fetch_all("SELECT name, workflow_uuid FROM dbos.workflow_status ORDER BY 2")
+        assert rows == [("old", "orders-0-0"), ("new", "orders-0-1")]
+
+
+async def test_anothers_row_under_our_id_halts_the_partition_and_is_never_a_dedup(database: str) -> None:
+    """I2, P27: a conflict with a row of another program is an error with a name."""
+    shop = Shop()
+    async with Bench(shop.app, database) as bench:
+        await prepare(bench)
+        await bench.execute(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name) VALUES ('orders-0-3', 'SUCCESS', 'theirs')"
+        )
+        for n in range(6):
+            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+        await until(lambda: bench.ref(orders) in bench.engine.sources.halted)
+        await asyncio.sleep(0.2)
+
+        ((reason,),) = await bench.fetch_all("SELECT reason FROM dbos.hold")
+        assert "orders-0-3" in reason
+        assert "theirs" in reason
+        assert [event for event in bench.events if isinstance(event, FlushRetried)]
+
+
+async def test_a_handler_that_hangs_the_loop_loses_its_partition_and_changes_nothing_after(database: str) -> None:
+    """P9: it heartbeats and does not answer; the claimer condemns it, and takes over when its lease has run out."""
+    import threading
+
+    hung = threading.Event()
+    app = App("shop")
+    ran: list[str] = []
+
+    @app.workflow(on=orders)
+    async def fulfil(order: Order) -> None:
+        ran.append(f"{order.key}{order.n}")
+        if order.key == "hang" and len(ran) == 1:
+            hung.wait(3 * FAST.lease.total_seconds())
+
+    results: list[list[tuple[object, ...]]] = []
+
+    def hang() -> None:
+        async def main() -> None:
+            async with Bench(app, database, executor="one", settings=FAST) as bench:
+                await bench.deliver(orders, Order(key="hang", n=0))
+                await bench.deliver(orders, Order(key="ok", n=1))
+                await asyncio.sleep(4 * FAST.lease.total_seconds())
+
+        asyncio.run(main())
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    try:
+        await until(lambda: ran)
+        other_app = App("shop")
+
+        @other_app.workflow(on=orders, name="fulfil")
+        async def fulfil_there(order: Order) -> None:
+            ran.append(f"there {order.key}{order.n}")
+
+        async with Bench(other_app, database, executor="two", settings=FAST) as other:
+            other._log[other.ref(orders)] = []
+            async with asyncio.timeout(20):
+                from engine.sources import Busy
+
+                while isinstance(
+                    claimed := await other.engine.sources.claim(other.ref(orders), generation=5), Busy
+                ):
+                    await asyncio.sleep(0.1)
+                await claimed.open(other)
+                other._sources[claimed.ref] = claimed
+            assert [event for event in other.events if isinstance(event, ExecutorBuried)]
+            await other.deliver(orders, Order(key="hang", n=0), offset=0)
+            await other.deliver(orders, Order(key="ok", n=1), offset=1)
+            await other.settle()
+            results.append(await other.fetch_all("SELECT kafka_offset, status FROM dbos.workflow_status ORDER BY 1"))
+            hung.set()
+            await asyncio.to_thread(thread.join, 20)
+            results.append(await other.fetch_all("SELECT kafka_offset, status FROM dbos.workflow_status ORDER BY 1"))
+    finally:
+        hung.set()
+        thread.join(20)
+    assert results == [[(0, "SUCCESS"), (1, "SUCCESS")]] * 2
