@@ -1,0 +1,136 @@
+"""Puts records into a topic and looks at its logs: what the demo needs of Kafka besides the consumers.
+
+Idempotent, so that a lost reply neither doubles nor reorders what was produced. A record that could not be delivered
+is remembered, and raised by the next call.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic  # not exported by `admin`, whose documentation names it
+
+from engine.errors import ConfigurationError
+
+_REQUEST_S = 10.0
+"""Longest one question to the brokers may take."""
+
+_DELIVERY = timedelta(minutes=2)
+"""How long a record may be under way: longer than a broker takes to restart."""
+
+
+class FeedError(Exception):
+    """A record was not delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogBounds:
+    """Where a partition's log begins and ends."""
+
+    partition: int
+    start: int
+    end: int
+
+
+class Feed:
+    """One topic, from outside. Belongs to one thread."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self.topic = topic
+        self._connection = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+        self._servers = bootstrap_servers
+        self._producer = Producer(
+            {
+                **self._connection,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "delivery.timeout.ms": round(_DELIVERY.total_seconds() * 1000),
+            }
+        )
+        self._failure: str | None = None
+        self.delivered = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._producer.purge()
+        self._producer.flush(1)
+
+    def produce(self, key: str, value: bytes) -> None:
+        """Hand a record over; waits while the client's queue is full.
+
+        Raises:
+            FeedError: An earlier record was not delivered.
+        """
+        while True:
+            try:
+                self._producer.produce(self.topic, value, key, on_delivery=self._on_delivery)
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self._producer.poll(0)
+        self._check()
+
+    def flush(self, timeout: timedelta) -> bool:
+        """Wait until all is delivered, at most so long; returns whether it is. Raises `FeedError` as `produce`."""
+        left = self._producer.flush(timeout.total_seconds())
+        self._check()
+        return not left
+
+    def create_topic(self, partitions: int) -> None:
+        """Create the topic on real brokers, and wait until its partitions have leaders.
+
+        Raises:
+            ConfigurationError: The brokers cannot be reached, or refuse.
+        """
+        # Any: the client's stubs leave its futures without a type.
+        admin: Any = AdminClient(self._connection)
+        try:
+            admin.list_topics(timeout=_REQUEST_S)
+            created = admin.create_topics([NewTopic(self.topic, partitions, -1)], request_timeout=_REQUEST_S)
+            created[self.topic].result(2 * _REQUEST_S)
+            deadline = time.monotonic() + _REQUEST_S
+            while time.monotonic() < deadline:
+                found = admin.list_topics(self.topic, timeout=_REQUEST_S).topics[self.topic].partitions
+                if len(found) == partitions and all(partition.leader >= 0 for partition in found.values()):
+                    return
+                time.sleep(0.05)
+        except KafkaException as error:
+            raise ConfigurationError(f"Kafka at {self._servers}: topic {self.topic}: {error.args[0].str()}") from None
+        raise ConfigurationError(f"Kafka at {self._servers}: topic {self.topic} has no leaders")
+
+    def delete_topic(self) -> None:
+        """Delete the topic from real brokers. Raises `FeedError` when they refuse."""
+        admin: Any = AdminClient(self._connection)
+        try:
+            admin.delete_topics([self.topic], request_timeout=_REQUEST_S)[self.topic].result(2 * _REQUEST_S)
+        except KafkaException as error:
+            raise FeedError(f"topic {self.topic} was not deleted: {error.args[0].str()}") from None
+
+    def bounds(self, partitions: int) -> list[LogBounds]:
+        """Where each partition's log begins and ends now."""
+        consumer = Consumer({**self._connection, "group.id": f"{self.topic}-look"})
+        try:
+            found: list[LogBounds] = []
+            for partition in range(partitions):
+                watermarks = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=_REQUEST_S)
+                if watermarks is None:
+                    raise FeedError(f"{self.topic}: partition {partition} does not answer")
+                found.append(LogBounds(partition, *watermarks))
+            return found
+        finally:
+            consumer.close()
+
+    def _on_delivery(self, error: KafkaError | None, _: object) -> None:
+        if error is None:
+            self.delivered += 1
+        else:
+            self._failure = error.str()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise FeedError(f"a record to {self.topic} was not delivered: {self._failure}")

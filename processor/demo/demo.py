@@ -1,0 +1,335 @@
+"""The run: produce, consume, kill, and check the books.
+
+    Postgres, Kafka ─▶ tables, topic ─▶ two workers ─▶ orders at a rate ─┬▶ all settled ─▶ audit ─▶ JSON
+                                             ▲                           │
+                                             └── SIGKILL, anew ──────────┘
+
+Every few seconds one of the workers, in turn, is killed and started anew under its name, so that it takes its
+predecessor's place at once. Once it is left dead instead, until the other has taken its partitions over.
+"""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from secrets import token_hex
+
+from consumers.feed import Feed, FeedError
+from consumers.mock_process import MockClusterProcess
+from engine.errors import ConfigurationError, EngineError
+from processor.demo.books import Books, Standing
+from processor.demo.ledger import Entry, Ledger, orders
+from processor.demo.servers import Processes, start_postgres
+from processor.demo.show import Show, State
+from processor.demo.workers import Worker
+
+PARTITIONS = 16
+"""So many that the mock cluster, which keeps 5 MiB of each, keeps everything."""
+
+MEMBER_SILENCE = timedelta(seconds=6)
+"""After which Kafka gives the partitions of a dead worker to the other. The least that brokers accept by default."""
+
+STALL_S = 90.0
+"""Without any progress for so long, the run has failed."""
+
+HIT_TRIES = 40
+"""Looks at a worker, one every 50 ms, for a moment in which it has work in flight."""
+
+TICK_S = 0.5
+HITS_MIN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        orders: How many.
+        rate: Orders a second that are produced.
+        customers: Keys they are spread over.
+        kill_every_s: Between two kills.
+        away_s: How long the one worker that is left dead stays away: longer than silence and lease together.
+        seed: Of the orders and their kinds.
+        kafka: Address of brokers; `None` for the mock cluster.
+        postgres: Address of a database; `None` for the embedded one.
+    """
+
+    orders: int = 200_000
+    rate: int = 4_000
+    customers: int = 2_000
+    kill_every_s: float = 4.0
+    away_s: float = 18.0
+    seed: int = field(default_factory=lambda: Random().randrange(2**32))
+    kafka: str | None = None
+    postgres: str | None = None
+
+
+def run(options: Options) -> int:
+    """Run the demo. Returns its exit status; whatever happens, nothing is left running.
+
+    Raises:
+        ConfigurationError: A server cannot be used, or a worker cannot run.
+    """
+    return asyncio.run(_until_signal(options))
+
+
+async def _until_signal(options: Options) -> int:
+    main = asyncio.ensure_future(_run(options))
+    loop = asyncio.get_running_loop()
+    received: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        # Once: cleaning up is quick, and must not be cut short.
+        if not received:
+            received.append(number)
+            main.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end, number)
+    try:
+        return await main
+    except asyncio.CancelledError:
+        print(f"\nended by {received[0].name}; nothing is left running", flush=True)
+        return 128 + received[0]
+
+
+async def _run(options: Options) -> int:
+    show = Show()
+    processes = Processes()
+    try:
+        async with _kafka(options, show) as (address, feed), _books(options, processes, show) as books:
+            demo = Demo(options, processes, books, feed, address, show)
+            return await demo.run()
+    finally:
+        processes.close()
+
+
+@asynccontextmanager
+async def _kafka(options: Options, show: Show) -> AsyncGenerator[tuple[str, Feed]]:
+    """The brokers' address and the topic of this run."""
+    topic = f"demo.orders.{token_hex(4)}"
+    if options.kafka is not None:
+        with Feed(options.kafka, topic) as feed:
+            await asyncio.to_thread(feed.create_topic, PARTITIONS)
+            show.say(f"Kafka at {options.kafka}, topic {topic}")
+            try:
+                yield options.kafka, feed
+            finally:
+                try:
+                    feed.delete_topic()
+                except FeedError as error:
+                    show.say(str(error))
+        return
+    with MockClusterProcess() as cluster:
+        cluster.call("set_initial_rebalance_delay", delay=0.1)
+        cluster.call("set_heartbeat_interval", interval=0.2)
+        cluster.call("set_session_timeout", timeout=MEMBER_SILENCE.total_seconds())
+        cluster.call("create_topic", name=topic, partitions=PARTITIONS)
+        show.say(f"librdkafka's mock cluster at {cluster.bootstrap_servers}, topic {topic}")
+        with Feed(cluster.bootstrap_servers, topic) as feed:
+            yield cluster.bootstrap_servers, feed
+
+
+@asynccontextmanager
+async def _books(options: Options, processes: Processes, show: Show) -> AsyncGenerator[Books]:
+    """The tables of this run, in an embedded Postgres or in a schema of a given one."""
+    if options.postgres is None:
+        books = Books(await start_postgres(processes), "dbos")
+        await books.open()
+        show.say("embedded Postgres, fsync on")
+        yield books
+        return
+    books = Books(options.postgres, f"processor_demo_{token_hex(4)}")
+    try:
+        await books.open()
+        show.say(f"Postgres as given, schema {books.schema}")
+        yield books
+    finally:
+        try:
+            await asyncio.wait_for(books.drop(), 30)
+        except Exception as error:  # noqa: BLE001  # whatever the server says: the user has to know what is left
+            show.say(f"schema {books.schema} was not dropped: {error}")
+
+
+class Demo:
+    """One run on servers that are there."""
+
+    def __init__(
+        self, options: Options, processes: Processes, books: Books, feed: Feed, kafka: str, show: Show
+    ) -> None:
+        self._options = options
+        self._books = books
+        self._feed = feed
+        self._show = show
+        self._ledger = Ledger(processes.home / "ledger")
+        self._workers = [Worker(processes, name, self._settings(kafka, name)) for name in ("demo-1", "demo-2")]
+        self._is_stopping = False
+        self._is_produced = False
+        self._took_s = 0.0
+        self.kills = 0
+        self.hits = 0
+
+    def _settings(self, kafka: str, name: str) -> dict[str, str]:
+        """Variables of a worker's environment. Real brokers know it again by its name (static membership)."""
+        of_group = (
+            {"PROCESSOR_KAFKA_GROUP_PROTOCOL": "consumer"}
+            if self._options.kafka is None
+            else {
+                "PROCESSOR_KAFKA_GROUP_INSTANCE_ID": name,
+                "PROCESSOR_KAFKA_SESSION_TIMEOUT": f"{MEMBER_SILENCE.total_seconds():g}s",
+            }
+        )
+        return of_group | {
+            "DEMO_HANDLER": "transactional",
+            "DEMO_TOPIC": self._feed.topic,
+            "DEMO_TABLE": self._books.table,
+            "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": kafka,
+            "PROCESSOR_KAFKA_GROUP": self._feed.topic,
+            "PROCESSOR_POSTGRES_DSN": self._books.dsn,
+            "PROCESSOR_POSTGRES_SCHEMA": self._books.schema,
+        }
+
+    async def run(self) -> int:
+        """Produce, kill, settle, audit. Returns the exit status."""
+        options = self._options
+        self._show.say(f"{options.orders:,} orders at {options.rate:,}/s, seed {options.seed}; two workers")
+        began = time.monotonic()
+        for worker in self._workers:
+            worker.start()
+        producing = asyncio.ensure_future(asyncio.to_thread(self._produce))
+        killing = asyncio.ensure_future(self._kill_in_turn())
+        try:
+            await self._until_settled(producing, killing)
+        finally:
+            self._is_stopping = True
+            killing.cancel()
+            await asyncio.wait({producing, killing})
+            self._ledger.close()
+        self._took_s = time.monotonic() - began
+        return await self._audited()
+
+    # -- producing --
+
+    def _produce(self) -> None:
+        """Write the ledger and produce, in a thread, at a steady rate."""
+        options = self._options
+        began = time.monotonic()
+        for entry in orders(options.orders, options.customers, Random(options.seed)):
+            ahead_s = self._ledger.count / options.rate - (time.monotonic() - began)
+            if ahead_s > 0.01:
+                time.sleep(ahead_s)
+            if self._is_stopping:
+                return
+            self._ledger.write(entry)
+            self._feed.produce(entry.customer, entry.value())
+        while not self._is_stopping and not self._feed.flush(timedelta(seconds=0.5)):
+            pass
+        self._is_produced = True
+
+    # -- killing --
+
+    async def _kill_in_turn(self) -> None:
+        """Kill one worker after the other, as long as there is something to interrupt."""
+        turn = 0
+        while True:
+            await asyncio.sleep(self._options.kill_every_s)
+            if self._is_produced and self.hits >= HITS_MIN:
+                return
+            worker = self._workers[turn % len(self._workers)]
+            turn += 1
+            in_flight = await self._kill(worker)
+            if turn == 3:
+                self._show.say(f"killed {worker.name}, {in_flight} in flight; it stays away, the other takes over")
+                await asyncio.sleep(self._options.away_s)
+                self._show.say(f"{worker.name} comes back")
+            else:
+                self._show.say(f"killed {worker.name}, {in_flight} in flight; started anew")
+            worker.start()
+
+    async def _kill(self, worker: Worker) -> int:
+        """SIGKILL, if possible in a moment with work in flight."""
+        for _ in range(HIT_TRIES):
+            if await worker.in_flight():
+                break
+            await asyncio.sleep(0.05)
+        in_flight = await worker.kill()
+        self.kills += 1
+        self.hits += in_flight > 0
+        return in_flight
+
+    # -- watching --
+
+    async def _until_settled(self, producing: "asyncio.Future[None]", killing: "asyncio.Future[None]") -> None:
+        """Show how far it is until everything produced is finished and enough kills have hit."""
+        last, last_at, moved_at = 0, time.monotonic(), time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            for task in (producing, killing):
+                if task.done():
+                    task.result()
+            for worker in self._workers:
+                worker.check()
+            standing = await self._books.standing()
+            now = time.monotonic()
+            rate, moved = (standing.done - last) / (now - last_at), standing.done != last
+            last, last_at = standing.done, now
+            if moved:
+                moved_at = now
+            self._show.state(await self._state(standing, rate))
+            if producing.done() and killing.done() and self._is_settled(standing):
+                return
+            if producing.done() and self._is_settled(standing) and self.hits < HITS_MIN:
+                self._show.say("everything is done before enough kills have hit: more orders, or a higher rate")
+                return
+            if standing.holds or now - moved_at > STALL_S:
+                raise EngineError(f"the run does not go on: {standing}")
+
+    def _is_settled(self, standing: Standing) -> bool:
+        return standing.next == self._ledger.count and not standing.open
+
+    async def _state(self, standing: Standing, rate: float) -> State:
+        return State(
+            produced=self._ledger.count,
+            done=standing.done,
+            rate=rate,
+            lag=self._feed.delivered - standing.done,
+            in_flight=sum([await worker.in_flight() for worker in self._workers]),
+            dead_letters=standing.dead_letters,
+            kills=self.kills,
+            workers=sum(worker.is_running for worker in self._workers),
+        )
+
+    # -- the books --
+
+    async def _audited(self) -> int:
+        """Hold the ledger against the tables, and say what came of it."""
+        bounds = await asyncio.to_thread(self._feed.bounds, PARTITIONS)
+        if trimmed := [each for each in bounds if each.start > 0]:
+            raise ConfigurationError(f"the brokers have dropped records while the demo ran: {trimmed}")
+        audit = await self._books.audit(self._ledger.entries())
+        for example in audit.examples:
+            self._show.say(example)
+        if audit.misplaced:
+            self._show.say(f"{audit.misplaced} orders ended as what they must not")
+        if self.hits < HITS_MIN:
+            self._show.say(f"only {self.hits} of {self.kills} kills hit a worker with work in flight")
+        result = {
+            "produced": audit.produced,
+            "effects": audit.effects,
+            "missing": audit.missing,
+            "duplicates": audit.duplicates,
+            "out_of_order": audit.out_of_order,
+            "dead_letters": audit.dead_letters,
+            "kills": self.kills,
+            "records_per_s": round(audit.produced / self._took_s),
+        }
+        is_good = audit.is_clean and self.hits >= HITS_MIN
+        self._show.say("every order took effect once, in order" if is_good else "FAILED")
+        print(json.dumps(result), flush=True)
+        return 0 if is_good else 1
