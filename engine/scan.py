@@ -89,9 +89,6 @@ class Scan:
         blocked_before = {name: set(source.inbox.blocked) for name, source in sources.items()}
         schema = engine.settings.schema
         async with engine.pool.connection() as connection, connection.pipeline():
-            rest = await send(
-                connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=[], limit=ROWS_MAX)
-            )
             held = await send(
                 connection,
                 schema,
@@ -99,6 +96,9 @@ class Scan:
                     services=[source.ref.service_name for source in watched],
                     keys=[source.ref.key for source in watched],
                 ),
+            )
+            rest = await send(
+                connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=[], limit=ROWS_MAX)
             )
             rows = await rest.fetchall()
             unknown = self._unknown(rows)

@@ -137,14 +137,16 @@ class Source:
         self._listener = listener
         async with self.engine.pool.connection() as connection:
             schema = self.engine.settings.schema
-            cursor = await send(
-                connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX)
-            )
-            rows = await cursor.fetchall()
+            # Holds first: a retry that lifts one puts its row back in the same commit, so that whoever misses the
+            # hold sees the row.
             cursor = await send(
                 connection, schema, holds.read(services=[self.ref.service_name], keys=[self.ref.key])
             )
             found = await cursor.fetchall()
+            cursor = await send(
+                connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX)
+            )
+            rows = await cursor.fetchall()
         if self.is_gone:
             return
         for hold in found:

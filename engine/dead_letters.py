@@ -1,0 +1,247 @@
+"""Dead letters for operators: list, show, retry, discard. Every act is recorded in `audit`.
+
+A retry puts the workflow back to work under its own ID, with its recorded successes: the owner of its partition finds
+the row at rest and runs it, behind what was open of its key at that moment (P18). Where its key is blocked by it
+(`BlockKey`), nothing of the key ran since, so it keeps its place and the hold is lifted with the retry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from engine.errors import EngineError
+from engine.store import holds
+from engine.store.statement import Statement, send
+
+LIST_MAX = 1_000
+
+
+class DeadLetterError(EngineError):
+    """A dead letter does not exist, or is not in the state the act needs. The message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """A dead letter as stored. `record_key` and `record_value` are the raw bytes; `error` is JSON text."""
+
+    dead_letter_id: int
+    workflow_uuid: str
+    handler: str
+    service_name: str
+    topic: str
+    partition: int
+    kafka_offset: int
+    record_key: bytes | None
+    record_value: bytes | None
+    record_headers: Any
+    record_timestamp: int | None
+    reason: str
+    error: str
+    state: str
+    note: str | None
+    created_at: int
+    resolved_at: int | None
+
+
+async def list_dead_letters(
+    connection: AsyncConnection[Any],
+    schema: str,
+    *,
+    state: str | None = "OPEN",
+    topic: str | None = None,
+    handler: str | None = None,
+    reason: str | None = None,
+    after: int = 0,
+    limit: int = 100,
+) -> list[DeadLetterRow]:
+    """Dead letters, oldest first, at most `limit` (1,000) with an ID above `after`.
+
+    Args:
+        connection: In autocommit mode.
+        schema: Of the system tables.
+        state: OPEN, RETRIED or DISCARDED; `None`: all.
+        topic, handler, reason: Only those.
+        after: For paging: the last ID of the page before.
+        limit: Rows of a page.
+    """
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            SELECT d.dead_letter_id, d.workflow_uuid, d.handler, d.service_name, d.topic, d.partition, d.kafka_offset,
+                   d.record_key, d.record_value, d.record_headers, d.record_timestamp, d.reason, d.error, d.state,
+                   d.note, d.created_at, d.resolved_at
+              FROM {schema}.dead_letter AS d
+             WHERE (%(state)s::text IS NULL OR d.state = %(state)s)
+               AND (%(topic)s::text IS NULL OR d.topic = %(topic)s)
+               AND (%(handler)s::text IS NULL OR d.handler = %(handler)s)
+               AND (%(reason)s::text IS NULL OR d.reason = %(reason)s)
+               AND d.dead_letter_id > %(after)s
+             ORDER BY d.dead_letter_id
+             LIMIT %(limit)s
+            """,
+            {
+                "state": state,
+                "topic": topic,
+                "handler": handler,
+                "reason": reason,
+                "after": after,
+                "limit": min(limit, LIST_MAX),
+            },
+            class_row(DeadLetterRow),
+        ),
+    )
+    return await cursor.fetchall()
+
+
+async def show(connection: AsyncConnection[Any], schema: str, dead_letter_id: int) -> DeadLetterRow:
+    """One dead letter. Raises `DeadLetterError` if there is none of that ID."""
+    found = await list_dead_letters(connection, schema, state=None, after=dead_letter_id - 1, limit=1)
+    if not found or found[0].dead_letter_id != dead_letter_id:
+        raise DeadLetterError(f"dead letter {dead_letter_id} does not exist")
+    return found[0]
+
+
+async def retry(
+    connection: AsyncConnection[Any], schema: str, dead_letter_ids: Sequence[int], *, actor: str = "operator"
+) -> int:
+    """Put the workflows of dead letters back to work, all or none. Returns how many.
+
+    Raises:
+        DeadLetterError: One is not open, or its workflow is not in ERROR any more, or is gone.
+    """
+    async with connection.transaction():
+        for dead_letter_id in dead_letter_ids:
+            letter = await _open(connection, schema, dead_letter_id)
+            lifted = await _lift(connection, schema, letter)
+            cursor = await send(connection, schema, _back_to_work(letter, keeps_place=lifted))
+            if await cursor.fetchone() is None:
+                raise DeadLetterError(
+                    f"dead letter {dead_letter_id}: workflow {letter.workflow_uuid} has not failed, or is gone"
+                )
+            await send(connection, schema, _forget_errors(letter))
+            await send(connection, schema, _resolve(dead_letter_id, state="RETRIED", note=None))
+            await _audit(connection, schema, actor, "retry dead letter", letter, "")
+        await send(
+            connection,
+            schema,
+            Statement("SELECT pg_notify('processor_rows', 'retry')", {}),
+        )
+    return len(dead_letter_ids)
+
+
+async def discard(
+    connection: AsyncConnection[Any],
+    schema: str,
+    dead_letter_ids: Sequence[int],
+    *,
+    note: str,
+    actor: str = "operator",
+) -> int:
+    """Give dead letters up with a reason, all or none; a key they block goes on. Returns how many.
+
+    Raises:
+        DeadLetterError: One is not open.
+    """
+    async with connection.transaction():
+        for dead_letter_id in dead_letter_ids:
+            letter = await _open(connection, schema, dead_letter_id)
+            await _lift(connection, schema, letter)
+            await send(connection, schema, _resolve(dead_letter_id, state="DISCARDED", note=note))
+            await _audit(connection, schema, actor, "discard dead letter", letter, note)
+    return len(dead_letter_ids)
+
+
+async def _open(connection: AsyncConnection[Any], schema: str, dead_letter_id: int) -> DeadLetterRow:
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            "SELECT FROM {schema}.dead_letter AS d WHERE d.dead_letter_id = %(id)s FOR UPDATE", {"id": dead_letter_id}
+        ),
+    )
+    await cursor.fetchall()
+    letter = await show(connection, schema, dead_letter_id)
+    if letter.state != "OPEN":
+        raise DeadLetterError(f"dead letter {dead_letter_id} is {letter.state} already")
+    return letter
+
+
+async def _lift(connection: AsyncConnection[Any], schema: str, letter: DeadLetterRow) -> bool:
+    """Lift the block that this workflow caused. Returns whether there was one."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            DELETE FROM {schema}.hold AS h
+             WHERE h.service_name = %(service)s AND h.workflow_uuid = %(workflow)s AND h.kind = 'block'
+            RETURNING h.hold_id
+            """,
+            {"service": letter.service_name, "workflow": letter.workflow_uuid},
+        ),
+    )
+    return bool(await cursor.fetchall())
+
+
+def _back_to_work(letter: DeadLetterRow, *, keeps_place: bool) -> Statement[Any]:
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET status = 'PENDING',
+               error = NULL,
+               output = NULL,
+               owner_xid = NULL,
+               recovery_attempts = 0,
+               kafka_alone = NULL,
+               kafka_attempt = NULL,
+               kafka_wake_at = NULL,
+               kafka_place = CASE WHEN %(keeps_place)s THEN w.kafka_place
+                                  ELSE (SELECT (k.value::json ->> 'high')::bigint
+                                          FROM {schema}.event_dispatch_kv AS k
+                                         WHERE k.service_name = %(service)s
+                                           AND k.service_name LIKE 'kafka:%%'
+                                           AND k.key = %(key)s) END,
+               updated_at = {schema}.now_ms()
+         WHERE w.workflow_uuid = %(workflow)s
+           AND w.status IN ('ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+        RETURNING w.workflow_uuid
+        """,
+        {
+            "workflow": letter.workflow_uuid,
+            "keeps_place": keeps_place,
+            "service": letter.service_name,
+            "key": f"{letter.topic}-{letter.partition}",
+        },
+    )
+
+
+def _forget_errors(letter: DeadLetterRow) -> Statement[Any]:
+    """The step that failed runs again; what succeeded stands (I4)."""
+    return Statement(
+        "DELETE FROM {schema}.operation_outputs AS o WHERE o.workflow_uuid = %(workflow)s AND o.error IS NOT NULL",
+        {"workflow": letter.workflow_uuid},
+    )
+
+
+def _resolve(dead_letter_id: int, *, state: str, note: str | None) -> Statement[Any]:
+    return Statement(
+        """
+        UPDATE {schema}.dead_letter AS d
+           SET state = %(state)s, note = %(note)s, resolved_at = {schema}.now_ms()
+         WHERE d.dead_letter_id = %(id)s
+        """,
+        {"id": dead_letter_id, "state": state, "note": note},
+    )
+
+
+async def _audit(
+    connection: AsyncConnection[Any], schema: str, actor: str, action: str, letter: DeadLetterRow, note: str
+) -> None:
+    detail = f"{letter.workflow_uuid} {note}".strip()
+    subject = str(letter.dead_letter_id)
+    await send(connection, schema, holds.audit(actor=actor, action=action, subject=subject, detail=detail))

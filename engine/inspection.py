@@ -1,0 +1,127 @@
+"""What stands in the database, for operators: partitions with their progress, owners, holds and open work."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from engine import migrations
+from engine.pool import connect, explain_connect_error
+from engine.progress import Progress
+from engine.settings import EngineSettings
+from engine.store.statement import Statement, send
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRow:
+    """One partition of one group as stored.
+
+    Attributes:
+        group, handler, topic_partition: Whose it is; `topic_partition` is `topic-partition`.
+        epoch: Of the last claim.
+        progress: As the last flush wrote it.
+        written_at_s: When that was, epoch seconds.
+        owner_alive: Whether the owner still has a lease (meaningless for a released one).
+        holds: Reasons why it, or keys of it, do not go on.
+        dead_letters: Open ones.
+    """
+
+    group: str
+    handler: str
+    topic_partition: str
+    epoch: int
+    progress: Progress
+    written_at_s: float | None
+    owner_alive: bool
+    holds: tuple[str, ...]
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    service_name: str
+    handler: str
+    key: str
+    epoch: int
+    value: str
+    written_at_s: float | None
+    owner_alive: bool
+    holds: list[str] | None
+    dead_letters: int
+
+
+@asynccontextmanager
+async def connected(settings: EngineSettings) -> AsyncGenerator[AsyncConnection[Any]]:
+    """A connection for operators' acts, on a database that has our schema.
+
+    Raises:
+        ConfigurationError: It cannot be reached, or lacks migrations; the message says what to do.
+    """
+    try:
+        connection = await connect(settings, "onceflow operator")
+    except psycopg.OperationalError as error:
+        raise explain_connect_error(error, settings.conninfo) from error
+    async with connection:
+        await migrations.check(connection, settings.schema)
+        yield connection
+
+
+async def list_partitions(
+    connection: AsyncConnection[Any], schema: str, *, group: str | None = None
+) -> list[PartitionRow]:
+    """Every partition with progress, by group and name. One statement; costs nothing on the hot path."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            SELECT k.service_name, k.workflow_fn_name AS handler, k.key, k.update_seq::bigint AS epoch, k.value,
+                   k.update_time::double precision AS written_at_s,
+                   NOT {schema}.executor_is_gone(k.value::json ->> 'owner') AS owner_alive,
+                   (SELECT array_agg(h.kind || ': ' || h.reason ORDER BY h.hold_id)
+                      FROM {schema}.hold AS h
+                     WHERE h.service_name = k.service_name AND h.key = k.key) AS holds,
+                   (SELECT count(*)
+                      FROM {schema}.dead_letter AS d
+                     WHERE d.service_name = k.service_name AND d.topic || '-' || d.partition = k.key
+                       AND d.state = 'OPEN') AS dead_letters
+              FROM {schema}.event_dispatch_kv AS k
+             WHERE k.service_name LIKE 'kafka:%%'
+               AND (%(service)s::text IS NULL OR k.service_name = %(service)s)
+             ORDER BY k.service_name, k.key
+            """,
+            {"service": None if group is None else f"kafka:{group}"},
+            class_row(_Stored),
+        ),
+    )
+    return [
+        PartitionRow(
+            group=row.service_name.removeprefix("kafka:"),
+            handler=row.handler,
+            topic_partition=row.key,
+            epoch=row.epoch,
+            progress=Progress.decode(row.value),
+            written_at_s=row.written_at_s,
+            owner_alive=row.owner_alive,
+            holds=tuple(row.holds or ()),
+            dead_letters=row.dead_letters,
+        )
+        for row in await cursor.fetchall()
+    ]
+
+
+async def release_holds(connection: AsyncConnection[Any], schema: str, *, group: str, topic_partition: str) -> int:
+    """Lift every hold of a partition and its keys: it goes on within a second. Returns how many there were."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            "DELETE FROM {schema}.hold AS h WHERE h.service_name = %(service)s AND h.key = %(key)s RETURNING h.hold_id",
+            {"service": f"kafka:{group}", "key": topic_partition},
+        ),
+    )
+    return len(await cursor.fetchall())
