@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumers.settings import GroupProtocol, GroupSettings, Security
+from consumers.settings import GroupProtocol, GroupSettings, OauthToken, Security
 from engine.errors import ConfigurationError
 
 Config = dict[str, Any]
@@ -97,13 +97,13 @@ def new_consumer(
     on_error: Callable[[KafkaError], None],
     on_commit: Callable[[KafkaError | None, list[TopicPartition]], None],
 ) -> Consumer:
-    """Make a consumer; it connects by itself. The callbacks must not raise (case 7)."""
+    """Make a consumer; it connects by itself, but waits for a first OAuth token. The callbacks must not raise (case 7)."""
     config = consumer_config(settings) | {"error_cb": on_error, "on_commit": on_commit}
     return _made(lambda: Consumer(config, logger=client_log), config)
 
 
 def new_admin(settings: GroupSettings, *, on_error: Callable[[KafkaError], None]) -> AdminClient:
-    """Make an admin client. Keep a reference: its futures die with it."""
+    """Make an admin client; waits for a first OAuth token. Keep a reference: its futures die with it."""
     config: Config = {**admin_config(settings), "error_cb": on_error}
     return _made(lambda: AdminClient(config, logger=client_log), config)
 
@@ -162,8 +162,20 @@ def _sasl_config(security: Security) -> Config:
     if security.password is not None:
         config["sasl.password"] = security.password
     if security.oauth_token is not None:
-        config["oauth_cb"] = security.oauth_token
+        config["oauth_cb"] = _token_from(security.oauth_token)
     return config
+
+
+def _token_from(oauth_token: OauthToken) -> Callable[[str | None], tuple[str, float]]:
+    def token(config: str | None) -> tuple[str, float]:
+        try:
+            return oauth_token(config or "")
+        except Exception:
+            # The client only says that there is no token.
+            client_log.exception("the OAuth token could not be had")
+            raise
+
+    return token
 
 
 def _check_options(settings: GroupSettings) -> None:
@@ -193,7 +205,7 @@ def _made(make: Callable[[], _Client], config: Config) -> _Client:
     try:
         return make()
     except (KafkaException, ValueError, TypeError) as error:
-        raise ConfigurationError(f"the Kafka client refuses its configuration: {error}\n  {masked(config)}") from error
+        raise ConfigurationError(f"the Kafka client cannot be set up: {error}\n  {masked(config)}") from error
 
 
 def _ms(seconds: float) -> int:

@@ -62,17 +62,18 @@ class Cluster:
         self._timeout_s = settings.request_max.total_seconds()
         self._errors: list[KafkaError] = []
         # Any: the client's stubs leave its futures without a type.
-        self._admin: Any = new_admin(settings, on_error=self._on_error)
+        self._admin: Any = None
         self._can_describe = False
         self._topics: dict[str, TopicState] = {}
         self._describing: dict[str, asyncio.Lock] = {}
 
-    async def check(self, topics: Iterable[str]) -> None:
+    async def open(self, topics: Iterable[str]) -> None:
         """Make sure that brokers answer, let us in, and have these topics.
 
         Raises:
             ConfigurationError: Within `startup_max`: which of these is not so, and what to do.
         """
+        self._admin = await asyncio.to_thread(new_admin, self._settings, on_error=self._on_error)
         existing = await self._reach()
         missing = sorted(set(topics) - existing)
         if missing:

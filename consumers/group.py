@@ -101,12 +101,13 @@ class Group:
         """Check the brokers and the topics, and join the group.
 
         Raises:
-            ConfigurationError: Brokers do not answer or do not let us in, or a topic does not exist; within `startup_max`.
+            ConfigurationError: Settings contradict each other, brokers do not answer or do not let us in, or a topic
+                does not exist; within `startup_max`.
         """
         assert self._poller is None, "a group is started once"
         self.failed = asyncio.get_running_loop().create_future()
         self._cluster = Cluster(self._settings)
-        await self._cluster.check(s.topic for s in self._subscriptions if not s.is_pattern)
+        await self._cluster.open(s.topic for s in self._subscriptions if not s.is_pattern)
         self._ends = LogEnds(self._cluster)
         self._poller = Poller(self._settings, [s.topic for s in self._subscriptions], self)
         sources = self._engine.sources
@@ -118,7 +119,7 @@ class Group:
             settings=self._settings,
             telemetry=self._events,
         )
-        self._poller.start()
+        await self._poller.start()
         self._repeat("lag", self._settings.lag_every, self._look_at_lag)
         self._tasks.append(asyncio.create_task(self._pass_on_hints(sources), name="hints about claims"))
         if self._settings.mirror_every:

@@ -30,7 +30,7 @@ from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGa
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
 from engine.records import Record
-from engine.sources import Busy, Source, Sources
+from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Sources
 from engine.telemetry import ServiceFailed, Telemetry
 
 RETRY_FIRST_S = 0.1
@@ -41,6 +41,9 @@ STEADY_S = 10.0
 
 SECOND_LOOK_S = 1.0
 """Before a partition halts for something that a change of leaders may show for a moment."""
+
+AFTER_REQUEST_S = 1.0
+"""Before a partition is claimed again that another member asked for: four times what that one waits between tries."""
 
 BY_POLICY = "policy"
 """Who decided, in the audit, where no operator did."""
@@ -150,6 +153,9 @@ class Partition:
         """The engine ended the claim: detach, and claim again after a wait if it is still ours."""
         if source is self.source:
             self.source = None
+            if reason == RELEASED_ON_REQUEST:
+                # Kafka gave it to another member; our revocation is on its way. Leave the claim to that one.
+                self._retry_s = max(self._retry_s, AFTER_REQUEST_S)
             self._end(reason)
 
     # -- its life

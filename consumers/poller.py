@@ -149,6 +149,7 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name="kafka-poll", daemon=True)
         self._ended = asyncio.Event()
         # From here on the thread's own.
+        self._first: Consumer | None = None
         self._consumer: Consumer | None = None
         self._owned: dict[Place, int] = {}
         self._attached: dict[Place, _Attachment] = {}
@@ -167,9 +168,14 @@ class Poller:
 
     # -- called on the loop
 
-    def start(self) -> None:
-        """Join the group."""
+    async def start(self) -> None:
+        """Join the group.
+
+        Raises:
+            ConfigurationError: The client refuses its configuration.
+        """
         self._loop = asyncio.get_running_loop()
+        self._first = await asyncio.to_thread(self._new_client)
         self._thread.start()
 
     def attach(
@@ -474,10 +480,14 @@ class Poller:
     # -- the client's life
 
     def _join(self) -> Consumer:
-        consumer = new_consumer(self._settings, on_error=self._on_error, on_commit=self._on_commit)
-        consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        self._consumer = consumer
-        return consumer
+        self._consumer, self._first = self._first or self._new_client(), None
+        self._consumer.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        return self._consumer
+
+    def _new_client(self) -> Consumer:
+        return new_consumer(self._settings, on_error=self._on_error, on_commit=self._on_commit)
 
     def _survive(self, error: BaseException) -> None:
         """After any exception: attach everything again at our own next offset, with a new client if need be.

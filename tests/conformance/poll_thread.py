@@ -131,7 +131,7 @@ class Thread:
         self.intakes: dict[int, Intake] = {}
 
     async def joined(self, partitions: int) -> None:
-        self.poller.start()
+        await self.poller.start()
         await until(lambda: len(self.told.owned) == partitions, self)
 
     def attach(self, partition: int, offset: int = 0, *, leader_epoch: int | None = None) -> int:

@@ -160,7 +160,7 @@ async def test_closing_hands_partitions_on_at_once(
     broker: Broker, topic: str, threads: Threads, protocol: GroupProtocol
 ) -> None:
     first, second = threads(protocol=protocol), threads(protocol=protocol)
-    first.poller.start()
+    await first.poller.start()
     await second.joined(2)
     await until(lambda: len(first.told.owned) == 2, first, second)
 

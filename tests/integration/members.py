@@ -1,0 +1,170 @@
+"""Members of a consumer group with a real engine and a real Postgres, as a process would run them."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psycopg
+
+from consumers.group import Group, PartitionSnapshot
+from consumers.settings import GroupProtocol, GroupSettings, Subscription
+from engine.engine import Engine
+from engine.handlers import Handler, HandlerKind
+from engine.records import Record
+from engine.settings import EngineSettings
+from engine.telemetry import Event, Telemetry
+
+E = TypeVar("E", bound=Event)
+
+PATIENCE_S = 40
+"""Longest a test waits for what must come. Nothing is asserted about how long it took."""
+
+
+class Text:
+    """Payloads as text (`engine.handlers.Format`)."""
+
+    embeds_json = False
+
+    def decode(self, record: Record) -> str:
+        return "" if record.value is None else record.value.decode()
+
+
+def handler(name: str, function: Callable[[Any], Awaitable[Any]]) -> Handler:
+    """A journaled handler of texts, ordered by key."""
+    return Handler(
+        name=name,
+        kind=HandlerKind.JOURNALED,
+        function=function,
+        is_async=True,
+        format=Text(),
+        encode=json.dumps,
+        ordering_key=lambda record, _: record.key,
+    )
+
+
+class Member:
+    """One process's worth: an engine, a member of a group, and what they told."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        bootstrap_servers: str,
+        group: str,
+        *subscriptions: Subscription,
+        protocol: GroupProtocol = GroupProtocol.CLASSIC,
+        lease: timedelta = timedelta(seconds=3),
+        body: Callable[[str], Awaitable[None]] | None = None,
+        **changes: Any,
+    ) -> None:
+        self.events: list[Event] = []
+        self.ran: Counter[str] = Counter()
+        self._body = body
+        telemetry = Telemetry([self.events.append])
+        handlers = {each.handler: handler(each.handler, self._run) for each in subscriptions}
+        self.engine = Engine(
+            EngineSettings(
+                conninfo=conninfo, lease=lease, heartbeat=lease / 4, scan=timedelta(milliseconds=200), pool_max=4
+            ),
+            handlers,
+            telemetry,
+        )
+        settings = GroupSettings(
+            bootstrap_servers=bootstrap_servers,
+            group=group,
+            protocol=protocol,
+            session_timeout=timedelta(seconds=2) if protocol is GroupProtocol.CLASSIC else None,
+            metadata_refresh=timedelta(seconds=1),
+            mirror_every=timedelta(milliseconds=500),
+            lag_every=timedelta(milliseconds=500),
+            topic_check_max_age=timedelta(0),
+            reclaim_every=timedelta(seconds=1),
+            startup_max=timedelta(seconds=10),
+        )
+        self.group = Group(self.engine, replace(settings, **changes), subscriptions, telemetry)
+
+    async def _run(self, text: str) -> str:
+        self.ran[text] += 1
+        if self._body is not None:
+            await self._body(text)
+        return text
+
+    async def start(self) -> "Member":
+        await self.engine.start()
+        try:
+            await self.group.start()
+        except BaseException:
+            await self.engine.stop(timedelta(seconds=1))
+            raise
+        return self
+
+    async def stop(self) -> None:
+        await self.group.stop(timedelta(seconds=10))
+        await self.engine.stop(timedelta(seconds=10))
+
+    async def crash(self) -> None:
+        """As `kill -9`: nothing more is written; brokers are told nothing that Postgres would hear of."""
+        await self.engine.abort()
+        await self.group.stop(timedelta(0))
+
+    def told(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def partitions(self) -> dict[int, PartitionSnapshot]:
+        """By number: tests have one topic."""
+        return {each.source.partition: each for each in self.group.snapshot().partitions}
+
+    @property
+    def states(self) -> dict[int, str]:
+        return {number: each.state.value for number, each in self.partitions.items()}
+
+
+async def until(condition: Callable[[], object], *members: Member) -> None:
+    """Wait until something is so.
+
+    Raises:
+        TimeoutError: It never came. Says where the members' partitions stand, and what they told last.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            told = "\n".join(f"{member.group.snapshot()}\n{member.events[-8:]}" for member in members)
+            raise TimeoutError(f"it never came;\n{told}")
+        await asyncio.sleep(0.01)
+
+
+async def fetch(conninfo: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """What the database holds."""
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        cursor = await connection.execute(query.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def workflows(conninfo: str) -> Counter[str]:
+    """Statuses of all workflows, by how many."""
+    rows = await fetch(conninfo, "SELECT status, count(*) FROM dbos.workflow_status GROUP BY status")
+    return Counter(dict(rows))
+
+
+async def ids(conninfo: str) -> list[str]:
+    """IDs of all workflows."""
+    return [row[0] for row in await fetch(conninfo, "SELECT workflow_uuid FROM dbos.workflow_status ORDER BY 1")]
+
+
+async def settled(conninfo: str, count: int, *members: Member) -> None:
+    """Wait until so many workflows are SUCCESS and nothing is open."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := await workflows(conninfo)) != {"SUCCESS": count}:
+        if time.monotonic() > deadline:
+            told = "\n".join(f"{member.group.snapshot()}\n{member.events[-8:]}" for member in members)
+            raise TimeoutError(f"{found}, not {count} SUCCESS;\n{told}")
+        await asyncio.sleep(0.05)
+
+
+def texts(prefix: str, count: int) -> Sequence[str]:
+    return [f"{prefix}{i}" for i in range(count)]
