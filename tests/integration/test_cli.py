@@ -138,41 +138,7 @@ def fetch(dsn: str, query: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-# -- mistakes
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("check", "nowhere:app"), "there is no module 'nowhere' here"),
-        (("check", "shop:appp"), "did you mean shop:app?"),
-        (("check", "broken:app"), "broken.py:1: ZeroDivisionError"),
-        (("check", "refused:app"), "has two handlers"),
-        (("rollback",), "no commands under rollback:"),
-        (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),
-        (("new", "Not A Name"), "is no name for a project"),
-        (("new", "pydantic"), "would hide one that it needs"),
-        (("dev", "shop:app", "--partitions", "0"), "1 to 100"),
-    ],
-)
-def test_a_users_mistake_is_one_message_and_exit_code_2(
-    project: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    (project / "broken.py").write_text("1 / 0\n")
-    (project / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
-
-    ended = command(project, *arguments)
-
-    assert ended.returncode == 2, ended.stderr
-    assert message in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_wrong_command_line_shows_the_usage(project: Path) -> None:
-    ended = command(project, "rum")
-
-    assert ended.returncode == 2
-    assert "usage: processor" in ended.stderr
+# -- mistakes (those that no server is needed for: tests/unit/test_command_line.py)
 
 
 @pytest.mark.parametrize("arguments", [("migrate",), ("run", "shop:app")])
@@ -185,31 +151,7 @@ def test_a_database_that_does_not_answer_is_one_message(project: Path, arguments
     assert "hunter2" not in ended.stderr
 
 
-def test_every_command_has_help(project: Path) -> None:
-    overview = command(project, "--help")
-    assert overview.returncode == 0
-    listed = re.findall(r"^    ([a-z-]+)", overview.stdout, re.MULTILINE)
-    assert {"run", "migrate", "rollback", "check", "new", "dev"} <= set(listed)
-
-    for name in listed:
-        assert "--config" in command(project, name, "--help").stdout
-
-
 # -- what commands do
-
-
-def test_check_shows_what_would_run(project: Path) -> None:
-    ended = command(project, "check", "shop", "--schemas")
-
-    assert ended.returncode == 0, ended.stderr
-    for expected in (
-        "journaled fulfil",
-        "topic         orders",
-        "group         shop",
-        "on failure    DeadLetter",
-        '"order_id"',
-    ):
-        assert expected in ended.stdout
 
 
 def test_migrate_brings_tables_and_runs_the_users_commands_once_asked(project: Path, empty_database: str) -> None:

@@ -1,0 +1,111 @@
+"""The `processor` command up to where servers would be needed: help, mistakes, what `check` shows."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from processor.cli import MISTAKE, main
+
+SHOP = """
+from pydantic import BaseModel
+
+from processor import App, Topic
+
+
+class Order(BaseModel):
+    order_id: str
+
+
+app = App("shop")
+
+
+@app.workflow(on=Topic("orders", Order))
+async def fulfil(order: Order) -> None: ...
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+"""Arguments to exit code, output, errors."""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in a folder with a few apps."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "lacking.py").write_text("import nowhere_to_be_found\n")
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for module in ("shop", "broken", "lacking", "empty", "refused"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as ended:  # argparse's own
+            code = int(ended.code or 0)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("check", "nowhere:app"), "there is no module 'nowhere' here"),
+        (("check", "shop:appp"), "did you mean shop:app?"),
+        (("check", "empty"), "'app' is no App; it has no App at all"),
+        (("check", "broken:app"), "broken.py:1: ZeroDivisionError"),
+        (("check", "lacking:app"), "lacking.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        (("check", "refused:app"), "has two handlers"),
+        (("rollback",), "no commands under rollback:"),
+        (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),
+        (("new", "Not A Name"), "is no name for a project"),
+        (("new", "pydantic"), "would hide one that it needs"),
+        (("dev", "shop:app", "--partitions", "0"), "1 to 100"),
+        (("rum",), "usage: processor"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, errors = command(*arguments)
+
+    assert code == MISTAKE
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_a_traceback_is_shown_when_asked_for(command: Command) -> None:
+    assert "Traceback" in command("check", "broken:app", "--traceback")[2]
+
+
+def test_every_command_has_help(command: Command) -> None:
+    code, overview, _ = command("--help")
+    listed = re.findall(r"^    ([a-z-]+)", overview, re.MULTILINE)
+
+    assert code == 0
+    assert {"run", "migrate", "rollback", "check", "new", "dev"} <= set(listed)
+    for name in listed:
+        code, page, _ = command(name, "--help")
+        assert code == 0
+        assert page.startswith(f"usage: processor {name}")
+
+
+def test_check_shows_what_would_run(command: Command) -> None:
+    code, output, _ = command("check", "shop", "--schemas")
+
+    assert code == 0
+    for expected in (
+        "journaled fulfil",
+        "topic         orders",
+        "group         shop",
+        "on failure    DeadLetter",
+        '"order_id"',
+    ):
+        assert expected in output
