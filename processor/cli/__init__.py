@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 
 from engine.errors import EngineError
 
-__all__ = ["DONE", "FAILED", "MISTAKE", "main"]
+__all__ = ["DONE", "FAILED", "MISTAKE", "add_common_arguments", "main"]
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -61,8 +61,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"processor: {error}", file=sys.stderr)
         return MISTAKE
+    except Exception as error:
+        # The driver's errors, by name: its module is the engine's to import. The server refused, or went away.
+        if parsed.traceback or type(error).__module__.partition(".")[0] not in ("psycopg", "psycopg_pool"):
+            raise
+        print(f"processor: Postgres: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, is_command: bool = False) -> None:
+    """What every command takes; also the acts of a command, so that it may stand at the end of a line."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        # An act's own default would overwrite what was given to its command.
+        default=None if is_command else argparse.SUPPRESS,
+        help="settings file; else what PROCESSOR_CONFIG names, else processor.yaml or processor.toml if there is one",
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=False if is_command else argparse.SUPPRESS,
+        help="show where an error was raised",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,14 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Processes Kafka records exactly once, with durable workflows on Postgres.",
         epilog="Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, and the message says what to do.",
     )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="settings file; else what PROCESSOR_CONFIG names, else processor.yaml or processor.toml if there is one",
-    )
-    common.add_argument("--traceback", action="store_true", help="show where an error was raised")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _COMMANDS:
         command = _command(name)
@@ -88,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=command.HELP,
             description=command.HELP + ".",
-            parents=[common],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        add_common_arguments(sub, is_command=True)
         command.configure(sub)
         sub.set_defaults(command=command)
     return parser

@@ -1,0 +1,159 @@
+"""`processor dead-letters`: records and workflows given up: look at them, put them back to work, or let them go.
+
+Every retry and discard is recorded with its actor, and a discard with its reason.
+"""
+
+import argparse
+import asyncio
+import getpass
+import json
+from typing import Any
+
+from engine.dead_letters import LIST_MAX, DeadLetterRow, discard, list_dead_letters, retry, show
+from engine.errors import ConfigurationError
+from engine.inspection import connected
+from engine.settings import EngineSettings
+from processor.cli import DONE, add_common_arguments
+from processor.cli.output import instant, payload, print_rows
+from processor.loading import load_settings
+from processor.wiring import engine_settings
+
+HELP = "List, show, retry or discard records and workflows that were given up"
+
+CHOSEN_MAX = 10_000
+"""Dead letters that one command acts on: they are one transaction. Run it again for more."""
+
+_COLUMNS = ("id", "workflow", "handler", "reason", "state", "created_at", "error")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments."""
+    acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
+    listing = acts.add_parser("list", help="oldest first, without their payloads")
+    _add_filter(listing)
+    listing.add_argument(
+        "--state", choices=("open", "retried", "discarded", "all"), default="open", help="default: open"
+    )
+    listing.add_argument("--after", type=int, default=0, metavar="ID", help="the page behind this ID")
+    listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    shown = acts.add_parser("show", help="one, with its record and error")
+    shown.add_argument("id", type=int, metavar="ID")
+    retried = acts.add_parser(
+        "retry", help="put workflows back to work: behind what is open of their keys, with their recorded steps"
+    )
+    discarded = acts.add_parser("discard", help="give them up for good; a key that one blocks goes on")
+    discarded.add_argument("--note", required=True, help="why; it is recorded")
+    for act in (listing, shown, retried, discarded):
+        add_common_arguments(act)
+    for changing in (retried, discarded):
+        changing.add_argument("ids", nargs="*", type=int, metavar="ID", help="which; or those of a filter")
+        _add_filter(changing)
+        changing.add_argument("--all", action="store_true", help="every open one, where no filter is given")
+        changing.add_argument("--actor", default=None, help="who does it, for the record (default: the system user)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do one of the acts."""
+    settings = engine_settings(load_settings(arguments.config))
+    return asyncio.run(_act(arguments, settings))
+
+
+async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
+    schema = settings.schema
+    async with connected(settings) as connection:
+        match arguments.act:
+            case "list":
+                state = None if arguments.state == "all" else arguments.state.upper()
+                found = await list_dead_letters(
+                    connection, schema, state=state, after=arguments.after, limit=arguments.limit, **_filter(arguments)
+                )
+                rows = [_row(letter) for letter in found]
+                print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no dead letters")
+            case "show":
+                letter = await show(connection, schema, arguments.id)
+                print(json.dumps(_row(letter) | _record(letter), indent=2, ensure_ascii=False))
+            case "retry":
+                ids = await _chosen(arguments, connection, schema)
+                count = await retry(connection, schema, ids, actor=_actor(arguments))
+                print(f"{count} back to work")
+            case _:
+                ids = await _chosen(arguments, connection, schema)
+                count = await discard(connection, schema, ids, note=arguments.note, actor=_actor(arguments))
+                print(f"{count} discarded")
+    return DONE
+
+
+async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -> list[int]:
+    """The IDs given, or those of every open dead letter that the filter passes."""
+    chosen = {name: value for name, value in _filter(arguments).items() if value is not None}
+    if arguments.ids:
+        if chosen or arguments.all:
+            raise ConfigurationError("give IDs or a filter, not both")
+        return list(arguments.ids)
+    if not chosen and not arguments.all:
+        raise ConfigurationError("give IDs, or a filter (--topic, --handler, --reason), or --all")
+    ids: list[int] = []
+    while len(ids) < CHOSEN_MAX:
+        after = ids[-1] if ids else 0
+        limit = min(LIST_MAX, CHOSEN_MAX - len(ids))
+        page = await list_dead_letters(connection, schema, after=after, limit=limit, **chosen)
+        ids += [letter.dead_letter_id for letter in page]
+        if len(page) < limit:
+            break
+    return ids
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--topic", help="only of this topic")
+    parser.add_argument("--handler", help="only of this handler")
+    parser.add_argument("--reason", help="only with this reason")
+
+
+def _filter(arguments: argparse.Namespace) -> dict[str, str | None]:
+    return {"topic": arguments.topic, "handler": arguments.handler, "reason": arguments.reason}
+
+
+def _actor(arguments: argparse.Namespace) -> str:
+    if arguments.actor:
+        return str(arguments.actor)
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "operator"
+
+
+def _row(letter: DeadLetterRow) -> dict[str, Any]:
+    return {
+        "id": letter.dead_letter_id,
+        "workflow": letter.workflow_uuid,
+        "handler": letter.handler,
+        "group": letter.service_name.removeprefix("kafka:"),
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.kafka_offset,
+        "reason": letter.reason,
+        "state": letter.state,
+        "created_at": instant(letter.created_at),
+        "resolved_at": instant(letter.resolved_at),
+        "note": letter.note,
+        "error": _error(letter.error),
+    }
+
+
+def _record(letter: DeadLetterRow) -> dict[str, Any]:
+    return {
+        "record_key": payload(letter.record_key),
+        "record_value": payload(letter.record_value),
+        "record_headers": letter.record_headers,
+        "record_timestamp": instant(letter.record_timestamp),
+    }
+
+
+def _error(stored: str) -> str:
+    """The stored error as one line."""
+    try:
+        error: dict[str, Any] = json.loads(stored)
+        return f"{str(error['type']).rpartition(':')[2]}: {error['message']}"
+    except (ValueError, KeyError, TypeError):
+        return stored

@@ -1,0 +1,116 @@
+"""What operators do from the command line: dead letters and partitions, on a real database."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+from pydantic import BaseModel
+
+from processor import App, BlockKey, TerminalError, Topic
+from processor.cli import DONE, MISTAKE, main
+from processor.testing import Bench
+
+
+class Order(BaseModel):
+    order_id: str
+
+
+Command = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+def command(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command on the test's database."""
+    monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", database)
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(main, arguments)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+class Shop:
+    """An app whose orders fail until they are mended."""
+
+    def __init__(self) -> None:
+        self.is_mended = False
+        self.done: list[str] = []
+        self.orders = Topic("orders", Order, key=lambda order: order.order_id[0])
+        self.app = App("shop")
+
+        @self.app.workflow(on=self.orders, on_failure=BlockKey())
+        async def fulfil(order: Order) -> None:
+            if not self.is_mended and order.order_id.startswith("bad"):
+                raise TerminalError(f"order {order.order_id} cannot be fulfilled")
+            self.done.append(order.order_id)
+
+
+async def test_a_dead_letter_is_listed_shown_and_retried(database: str, command: Command) -> None:
+    shop = Shop()
+    async with Bench(shop.app, database) as bench:
+        await bench.deliver(shop.orders, Order(order_id="bad-1"))
+        await bench.deliver(shop.orders, b"no json", key=b"x")
+        await bench.settle()
+
+        _, table, _ = await command("dead-letters", "list")
+        _, lines, _ = await command("dead-letters", "list", "--reason", "undecodable", "--json")
+        undecodable = json.loads(lines)
+        _, shown, _ = await command("dead-letters", "show", str(undecodable["id"]))
+        shop.is_mended = True
+        code, said, _ = await command("dead-letters", "retry", "--reason", "failed", "--actor", "ann")
+        await bench.settle()
+        again, _, refused = await command("dead-letters", "retry", "1")
+        gone, _, _ = await command("dead-letters", "discard", str(undecodable["id"]), "--note", "never valid")
+        _, left, _ = await command("dead-letters", "list")
+        acts = await bench.fetch_all("SELECT actor, action FROM dbos.audit ORDER BY 1")
+
+    assert "orders-0-0" in table
+    assert "TerminalError: order bad-1 cannot be fulfilled" in table
+    assert json.loads(shown)["record_value"] == "no json"
+    assert (code, said) == (DONE, "1 back to work\n")
+    assert shop.done == ["bad-1"]
+    assert (again, "RETRIED already" in refused) == (MISTAKE, True)
+    assert (gone, left) == (DONE, "no dead letters\n")
+    assert ("ann", "retry dead letter") in acts
+
+
+async def test_acting_on_everything_has_to_be_said(command: Command) -> None:
+    for act in (("retry",), ("discard", "--note", "x"), ("retry", "1", "--all")):
+        code, _, errors = await command("dead-letters", *act)
+
+        assert code == MISTAKE
+        assert "--all" in errors or "not both" in errors
+
+
+async def test_partitions_show_progress_and_what_holds_them(database: str, command: Command) -> None:
+    shop = Shop()
+    async with Bench(shop.app, database) as bench:
+        await bench.deliver(shop.orders, Order(order_id="bad-1"))
+        await bench.deliver(shop.orders, Order(order_id="bad-2"))
+        await bench.settle()
+
+        _, table, _ = await command("partitions", "list")
+        _, lines, _ = await command("partitions", "list", "--group", "shop", "--json")
+        code, said, _ = await command("partitions", "release", "orders-0", "--group", "shop")
+        unknown, _, errors = await command("partitions", "release", "orders-9", "--group", "shop")
+
+    (partition,) = [json.loads(line) for line in lines.splitlines()]
+    assert (partition["partition"], partition["handler"], partition["dead_letters"]) == ("orders-0", "fulfil", 1)
+    assert partition["holds"][0].startswith("block")
+    assert "orders-0" in table
+    assert (code, said) == (DONE, "orders-0: 1 holds lifted\n")
+    assert (unknown, "no partition 'orders-9'" in errors) == (MISTAKE, True)
+
+
+async def test_a_database_without_our_tables_says_what_to_run(
+    empty_database: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", empty_database)
+
+    code, _, errors = await command("partitions", "list")
+
+    assert code == MISTAKE
+    assert "processor migrate" in errors
