@@ -59,9 +59,7 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return await _run_async(run, _threaded(step, run), function_id, args, kwargs)
 
 
-async def _run_async(
-    run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Answer from the history, or run the step and record it."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         if recorded.error is not None:
@@ -91,7 +89,7 @@ async def _attempts(run: Run, step: Step, function_id: int, args: tuple[Any, ...
             output = step.encode(result)
         except Suspended:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(step, attempt, error)
@@ -150,7 +148,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
         try:
             result = step.function(*args, **kwargs)
             output = step.encode(result)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(step, attempt, error)

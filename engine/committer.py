@@ -115,7 +115,7 @@ class Committer:
             started = time.perf_counter()
             try:
                 written = await self.send(current)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the settlement judges every one
                 pending[:0] = await self._settlement.after(current, error)
                 continue
             self._settlement.clear_weather()
@@ -129,7 +129,7 @@ class Committer:
             self.connection = await self.engine.connect()
         return self.connection
 
-    async def send(self, flush: Flush) -> Written:
+    async def send(self, flush: Flush) -> Written:  # noqa: C901  # one statement after the other
         """One transaction, one round trip."""
         connection = await self.connected()
         schema = self.engine.settings.schema
@@ -166,7 +166,7 @@ class Committer:
 
     # -- applying --
 
-    def apply(self, flush: Flush, written: Written, duration_s: float) -> None:
+    def apply(self, flush: Flush, written: Written, duration_s: float) -> None:  # noqa: C901  # one pass, hot
         """The flush is durable: tell everyone."""
         reach(CrashPoint.FLUSH_DURABLE)
         telemetry = self.engine.telemetry
@@ -231,7 +231,7 @@ class Committer:
         )
 
 
-def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:
+def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C901  # a list of cases
     """A flush as statements, in the order they are sent; each with its name."""
     made: list[tuple[str, Statement[Any]]] = [("fence", _fence(flush))]
     acquires = [(run, part) for part in flush.parts for run in part.acquires]
@@ -291,9 +291,23 @@ def _insert(flush: Flush, new: Sequence[Any]) -> Statement[Any]:
     for work in new:
         for add, value in zip(adds, work.row(), strict=True):
             add(value)
-    names = (
-        "ids statuses names versions requests inputs outputs errors owners sources offsets keys starts attempts wakes"
-    ).split()
+    names = [
+        "ids",
+        "statuses",
+        "names",
+        "versions",
+        "requests",
+        "inputs",
+        "outputs",
+        "errors",
+        "owners",
+        "sources",
+        "offsets",
+        "keys",
+        "starts",
+        "attempts",
+        "wakes",
+    ]
     return workflow_status.insert(executor_id=flush.executor_id, **dict(zip(names, columns, strict=True)))
 
 

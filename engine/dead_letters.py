@@ -63,7 +63,9 @@ async def list_dead_letters(
         connection: In autocommit mode.
         schema: Of the system tables.
         state: OPEN, RETRIED or DISCARDED; `None`: all.
-        topic, handler, reason: Only those.
+        topic: Only of this topic.
+        handler: Only of this handler.
+        reason: Only with this reason.
         after: For paging: the last ID of the page before.
         limit: Rows of a page.
     """
@@ -125,7 +127,7 @@ async def retry(
                 )
             await send(connection, schema, _forget_errors(letter))
             await send(connection, schema, _resolve(dead_letter_id, state="RETRIED", note=None))
-            await _audit(connection, schema, actor, "retry dead letter", letter, "")
+            await _audit(connection, schema, actor, "retry dead letter", letter=letter, note="")
         await send(
             connection,
             schema,
@@ -152,7 +154,7 @@ async def discard(
             letter = await _open(connection, schema, dead_letter_id)
             await _lift(connection, schema, letter)
             await send(connection, schema, _resolve(dead_letter_id, state="DISCARDED", note=note))
-            await _audit(connection, schema, actor, "discard dead letter", letter, note)
+            await _audit(connection, schema, actor, "discard dead letter", letter=letter, note=note)
     return len(dead_letter_ids)
 
 
@@ -240,7 +242,7 @@ def _resolve(dead_letter_id: int, *, state: str, note: str | None) -> Statement[
 
 
 async def _audit(
-    connection: AsyncConnection[Any], schema: str, actor: str, action: str, letter: DeadLetterRow, note: str
+    connection: AsyncConnection[Any], schema: str, actor: str, action: str, *, letter: DeadLetterRow, note: str
 ) -> None:
     detail = f"{letter.workflow_uuid} {note}".strip()
     subject = str(letter.dead_letter_id)

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -260,9 +261,7 @@ class Engine:
 
     def has_room(self) -> bool:
         """Whether another workflow may begin (I10)."""
-        return (
-            self.in_flight < self.settings.in_flight_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
-        )
+        return self.in_flight < self.settings.in_flight_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
 
     def pump(self) -> None:
         """Give room that came free to whoever waits, each source first in its turn."""
@@ -281,7 +280,7 @@ class Engine:
                 await coroutine
             except psycopg.Error as error:
                 self.telemetry.emit(ServiceFailed(coroutine.__qualname__, error, None))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # a task's failure is the engine's
                 self.failed(error)
 
         task = self.loop.create_task(owned())
@@ -347,10 +346,8 @@ class Engine:
 
     def from_thread(self, function: Callable[..., None], *args: Any) -> None:
         """Call on the loop, from the lease's thread."""
-        try:
+        with suppress(RuntimeError):  # the loop has ended
             self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            pass  # the loop has ended
 
     def emit_from_thread(self, event: Event) -> None:
         """Tell observers from the lease's thread."""
@@ -358,9 +355,10 @@ class Engine:
 
     def hinted_from_thread(self, channel: str, payload: str) -> None:
         """A hint arrived."""
-        self.from_thread(self._hinted, channel, payload)
+        del payload  # whoever is woken looks for itself
+        self.from_thread(self._hinted, channel)
 
-    def _hinted(self, channel: str, payload: str) -> None:
+    def _hinted(self, channel: str) -> None:
         if channel == "processor_rows":
             self.scan.hint()
         else:

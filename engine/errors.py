@@ -1,17 +1,17 @@
 """What can go wrong in the engine, and who is to act on it.
 
-    EngineError
-    ├── ConfigurationError       the developer or operator: settings, registration, schema, privileges
-    │   ├── SchemaMissingError       run the migrations
-    │   └── HandlerRenamedError      say `renamed_from=`
-    ├── OwnershipLostError       nobody: another executor carries on
-    ├── NondeterminismError      the developer: the code no longer matches its history
-    ├── StepFailedError          the handler: a step used up its tries
-    ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
-    ├── PartitionHaltedError     the operator: a partition does not go on by itself
-    └── StoreUnavailableError    nobody: the engine retries until Postgres is back
+EngineError
+├── ConfigurationError       the developer or operator: settings, registration, schema, privileges
+│   ├── SchemaMissingError       run the migrations
+│   └── HandlerRenamedError      say `renamed_from=`
+├── OwnershipLostError       nobody: another executor carries on
+├── NondeterminismError      the developer: the code no longer matches its history
+├── StepFailedError          the handler: a step used up its tries
+├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
+├── PartitionHaltedError     the operator: a partition does not go on by itself
+└── StoreUnavailableError    nobody: the engine retries until Postgres is back
 
-    Suspended (a BaseException)  nobody: ends a run that may begin no further effect
+Suspended (a BaseException)  nobody: ends a run that may begin no further effect
 """
 
 from engine.ids import OwnerToken, SourceRef, WorkflowId

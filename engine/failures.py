@@ -78,8 +78,8 @@ def _rebuilt(stored: dict[str, Any]) -> Exception:
             error = found(*cast("list[Any]", arguments))
             if str(error) == message:
                 return error
-        except Exception:  # a constructor of the user's that wants something else: not rebuildable
-            pass
+        except Exception:  # noqa: BLE001  # a constructor of the user's that wants something else
+            return RecordedError(name, message)
     return RecordedError(name, message)
 
 

@@ -1,4 +1,4 @@
-"""Whose fault a database error is: the weather's, the handler's, a record's, or ours (P25–P27). Pure."""
+"""Whose fault a database error is: the weather's, the handler's, a record's, or ours (P25 to P27). Pure."""
 
 from enum import Enum
 
@@ -31,8 +31,13 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.BROKEN
     state = error.sqlstate
     if state is None:
-        return Fault.WEATHER if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) else Fault.RECORD \
-            if isinstance(error, psycopg.DataError) else Fault.BROKEN
+        return (
+            Fault.WEATHER
+            if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+            else Fault.RECORD
+            if isinstance(error, psycopg.DataError)
+            else Fault.BROKEN
+        )
     if state in ("KP001", "KP002"):
         return Fault.FENCED
     if state == "KP003":

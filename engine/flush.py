@@ -34,12 +34,29 @@ class Group(Protocol):
 
     runs: list[Run]
 
-    async def run(self, connection: AsyncConnection[Any]) -> None: ...
-    def left_out(self) -> list[Run]: ...
-    def caused(self, error: BaseException) -> bool: ...
-    def split(self, flush: Flush, error: BaseException) -> list[Flush]: ...
-    def halved(self, flush: Flush) -> list[Flush]: ...
-    def again(self, flush: Flush) -> list[Flush]: ...
+    async def run(self, connection: AsyncConnection[Any]) -> None:
+        """Run the handler over the group, in the open transaction."""
+        ...
+
+    def left_out(self) -> list[Run]:
+        """Runs whose key was taken since the group was formed."""
+        ...
+
+    def caused(self, error: BaseException) -> bool:
+        """Whether an error is about the user's statements or code."""
+        ...
+
+    def split(self, flush: Flush, error: BaseException) -> list[Flush]:
+        """What to send after an error of the handler's."""
+        ...
+
+    def halved(self, flush: Flush) -> list[Flush]:
+        """What to send after bad weather."""
+        ...
+
+    def again(self, flush: Flush) -> list[Flush]:
+        """The same group as a whole."""
+        ...
 
 
 @dataclass(slots=True)
@@ -68,20 +85,22 @@ class Work:
             self.ending is not None or bool(self.checkpoints) or run.needs_first_row or releases
         )
         final = self.ending is not None and self.ending.is_final
-        runs = self.ending is None and (
-            run.phase is Phase.RUNNING or (run.phase is Phase.PERSISTING and not releases)
-        )
-        self.rests = not self.inserts and run.row is Row.RUNNING and (
-            (self.ending is not None and not final) or (releases and not runs and self.ending is None)
+        runs = self.ending is None and (run.phase is Phase.RUNNING or (run.phase is Phase.PERSISTING and not releases))
+        self.rests = (
+            not self.inserts
+            and run.row is Row.RUNNING
+            and ((self.ending is not None and not final) or (releases and not runs and self.ending is None))
         )
         self.row_after = Row.RUNNING if runs or final else Row.REST
 
     @property
     def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
         return not (self.inserts or self.checkpoints or self.ending or self.rests)
 
     @property
     def size(self) -> int:
+        """Rows."""
         return 1 + len(self.checkpoints)
 
     def row(self) -> tuple[Any, ...]:
@@ -160,6 +179,7 @@ class Flush:
 
     @property
     def is_empty(self) -> bool:
+        """Whether no source takes part."""
         return not self.parts
 
     def prune(self) -> None:

@@ -74,7 +74,7 @@ class FusedGroup:
             tx = SyncTransaction(transaction, self.inbox.loop)
             context = copy_context()
             await self.inbox.loop.run_in_executor(
-                self.inbox.engine.threads, context.run, self._call_sync, handler, tx
+                self.inbox.engine.threads, lambda: context.run(self._call_sync, handler, tx)
             )
             await tx.send()
         elif handler.kind is HandlerKind.BATCH:
@@ -218,5 +218,3 @@ def _batch_of_one(handler: Handler) -> Callable[..., Any]:
 def _ending(run: Run) -> Ending:
     assert run.ending is not None, "a grouped run has its ending from the start"
     return run.ending
-
-

@@ -47,6 +47,11 @@ class Format(Protocol):
         ...
 
 
+def _every_record(record: Record) -> Decision | None:
+    del record
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
     """A registered workflow function.
@@ -80,7 +85,7 @@ class Handler:
     ordering_key: Callable[[Record, Any], bytes | None]
     ordered_by_partition: bool = False
     orders_by_argument: bool = False
-    decide: Callable[[Record], Decision | None] = lambda record: None
+    decide: Callable[[Record], Decision | None] = _every_record
     retry: Retry = NEVER
     on_failure: FailurePolicy = field(default_factory=DeadLetter)
     breaker: Breaker | None = field(default_factory=Breaker)

@@ -161,7 +161,7 @@ class Inbox:
         handler = self.handler
         try:
             decision = handler.decide(record)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's predicate or key: the record's failure
             self._undecodable(record, error)
             return
         if decision is not None:
@@ -178,7 +178,7 @@ class Inbox:
             run.needs_first_row = handler.persist_first
             try:
                 self.decode(run)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self._undecodable(record, error)
                 return
         self._enter(run)
@@ -211,7 +211,7 @@ class Inbox:
             return True
         try:
             run.key = self._key_of(record, None)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's predicate or key: the record's failure
             self._undecodable(record, error)
             return False
         return True
@@ -334,7 +334,7 @@ class Inbox:
         run.recorded = run.durable = len(run.durable_ids)
         try:
             run.record = record_of(row.request, row.inputs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a row of another program's: its failure
             run.record = Record(self.source.ref.topic, self.source.ref.partition, run.offset, None, None)
             self.fail(run, UndecodableError(f"the row cannot be read back: {summary(error)}"), "undecodable")
             return
@@ -373,7 +373,7 @@ class Inbox:
         if run.argument is UNDECODED:
             try:
                 self.decode(run)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self._end(run, _undecodable_ending(error))
                 if run.is_alone:
                     self.engine.suspects.ended(run)
@@ -489,6 +489,8 @@ class Inbox:
     def _free(self, run: Run) -> None:
         """A workflow is durably terminal and its run has ended: its key goes on (P18)."""
         run.phase = Phase.DONE
+        # The task's context knows the run: a cycle, which only the garbage collector would end.
+        run.task = None
         self.runs.pop(run.id, None)
         key = run.key
         if key is None or self.keys.get(key) is not run:
@@ -551,8 +553,10 @@ class Inbox:
 
     def knows(self, workflow_id: str) -> bool:
         """Whether a row is in memory here, or above what Kafka has delivered so far (P15)."""
-        return workflow_id in self.runs or workflow_id in self.looking or (
-            int(workflow_id.rpartition("-")[2]) >= self.offsets.position
+        return (
+            workflow_id in self.runs
+            or workflow_id in self.looking
+            or (int(workflow_id.rpartition("-")[2]) >= self.offsets.position)
         )
 
     def known(self) -> list[str]:
@@ -648,5 +652,3 @@ def _follow(holder: Run, run: Run) -> None:
         return
     index = next(i for i, follower in enumerate(followers) if _order(follower) > _order(run))
     followers.insert(index, run)
-
-

@@ -1,4 +1,4 @@
-"""Late runs: code of a partition that has left, still running here (P12–P14).
+"""Late runs: code of a partition that has left, still running here (P12 to P14).
 
 A run that outlives its release goes on to the end of its running steps; then, under the row fence, its checkpoints
 and its outcome are written, or its row is handed over ownerless, and a hint is sent. A run whose claim was lost is
@@ -150,9 +150,7 @@ class LateRuns:
                             wakes=[ending.wake_at if ending else None],
                         ),
                     )
-                await send(
-                    connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name)
-                )
+                await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name))
         except BaseException:
             run.unsent = work.checkpoints + run.unsent
             raise
@@ -196,5 +194,3 @@ class LateRuns:
 
 def _place(run: Run) -> tuple[str, object]:
     return run.inbox.source.name, run.id if run.key is None else run.key
-
-

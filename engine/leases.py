@@ -16,7 +16,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import Connection, sql
@@ -66,7 +67,7 @@ class Lease:
 
     async def wait_until_valid(self) -> None:
         """Wait for the next renewal, or for ever if there is none: an executor that is dead is abandoned anyway."""
-        while not self.is_valid():
+        while not self.is_valid():  # noqa: ASYNC110  # the clock decides, nobody could set an event
             await asyncio.sleep(0.05)
 
     def invalidate(self) -> None:
@@ -97,10 +98,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join(timeout=self._settings.connect_timeout.total_seconds() + 5)
         if leave and self._connection is not None:
-            try:
+            with suppress(psycopg.Error):  # the lease runs out instead
                 self._execute(self._connection, executor.leave(executor_id=self._engine.executor_id))
-            except psycopg.Error:
-                pass  # the lease runs out instead
         if self._connection is not None:
             self._connection.close()
 
@@ -180,7 +179,7 @@ class Lease:
         """Bury whoever's counter stood still for a full lease, in a commit of its own (P2)."""
         now = self.now()
         lease_s = self._settings.lease.total_seconds()
-        alive: dict[str, int] = {name: counter for name, counter in renewal.executors or ()}
+        alive: dict[str, int] = dict(cast("list[tuple[str, int]]", renewal.executors or []))
         self._seen = {name: seen for name, seen in self._seen.items() if name in alive}
         for name, counter in alive.items():
             if name == self._engine.executor_id:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -77,7 +78,7 @@ class Pool:
 
 def explain_connect_error(error: psycopg.Error | PoolTimeout, conninfo: str) -> ConfigurationError:
     """What to tell a user whose database cannot be reached; never the password."""
-    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
+    parts = conninfo_to_dict(conninfo)
     where = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}, database {parts.get('dbname', '?')!r}"
     return ConfigurationError(
         f"Postgres cannot be reached at {where}: {summary(error)}\n"

@@ -6,7 +6,7 @@ only if no commit lies between them, because every flush has a number.
 
 import json
 from collections import deque
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
@@ -88,7 +88,7 @@ class Offsets:
         """An offset has its row or decision, durably or with the flush that will write progress."""
         self._settled.add(offset)
 
-    def next_with(self, settling: Set[int]) -> int:
+    def next_with(self, settling: AbstractSet[int]) -> int:
         """What `next` may become in the commit that settles these as well. Does not change anything."""
         for offset in self._pending:
             if offset not in self._settled and offset not in settling:

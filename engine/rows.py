@@ -93,7 +93,7 @@ def _bytes_text(key: bytes) -> str:
 def _bytes_of(stored: Any) -> bytes | None:
     if stored is None:
         return None
-    return b64decode(stored["base64"]) if isinstance(stored, dict) else stored.encode()
+    return stored.encode() if isinstance(stored, str) else b64decode(stored["base64"])
 
 
 def _is_utf8(value: bytes) -> bool:

@@ -12,6 +12,7 @@ durable (P17, `ready`). A run whose source was released is *late*: it ends its r
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from contextvars import copy_context
@@ -100,11 +101,14 @@ class Ending:
 
     @property
     def is_final(self) -> bool:
+        """Whether it ends the workflow, not only an attempt."""
         return self.wake_at is None
 
 
 class Encoded(str):
     """A result read back from its checkpoint, still as JSON text."""
+
+    __slots__ = ()
 
 
 UNDECODED: Any = object()
@@ -148,9 +152,9 @@ class Run:
         "submitted",
         "task",
         "unsent",
-        "was_suspended",
         "waiters",
         "wake_at",
+        "was_suspended",
     )
 
     def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
@@ -193,6 +197,7 @@ class Run:
 
     @property
     def handler(self) -> Handler:
+        """What it runs."""
         return self.inbox.handler
 
     @property
@@ -221,15 +226,13 @@ class Run:
             if handler.is_async:
                 result = await call(self.argument)
             else:
-                context = copy_context()
-                result = await self.inbox.loop.run_in_executor(
-                    self.inbox.engine.threads, context.run, call, self.argument
-                )
+                in_context = functools.partial(copy_context().run, call, self.argument)
+                result = await self.inbox.loop.run_in_executor(self.inbox.engine.threads, in_context)
             output = str(result) if isinstance(result, Encoded) else handler.encode(result)
             ending = Ending(WorkflowStatus.SUCCESS, output=output)
         except Suspended:
             self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
             if self.standing is Standing.ABANDONED or self.inbox.engine.is_aborted:
                 self.was_suspended = True
             else:
@@ -256,9 +259,9 @@ class Run:
         self.function_id += 1
         if self.error_given:
             self.handled_error = True
-        if self.history is not None and (recorded := self.history.get(self.function_id)) is not None:
-            if recorded.name != name:
-                raise NondeterminismError(self.id, recorded=recorded.name, called=name)
+        recorded = None if self.history is None else self.history.get(self.function_id)
+        if recorded is not None and recorded.name != name:
+            raise NondeterminismError(self.id, recorded=recorded.name, called=name)
         return self.function_id
 
     async def ready(self) -> None:
@@ -279,11 +282,7 @@ class Run:
 
     def is_ready(self) -> bool:
         """Whether `ready` would return at once; for threads, immediately before an effect (P1)."""
-        return (
-            self.standing is Standing.ACTIVE
-            and self.durable >= self.recorded
-            and self.inbox.engine.lease.is_valid()
-        )
+        return self.standing is Standing.ACTIVE and self.durable >= self.recorded and self.inbox.engine.lease.is_valid()
 
     def step_ended(self) -> None:
         """A step's function has returned, in whatever thread: the last one lets the run end (P12)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -131,12 +132,10 @@ class Scan:
             self._swept_at = time.monotonic()
             await engine.late.sweep()
 
-    def _unknown(self, rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _unknown(self, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         sources = {source.name: source for source in self._engine.sources.attached()}
         return [
             (name, workflow_id)
             for name, workflow_id in rows
-            if (source := sources.get(name)) is not None
-            and not source.is_gone
-            and not source.inbox.knows(workflow_id)
+            if (source := sources.get(name)) is not None and not source.is_gone and not source.inbox.knows(workflow_id)
         ]

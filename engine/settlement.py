@@ -93,8 +93,8 @@ class Settlement:
     async def _fenced(self, flush: Flush, error: Exception) -> None:
         """Drop the partitions the fence names; a database that lost commits shows here too (P4, P6)."""
         assert isinstance(error, psycopg.Error), "only the server fences"
-        places = json.loads(error.diag.message_detail or "[]")
-        lost = [flush.parts[place - 1] for place in places]
+        places: list[int] = json.loads(error.diag.message_detail or "[]")
+        lost: list[Part] = [flush.parts[place - 1] for place in places]
         stored = {(row.service_name, row.key): row for row in await self._read(lost)}
         for part in lost:
             source = part.source
@@ -105,7 +105,7 @@ class Settlement:
         for part in lost:
             part.source.drop("fenced")
 
-    async def _unknown(self, flush: Flush) -> list[Flush]:
+    async def _unknown(self, flush: Flush) -> list[Flush]:  # noqa: C901  # a decision with its cases
         """P23: was it committed? Raising the epoch waits for our own transaction and ends its right to commit."""
         while True:
             flush.parts = [part for part in flush.parts if not part.source.is_gone]
@@ -239,9 +239,7 @@ class Settlement:
         """A row of ours stands already. Another's row is never a dedup; our own is looked up, not run (I2, P27)."""
         new = {work.run.id: work for work in flush.works if work.inserts}
         connection = await self._committer.connected()
-        cursor = await send(
-            connection, self._engine.settings.schema, workflow_status.foreign_rows(ids=list(new))
-        )
+        cursor = await send(connection, self._engine.settings.schema, workflow_status.foreign_rows(ids=list(new)))
         standing = await cursor.fetchall()
         if not standing:
             return self._bisected(flush, RuntimeError("a conflict on a key that does not stand"))

@@ -1,4 +1,4 @@
-"""Ordered sources (partitions): registering, first start, claims, releases, holds (P9–P12, P30).
+"""Ordered sources (partitions): registering, first start, claims, releases, holds (P9 to P12, P30).
 
     claim ─▶ open ─▶ deliver … ─▶ release ─▶ (late runs end under the row fence)
                │         │
@@ -139,13 +139,9 @@ class Source:
             schema = self.engine.settings.schema
             # Holds first: a retry that lifts one puts its row back in the same commit, so that whoever misses the
             # hold sees the row.
-            cursor = await send(
-                connection, schema, holds.read(services=[self.ref.service_name], keys=[self.ref.key])
-            )
+            cursor = await send(connection, schema, holds.read(services=[self.ref.service_name], keys=[self.ref.key]))
             found = await cursor.fetchall()
-            cursor = await send(
-                connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX)
-            )
+            cursor = await send(connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX))
             rows = await cursor.fetchall()
         if self.is_gone:
             return
@@ -154,9 +150,7 @@ class Source:
                 self.held = f"{hold.kind}: {hold.reason}"
             else:
                 self.inbox.blocked.add(OrderingKey(hold.ordering_key))
-        self.engine.telemetry.emit(
-            SourceClaimed(self.ref, self.epoch, self.after_death, len(rows), self._waited_s)
-        )
+        self.engine.telemetry.emit(SourceClaimed(self.ref, self.epoch, self.after_death, len(rows), self._waited_s))
         if self.held is not None:
             self.may_resume = True
             self.engine.sources.halted[self.ref] = self
@@ -208,10 +202,12 @@ class Source:
 
     @property
     def is_released(self) -> bool:
+        """Whether the release is durable: what still runs is decided under the row fence."""
         return self.progress.released
 
     @property
     def has_work(self) -> bool:
+        """Whether there is anything for the next flush."""
         return bool(
             self._dirty or self._acquires or self._wants_look_up or self._wants_progress or self.inbox.group
         ) or (self._releasing and not self._is_gone)
@@ -287,9 +283,7 @@ class Source:
 
     def dead_lettered(self, run: Run, ending: Ending) -> None:
         """Tell of a durable dead letter, and of its hold."""
-        self.engine.telemetry.emit(
-            DeadLettered(self.ref, self.ref.handler, run.id, ending.reason, ending.summary)
-        )
+        self.engine.telemetry.emit(DeadLettered(self.ref, self.ref.handler, run.id, ending.reason, ending.summary))
         if ending.hold is not None:
             self.engine.telemetry.emit(HoldPlaced(self.ref, ending.hold[0], ending.hold[2], run.id))
 
@@ -461,9 +455,7 @@ class Sources:
                 ),
             )
 
-    async def claim(
-        self, ref: SourceRef, *, generation: int, renamed_from: str | None = None
-    ) -> Source | Busy:
+    async def claim(self, ref: SourceRef, *, generation: int, renamed_from: str | None = None) -> Source | Busy:
         """Take a partition's claim (P9): from an owner that released it, is dead, or is this executor.
 
         Raises:
@@ -494,6 +486,7 @@ class Sources:
                         raise HandlerRenamedError(ref, stored=row.handler)
                     held = Progress.decode(row.value)
                     owner_dead = await self._is_dead(connection, held.owner)
+                    taken = held.to(token=new_token(), owner=engine.executor_id, released=False, generation=generation)
                     if not (held.released or owner_dead or held.owner == engine.executor_id):
                         cursor = await send(
                             connection,
@@ -515,9 +508,6 @@ class Sources:
                             engine.telemetry.emit(ExecutorBuried(busy.owner, f"{ref}: no answer to a request"))
                     else:
                         busy = None
-                        taken = held.to(
-                            token=new_token(), owner=engine.executor_id, released=False, generation=generation
-                        )
                         await send(
                             connection,
                             schema,
@@ -532,9 +522,7 @@ class Sources:
                         await send(
                             connection,
                             schema,
-                            executor.withdraw(
-                                service=ref.service_name, key=ref.key, executor_id=engine.executor_id
-                            ),
+                            executor.withdraw(service=ref.service_name, key=ref.key, executor_id=engine.executor_id),
                         )
             except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
                 return Busy(ExecutorId("a transaction that holds the row"), RETRY_CLAIM_S)
@@ -602,9 +590,7 @@ class Sources:
         """Answer a request for a partition whose row names us, attached or not (P9); then delete it."""
         engine = self._engine
         schema = engine.settings.schema
-        source = next(
-            (s for s in self.attached() if s.ref.service_name == service and s.ref.key == key), None
-        )
+        source = next((s for s in self.attached() if s.ref.service_name == service and s.ref.key == key), None)
         if source is None:
             await self._release_unknown(service, key)
         elif requester_alive and generation > source.progress.generation:
@@ -638,9 +624,7 @@ class Sources:
                 ),
             )
 
-    def compare(
-        self, stored: list[list[Any]], known: Mapping[tuple[str, str], tuple[int, int]]
-    ) -> str | None:
+    def compare(self, stored: list[list[Any]], known: Mapping[tuple[str, str], tuple[int, int]]) -> str | None:
         """Compare stored progress with what stood before it was read: why the database went back, if it did (P4).
 
         A partition with a higher epoch is another's: it is dropped.
@@ -678,9 +662,7 @@ class Sources:
     async def _is_dead(self, connection: psycopg.AsyncConnection[Any], owner: str | None) -> bool:
         if owner is None:
             return True
-        cursor = await send(
-            connection, self._engine.settings.schema, executor.is_gone(executor_id=ExecutorId(owner))
-        )
+        cursor = await send(connection, self._engine.settings.schema, executor.is_gone(executor_id=ExecutorId(owner)))
         row = await cursor.fetchone()
         return row is None or row[0]
 
@@ -729,5 +711,3 @@ def _fence_one(source: Source, progress: Progress) -> Any:
         held=[source.value],
         written=[progress.encode()],
     )
-
-

@@ -104,9 +104,10 @@ class Suspects:
                         self._engine.settings.schema,
                         build(workflow_id=run.id, owner=run.owner),
                     )
-                return True
             except psycopg.OperationalError:
                 await asyncio.sleep(0.2)
+            else:
+                return True
         return False
 
 

@@ -8,6 +8,7 @@ is given to `sys.unraisablehook`. Hot-path events are one a flush, never one a r
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 from engine.ids import SourceRef, WorkflowId
 from engine.states import WorkflowStatus
@@ -62,6 +63,8 @@ class FlushRetried(Event):
 
 @dataclass(frozen=True, slots=True)
 class RecordsDelivered(Event):
+    """Records came from Kafka to their inbox. `size`: bytes in memory."""
+
     source: SourceRef
     count: int
     size: int
@@ -106,6 +109,8 @@ class SourceDropped(Event):
 
 @dataclass(frozen=True, slots=True)
 class HoldPlaced(Event):
+    """A key ('block') or a partition ('halt', 'pause') does not go on until an operator decides."""
+
     source: SourceRef
     kind: str
     reason: str
@@ -114,6 +119,8 @@ class HoldPlaced(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(Event):
+    """A record was given up; its dead letter is durable."""
+
     source: SourceRef | None
     handler: str
     workflow_id: WorkflowId
@@ -148,12 +155,16 @@ class SuspectStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatRenewed(Event):
+    """The lease goes on."""
+
     executor_id: str
     duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorStarted(Event):
+    """An executor registered."""
+
     executor_id: str
     name: str
 
@@ -208,19 +219,20 @@ class Telemetry:
         self._observers = tuple(observers)
 
     def emit(self, event: Event) -> None:
+        """Tell everyone; nobody's failure is the engine's."""
         for observe in self._observers:
             try:
                 observe(event)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever an observer raises is its own affair
                 sys.unraisablehook(_Unraisable(error, observe))
 
 
 class _Unraisable:
     """The shape `sys.unraisablehook` reads."""
 
-    def __init__(self, error: Exception, observer: Observer) -> None:
-        self.exc_type = type(error)
-        self.exc_value = error
-        self.exc_traceback = error.__traceback__
-        self.err_msg = "a telemetry observer failed"
-        self.object = observer
+    def __init__(self, error: BaseException, observer: Observer) -> None:
+        self.exc_type: type[BaseException] = type(error)
+        self.exc_value: BaseException | None = error
+        self.exc_traceback: TracebackType | None = error.__traceback__
+        self.err_msg: str | None = "a telemetry observer failed"
+        self.object: object = observer

@@ -9,21 +9,26 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.abc import Params, Query
+from psycopg.abc import Params
 from psycopg.rows import AsyncRowFactory, tuple_row
+from psycopg.sql import SQL, Composed
 
 from engine.errors import EngineError
 
 Row = TypeVar("Row")
+Query = LiteralString | bytes | SQL | Composed
+"""What `execute` takes: text that stands in the program, or `psycopg.sql` objects; never text made of values."""
 
 STATEMENTS_NAMED_MAX = 10_000
 """Statements of one transaction that are remembered to name one that failed."""
 
-_ENDS = re.compile(r"\s*(?:begin|start\s+transaction|commit|end|rollback(?!\s+to)|abort|prepare\s+transaction)\b", re.I)
+_ENDS = re.compile(
+    r"\s*(?:begin|start\s+transaction|commit|end|rollback(?!\s+to)|abort|prepare\s+transaction)\b", re.IGNORECASE
+)
 
 
 class TransactionEndedError(EngineError):
@@ -76,9 +81,15 @@ class Transaction:
                 return str(query).strip()
         return None
 
+    def check_open(self) -> None:
+        """Raise `TransactionEndedError` unless statements are accepted."""
+        self._open()
+
     def _open(self) -> AsyncConnection[Any]:
         if self._connection is None:
-            raise TransactionEndedError("the transaction has ended: its function returned, or its process lost the step")
+            raise TransactionEndedError(
+                "the transaction has ended: its function returned, or its process lost the step"
+            )
         return self._connection
 
 
@@ -95,7 +106,7 @@ class SyncTransaction:
 
     def execute(self, query: Query, params: Params | None = None, *, rows: Any = tuple_row) -> "SyncResult[Any]":
         """Gather a statement; fetching sends it. See `Transaction.execute`."""
-        self._transaction._open()  # pyright: ignore[reportPrivateUsage]  # the two are one thing in two colours
+        self._transaction.check_open()
         result: SyncResult[Any] = SyncResult(self)
         self._gathered.append((result, query, params, rows))
         return result
@@ -158,5 +169,3 @@ def name_statement(error: Exception, transaction: Transaction) -> None:
         note = f"in the statement: {statement[:500]}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
-
-

@@ -85,7 +85,7 @@ async def _decided(
             return await attempt.run(args, kwargs)
         except Suspended:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the user's function, and its database
             if attempt.is_ours(error):
                 await attempt.refused(error)
             if is_weather_error(error):
@@ -244,9 +244,7 @@ async def _settled(run: Run, function_id: int) -> str | None:
                     ),
                     [run.id],
                 )
-                cursor = await send(
-                    connection, engine.settings.schema, operation_outputs.of_workflows(ids=[run.id])
-                )
+                cursor = await send(connection, engine.settings.schema, operation_outputs.of_workflows(ids=[run.id]))
                 for recorded in await cursor.fetchall():
                     if recorded.function_id == function_id:
                         run.was_recorded(function_id)
@@ -268,9 +266,7 @@ async def begin_user_transaction(
         await connection.execute(
             sql.SQL("SET TRANSACTION ISOLATION LEVEL {}, {}").format(sql.SQL(_ISOLATION[isolation]), sql.SQL(mode))
         )
-    await connection.execute(
-        "SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(idle_ms)]
-    )
+    await connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(idle_ms)])
 
 
 _ISOLATION: dict[str, Any] = {

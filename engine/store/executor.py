@@ -39,7 +39,15 @@ def register(
         VALUES (%(id)s, %(name)s, %(named)s, %(hostname)s, %(pid)s, %(version)s,
                 {schema}.now_ms(), {schema}.now_ms(), {schema}.now_ms() + %(lease)s)
         """,
-        {"lease": lease_ms, "id": executor_id, "name": name, "named": named, "hostname": hostname, "pid": pid, "version": version},
+        {
+            "lease": lease_ms,
+            "id": executor_id,
+            "name": name,
+            "named": named,
+            "hostname": hostname,
+            "pid": pid,
+            "version": version,
+        },
     )
 
 

@@ -7,10 +7,10 @@ Parameters marked `b` travel in binary: psycopg escapes text arrays element by e
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, LiteralString, TypeVar, cast
+from typing import Any, Generic, LiteralString, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, sql
-from psycopg.rows import RowFactory, tuple_row
+from psycopg.rows import BaseRowFactory, tuple_row
 
 Row = TypeVar("Row")
 
@@ -27,7 +27,7 @@ class Statement(Generic[Row]):
 
     text: LiteralString
     parameters: Mapping[str, Any]
-    rows: RowFactory[Row] = cast("RowFactory[Row]", tuple_row)
+    rows: BaseRowFactory[Row] = tuple_row  # pyright: ignore[reportAssignmentType]  # no default is generic
 
 
 @lru_cache(maxsize=1024)

@@ -82,7 +82,8 @@ class Bench:
             for registration in app.workflows.values()
             if registration.topic is not None
         }
-        self._log: dict[SourceRef, list[Record]] = {} if beside is None else beside._log
+        self.log: dict[SourceRef, list[Record]] = {} if beside is None else beside.log
+        """What Kafka would have."""
         self._sources: dict[SourceRef, Source] = {}
         self._claiming: dict[SourceRef, asyncio.Task[None]] = {}
         self._crash: asyncio.Event = asyncio.Event()
@@ -142,7 +143,7 @@ class Bench:
         """
         registration = self._registration(topic)
         ref = SourceRef(self.group, registration.name, on or topic.name, partition)
-        log = self._log.setdefault(ref, [])
+        log = self.log.setdefault(ref, [])
         for known in log:
             if known.offset == offset:
                 self._hand(ref, [replace(known)])
@@ -183,6 +184,10 @@ class Bench:
     def ref(self, topic: Topic[Any], partition: int = 0) -> SourceRef:
         """A partition of a topic's handler."""
         return SourceRef(self.group, self._registration(topic).name, topic.name, partition)
+
+    def adopt(self, source: Source) -> None:
+        """Deliver to a claim that a test took itself."""
+        self._sources[source.ref] = source
 
     def source(self, topic: Topic[Any], partition: int = 0) -> Source:
         """The claim of a partition."""
@@ -236,7 +241,7 @@ class Bench:
             left -= 1
             if left <= 0:
                 armed.pop(point, None)
-            self._cut()
+            self.cut()
             raise Crashed(point)
 
         if at is not None:
@@ -253,7 +258,7 @@ class Bench:
 
     async def crash_now(self) -> None:
         """Crash between two events, and recover."""
-        self._cut()
+        self.cut()
         await self._restart()
 
     async def advance(self, by: timedelta) -> None:
@@ -312,7 +317,10 @@ class Bench:
         try:
             await engine.sources.first_start(ref.group, ref.handler, ref.topic, {ref.partition: Start(0)})
             renamed_from = engine_renamed_from(self._by_topic.values(), ref.handler)
-            while isinstance(claimed := await engine.sources.claim(ref, generation=1, renamed_from=renamed_from), Busy):
+            while True:
+                claimed = await engine.sources.claim(ref, generation=1, renamed_from=renamed_from)
+                if not isinstance(claimed, Busy):
+                    break
                 await asyncio.sleep(claimed.retry_s / 10)
             await claimed.open(self)
         except Crashed:
@@ -323,11 +331,11 @@ class Bench:
             raise
         self._sources[ref] = claimed
         if claimed.held is None:
-            records = [replace(r) for r in self._log.get(ref, []) if r.offset >= claimed.progress.next]
+            records = [replace(r) for r in self.log.get(ref, []) if r.offset >= claimed.progress.next]
             with suppress(Crashed):
                 claimed.deliver(records)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """The synchronous part of a crash: from here on nothing is written."""
         self.crashes += 1
         engine = self.engine
@@ -353,14 +361,14 @@ class Bench:
         await self._start_anew()
 
     async def _start_anew(self) -> None:
-        refs = list(self._log)
+        refs = list(self.log)
         self._sources.clear()
         self.engine = self._new_engine()
         await self.engine.start()
         for ref in refs:
             await self.claim(ref)
 
-    def _left(self) -> list[str]:
+    def _left(self) -> list[str]:  # noqa: C901  # a list of reasons
         left: list[str] = []
         if self._claiming:
             left.append(f"claims of {', '.join(map(str, self._claiming))}")
@@ -380,7 +388,7 @@ class Bench:
                 if run.phase is Phase.WAITING and run.wake_at:
                     continue
                 left.append(f"{run.id}: {run.phase.value}")
-            log = self._log.get(ref, [])
+            log = self.log.get(ref, [])
             if not left and log and source.progress.next <= log[-1].offset and not inbox.runs:
                 left.append(f"{ref}: progress {source.progress.next} of {log[-1].offset + 1}")
         if len(self.engine.late):

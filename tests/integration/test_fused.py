@@ -1,7 +1,7 @@
 """Fused handlers on a real Postgres: effect, outcome and progress are one commit (I5; P19, P21, P23, P26, P27)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -103,9 +103,8 @@ async def audit(bench: Bench, sent: Sequence[Payment]) -> None:
 
 
 @pytest.mark.parametrize("make", APPS.values(), ids=APPS)
-async def test_poison_stands_alone_and_the_rest_goes_on(database: str, make: object) -> None:
+async def test_poison_stands_alone_and_the_rest_goes_on(database: str, make: Callable[[], App]) -> None:
     """P19: bisected, retried as a workflow, buried; its key keeps its order."""
-    assert callable(make)
     async with Bench(make(), database) as bench:
         await prepare(bench)
         sent = [Payment(account=f"a{n % 7}", amount=-1 if n in (13, 14, 77) else n) for n in range(120)]
@@ -128,9 +127,10 @@ async def test_poison_stands_alone_and_the_rest_goes_on(database: str, make: obj
         CrashPoint.FLUSH_DURABLE,
     ],
 )
-async def test_a_crash_anywhere_leaves_every_effect_once(database: str, make: object, point: CrashPoint) -> None:
+async def test_a_crash_anywhere_leaves_every_effect_once(
+    database: str, make: Callable[[], App], point: CrashPoint
+) -> None:
     """I5, P21: after a death the first records run as journaled workflows, with the same effect."""
-    assert callable(make)
     async with Bench(make(), database) as bench:
         await prepare(bench)
         sent = [Payment(account=f"a{n % 7}", amount=-1 if n == 40 else n) for n in range(80)]
@@ -147,9 +147,8 @@ async def test_a_crash_anywhere_leaves_every_effect_once(database: str, make: ob
 
 @pytest.mark.parametrize("make", APPS.values(), ids=APPS)
 @pytest.mark.parametrize("side", ["reply", "request"])
-async def test_a_lost_commit_is_settled_by_reading(database: str, make: object, side: str) -> None:
+async def test_a_lost_commit_is_settled_by_reading(database: str, make: Callable[[], App], side: str) -> None:
     """P23: `n = n + 1` is not idempotent; a committed group is not run again, an uncommitted one is."""
-    assert callable(make)
     async with losing_proxy(database) as (proxy, dsn), Bench(make(), dsn) as bench:
         proxy.marker = b"fence_partitions"
         await prepare(bench)

@@ -91,7 +91,9 @@ async def test_a_redelivered_order_is_recorded_once(database: str) -> None:
 
         assert await bench.fetch_all("SELECT order_id, receipt FROM sale") == [("o-1", "receipt-o-1")]
         rows = await bench.fetch_all("SELECT workflow_uuid, status, output, inputs FROM dbos.workflow_status")
-        assert rows == [("orders-0-7", "SUCCESS", '"receipt-o-1"', '{"args": [{"order_id":"o-1","amount":1}], "kwargs": {}}')]
+        assert rows == [
+            ("orders-0-7", "SUCCESS", '"receipt-o-1"', '{"args": [{"order_id":"o-1","amount":1}], "kwargs": {}}')
+        ]
         assert await bench.fetch_all(
             "SELECT function_id, function_name, output FROM dbos.operation_outputs ORDER BY 1"
         ) == [(1, "charge", '"receipt-o-1"'), (2, "record", "null")]
@@ -247,7 +249,10 @@ async def test_a_step_is_tried_again_inside_one_checkpoint(database: str) -> Non
         await bench.deliver(orders, Order(order_id="no", amount=9))
         await bench.settle()
 
-        assert await bench.fetch_all("SELECT output FROM dbos.workflow_status ORDER BY kafka_offset") == [("3",), ("-1",)]
+        assert await bench.fetch_all("SELECT output FROM dbos.workflow_status ORDER BY kafka_offset") == [
+            ("3",),
+            ("-1",),
+        ]
         assert caught == ["3 TimeoutError"]
 
 

@@ -1,4 +1,4 @@
-"""Two executors on one database: who may run, who may write, what is handed over (I4, I6, I7; P2–P16)."""
+"""Two executors on one database: who may run, who may write, what is handed over (I4, I6, I7; P2 to P16)."""
 
 import asyncio
 from collections import Counter
@@ -232,9 +232,7 @@ async def test_a_fenced_partition_in_a_flush_of_several_is_dropped_alone(databas
         for partition in range(4):
             await bench.deliver(shop.topic, Order(key="a", n=partition), partition=partition)
         await bench.settle()
-        await bench.execute(
-            "UPDATE dbos.event_dispatch_kv SET update_seq = update_seq + 1 WHERE key = 'orders-2'"
-        )
+        await bench.execute("UPDATE dbos.event_dispatch_kv SET update_seq = update_seq + 1 WHERE key = 'orders-2'")
 
         for partition in range(4):
             await bench.deliver(shop.topic, Order(key="a", n=10 + partition), partition=partition)

@@ -154,7 +154,7 @@ async def test_the_record_that_kills_its_process_is_found_and_buried_and_its_nei
             def act(point: CrashPoint) -> None:
                 run = current_run.get()
                 if run is not None and run.offset == killer:
-                    bench._cut()
+                    bench.cut()
                     from processor.testing.bench import Crashed
 
                     raise Crashed(point)
@@ -178,7 +178,7 @@ async def test_the_record_that_kills_its_process_is_found_and_buried_and_its_nei
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "headers", "reason"),
+    "key,value,headers,reason",
     [
         (b"\xff\xfe", b'{"key": "a", "n": 1}', [("h", b"\x00\xff")], None),
         (b"k" * 10_240, b'{"key": "a", "n": 1}', [], None),
@@ -331,16 +331,14 @@ async def test_a_handler_that_hangs_the_loop_loses_its_partition_and_changes_not
             ran.append(f"there {order.key}{order.n}")
 
         async with Bench(other_app, database, executor="two", settings=FAST) as other:
-            other._log[other.ref(orders)] = []
+            other.log[other.ref(orders)] = []
             async with asyncio.timeout(20):
                 from engine.sources import Busy
 
-                while isinstance(
-                    claimed := await other.engine.sources.claim(other.ref(orders), generation=5), Busy
-                ):
+                while isinstance(claimed := await other.engine.sources.claim(other.ref(orders), generation=5), Busy):
                     await asyncio.sleep(0.1)
                 await claimed.open(other)
-                other._sources[claimed.ref] = claimed
+                other.adopt(claimed)
             assert [event for event in other.events if isinstance(event, ExecutorBuried)]
             await other.deliver(orders, Order(key="hang", n=0), offset=0)
             await other.deliver(orders, Order(key="ok", n=1), offset=1)
