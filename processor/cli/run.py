@@ -60,6 +60,8 @@ def run_until_stopped(runtime: "Runtime", settings: "Settings") -> int:
 
 
 async def _main(runtime: "Runtime", settings: "Settings") -> int:
+    from processor.runtime import relax_garbage_collection
+
     stop = asyncio.Event()
     _on_signals(stop)
     runtime.metrics.read_at_scrape(runtime.gauges)
@@ -68,6 +70,7 @@ async def _main(runtime: "Runtime", settings: "Settings") -> int:
         try:
             if not await _before(asyncio.ensure_future(runtime.start()), stopped):
                 return DONE
+            relax_garbage_collection()
             log.info("started", extra={"app": runtime.app.name, "executor": runtime.engine.executor_id})
             failed = asyncio.ensure_future(runtime.failure())
             if not await _before(failed, stopped):
