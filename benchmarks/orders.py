@@ -1,0 +1,44 @@
+"""The records that everybody processes, and the topics they are in.
+
+A topic is filled once; every measurement reads it from the start under a group of its own. The records are a function
+of their number, so that two topics of different length begin with the same ones.
+"""
+
+import json
+from collections.abc import Callable
+
+from confluent_kafka import Producer
+
+PARTITIONS = 8
+CUSTOMERS = 50_000
+"""Ordering keys. With 2,000 to 4,000 records in flight one record in twenty waits for another of its customer."""
+
+
+def order(number: int) -> tuple[bytes, bytes]:
+    """Key and value, 150 bytes together."""
+    customer = f"customer-{number * 2_654_435_761 % CUSTOMERS}"
+    value = {
+        "order_id": f"order-{number:09}",
+        "customer": customer,
+        "seq": number,
+        "amount_cents": number % 10_000 + 1,
+        "note": "leave it with the neighbour, please",
+    }
+    return customer.encode(), json.dumps(value).encode()
+
+
+def fill(bootstrap_servers: str, topic: str, count: int, progress: Callable[[int], None]) -> None:
+    """Produce `count` orders and wait until the brokers have them."""
+    producer = Producer(
+        {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+    )
+    for number in range(count):
+        key, value = order(number)
+        producer.produce(topic, value=value, key=key)
+        if number % 10_000 == 0:
+            producer.poll(0)
+            progress(number)
+    left = producer.flush(60)
+    if left:
+        raise RuntimeError(f"topic {topic}: {left} of {count} records were not taken by the broker within 60 s")
+    progress(count)
