@@ -1,18 +1,21 @@
-"""Writes the parts of docs/reference that are made from code: settings, their JSON Schema, metrics.
+"""Writes the parts of docs/reference that are made from code: settings, their JSON Schema, metrics, the command line.
 
 python -m processor.reference         write them
 python -m processor.reference check   say which are not what they should be; exit code 1 if any
 """
 
+import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import AwareDatetime, BaseModel, SecretStr, TypeAdapter
 
+from processor.cli import command_parser
 from processor.config import Section, Settings
 from processor.loading import Setting, all_settings
 from processor.metric_table import METRICS
@@ -77,10 +80,32 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def command_page() -> str:
+    """Every command: what it does, its arguments, its exit codes."""
+    parser = command_parser()
+    lines = ["# The `processor` command", "", GENERATED, "", str(parser.description), str(parser.epilog), ""]
+    lines += ["Every command takes", "", "| argument | meaning |", "|---|---|"]
+    commands = _subcommands(parser)
+    lines += _arguments(next(iter(commands.values())), common=True)
+    for name, command in commands.items():
+        lines += [
+            "",
+            f"## processor {name}",
+            "",
+            str(command.description),
+            *_epilog(command),
+            *_argument_table(command),
+        ]
+        for act, sub in _subcommands(command).items():
+            lines += ["", f"### processor {name} {act}", "", str(sub.description or ""), *_argument_table(sub)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.schema.json": settings_schema,
     "settings.md": settings_page,
     "metrics.md": metrics_page,
+    "command.md": command_page,
 }
 
 
@@ -98,6 +123,41 @@ def write(folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
         (folder / name).write_text(page(), encoding="utf-8")
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in _actions(parser):
+        choices: Any = action.choices
+        if isinstance(choices, Mapping):
+            return dict(cast("Mapping[str, argparse.ArgumentParser]", choices))
+    return {}
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    # argparse has no public way to read a parser.
+    return vars(parser)["_actions"]
+
+
+def _arguments(parser: argparse.ArgumentParser, *, common: bool) -> list[str]:
+    lines: list[str] = []
+    for action in _actions(parser):
+        is_common = action.dest in ("help", "config", "traceback")
+        if is_common != common or isinstance(action.choices, Mapping):
+            continue
+        value = action.metavar or ("{" + ",".join(action.choices) + "}" if action.choices else action.dest.upper())
+        name = " ".join([*action.option_strings[-1:], *([] if action.nargs == 0 else [str(value)])])
+        meaning = (action.help or "").replace("%(default)s", str(action.default))
+        lines.append(f"| `{name}` | {meaning} |")
+    return lines
+
+
+def _argument_table(parser: argparse.ArgumentParser) -> list[str]:
+    lines = _arguments(parser, common=False)
+    return ["", "| argument | meaning |", "|---|---|", *lines] if lines else []
+
+
+def _epilog(parser: argparse.ArgumentParser) -> list[str]:
+    return ["", str(parser.epilog)] if parser.epilog else []
 
 
 def _heading(section: tuple[str, ...]) -> list[str]:

@@ -12,11 +12,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from engine.errors import EngineError
 
-__all__ = ["DONE", "FAILED", "MISTAKE", "add_common_arguments", "main"]
+__all__ = ["DONE", "FAILED", "MISTAKE", "add_act", "command_parser", "main"]
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = command_parser().parse_args(arguments)
     command: Command = parsed.command
     try:
         return command.run(parsed)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, is_command: bool = False) -> None:
-    """What every command takes; also the acts of a command, so that it may stand at the end of a line."""
+    """What every command takes, and every act of a command, so that it may stand at the end of a line."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -89,7 +89,15 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, is_command: bool = 
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def add_act(acts: Any, name: str, meaning: str) -> argparse.ArgumentParser:
+    """An act of a command, as `list` of `partitions list`. `acts` is what `add_subparsers` returned."""
+    parser: argparse.ArgumentParser = acts.add_parser(name, help=meaning, description=f"{meaning.capitalize()}.")
+    add_common_arguments(parser)
+    return parser
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of every command: also what docs/reference/command.md is made from."""
     parser = argparse.ArgumentParser(
         prog="processor",
         description="Processes Kafka records exactly once, with durable workflows on Postgres.",

@@ -13,7 +13,7 @@ from engine.dead_letters import LIST_MAX, DeadLetterRow, discard, list_dead_lett
 from engine.errors import ConfigurationError
 from engine.inspection import connected
 from engine.settings import EngineSettings
-from processor.cli import DONE, add_common_arguments
+from processor.cli import DONE, add_act
 from processor.cli.output import instant, payload, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
@@ -29,7 +29,7 @@ _COLUMNS = ("id", "workflow", "handler", "reason", "state", "created_at", "error
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
-    listing = acts.add_parser("list", help="oldest first, without their payloads")
+    listing = add_act(acts, "list", "oldest first, without their payloads")
     _add_filter(listing)
     listing.add_argument(
         "--state", choices=("open", "retried", "discarded", "all"), default="open", help="default: open"
@@ -37,15 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--after", type=int, default=0, metavar="ID", help="the page behind this ID")
     listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    shown = acts.add_parser("show", help="one, with its record and error")
+    shown = add_act(acts, "show", "one, with its record and error")
     shown.add_argument("id", type=int, metavar="ID")
-    retried = acts.add_parser(
-        "retry", help="put workflows back to work: behind what is open of their keys, with their recorded steps"
+    retried = add_act(
+        acts, "retry", "put them back to work, behind what is open of their keys, with their recorded steps"
     )
-    discarded = acts.add_parser("discard", help="give them up for good; a key that one blocks goes on")
+    discarded = add_act(acts, "discard", "give them up for good; a key that one blocks goes on")
     discarded.add_argument("--note", required=True, help="why; it is recorded")
-    for act in (listing, shown, retried, discarded):
-        add_common_arguments(act)
     for changing in (retried, discarded):
         changing.add_argument("ids", nargs="*", type=int, metavar="ID", help="which; or those of a filter")
         _add_filter(changing)

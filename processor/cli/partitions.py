@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.errors import ConfigurationError
 from engine.inspection import PartitionRow, connected, list_partitions, release_holds
-from processor.cli import DONE, add_common_arguments
+from processor.cli import DONE, add_act
 from processor.cli.output import instant, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
@@ -19,14 +19,12 @@ _COLUMNS = ("group", "partition", "handler", "next", "high", "epoch", "owner", "
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
-    listing = acts.add_parser("list", help="progress, owner and holds of every partition, as stored")
+    listing = add_act(acts, "list", "progress, owner and holds of every partition, as stored")
     listing.add_argument("--group", help="only of this consumer group")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    release = acts.add_parser("release", help="lift every hold of a partition and its keys: it goes on within a second")
+    release = add_act(acts, "release", "lift every hold of a partition and its keys: it goes on within a second")
     release.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
     release.add_argument("--group", required=True, help="its consumer group")
-    for act in (listing, release):
-        add_common_arguments(act)
 
 
 def run(arguments: argparse.Namespace) -> int:

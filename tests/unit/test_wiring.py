@@ -1,0 +1,193 @@
+"""Settings of a deployment as the engine and the consumers get them, and snapshots as gauges."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from consumers.assignment import State
+from consumers.group import GroupSnapshot, PartitionSnapshot
+from consumers.lag import LogEnd
+from consumers.settings import GroupProtocol, OnGap, OnRecreated, StartAt, StartAtTime
+from engine.engine import EngineSnapshot, SourceSnapshot
+from engine.ids import SourceRef
+from processor import App, ConfigurationError, Settings, Topic
+from processor.gauges import engine_gauges, group_gauges
+from processor.metric_table import METRICS
+from processor.wiring import engine_settings, group_name, group_settings, subscription
+
+
+class Order(BaseModel):
+    order_id: str
+
+
+def settings(**sections: dict[str, Any]) -> Settings:
+    return Settings.model_validate(sections)
+
+
+def registered(**options: Any) -> Any:
+    app = App("shop")
+
+    @app.workflow(on=Topic("orders", Order), **options)
+    async def fulfil(order: Order) -> None: ...
+
+    return app, app.workflows["fulfil"]
+
+
+def test_the_engine_gets_what_the_settings_say() -> None:
+    made = engine_settings(
+        settings(
+            postgres={"dsn": "host=db", "direct_dsn": "host=direct", "schema": "s", "prepared_statements": False},
+            executor={"name": "shop-0", "in_flight_max": 7, "lease": "30s", "heartbeat": "5s"},
+            partitions={"parked_max": 9},
+        )
+    )
+
+    assert (made.conninfo, made.direct_conninfo, made.schema, made.prepare) == ("host=db", "host=direct", "s", False)
+    assert (made.executor_name, made.in_flight_max, made.parked_max) == ("shop-0", 7, 9)
+    assert (made.lease, made.heartbeat) == (timedelta(seconds=30), timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    "of_handler, of_settings, expected", [(None, "", "shop"), (None, "orders", "orders"), ("audit", "orders", "audit")]
+)
+def test_a_group_is_the_handlers_own_or_the_settings_or_the_apps_name(
+    of_handler: str | None, of_settings: str, expected: str
+) -> None:
+    app, registration = registered(group=of_handler)
+
+    assert group_name(registration, app, settings(kafka={"group": of_settings})) == expected
+
+
+def test_a_subscription_says_where_to_begin_and_what_to_do_about_lost_records() -> None:
+    _, registration = registered(renamed_from="old")
+
+    made = subscription(registration, settings(partitions={"start": "committed", "on_retention_loss": "skip"}))
+    timed = subscription(
+        registration,
+        settings(
+            partitions={
+                "start": "timestamp",
+                "start_timestamp": "2026-01-01T00:00:00Z",
+                "on_topic_recreated": "new_incarnation",
+            }
+        ),
+    )
+
+    assert (made.topic, made.handler, made.renamed_from) == ("orders", "fulfil", "old")
+    assert (made.start, made.on_gap, made.on_recreated) == (StartAt.COMMITTED, OnGap.SKIP, OnRecreated.HALT)
+    assert timed.start == StartAtTime(datetime(2026, 1, 1, tzinfo=UTC))
+    assert timed.on_recreated is OnRecreated.NEW_INCARNATION
+
+
+def test_security_reaches_the_client_and_secrets_stay_out_of_sight() -> None:
+    made = group_settings(
+        settings(
+            kafka={
+                "group_protocol": "consumer",
+                "security_protocol": "SASL_SSL",
+                "ssl": {"ca": "/ca.pem", "key": "k3y", "verify_hostname": False},
+                "sasl": {"mechanism": "PLAIN", "username": "me", "password": "hunter2"},
+                "extra": {"fetch.min.bytes": 1000},
+            }
+        ),
+        "shop",
+    )
+
+    assert (made.group, made.protocol) == ("shop", GroupProtocol.CONSUMER)
+    assert (made.security.tls, made.security.mechanism, made.security.verify_hostname) == (True, "PLAIN", False)
+    assert (made.security.password, made.security.key) == ("hunter2", "k3y")
+    assert made.options["fetch.min.bytes"] == 1000
+    assert "hunter2" not in repr(made)
+    assert "k3y" not in repr(made)
+
+
+def test_oidc_is_handed_to_the_client_as_it_calls_it() -> None:
+    sasl = {
+        "mechanism": "OAUTHBEARER",
+        "oauthbearer_client_id": "shop",
+        "oauthbearer_client_secret": "hunter2",
+        "oauthbearer_token_endpoint_url": "https://sso.example/token",
+    }
+    made = group_settings(settings(kafka={"security_protocol": "SASL_SSL", "sasl": sasl}), "shop")
+
+    assert made.options["sasl.oauthbearer.method"] == "oidc"
+    assert made.options["sasl.oauthbearer.client.secret"] == "hunter2"
+    assert "hunter2" not in repr(made)
+
+
+def test_certificates_that_would_not_be_used_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="nothing would be encrypted"):
+        group_settings(settings(kafka={"ssl": {"ca": "/ca.pem"}}), "shop")
+
+
+# -- gauges
+
+REF = SourceRef("shop", "fulfil", "orders", 3)
+PLACE = ("shop", "orders", "3")
+
+
+def source(**changes: Any) -> SourceSnapshot:
+    values: dict[str, Any] = {
+        "ref": REF, "epoch": 4, "next": 100, "high": 130, "position": 140, "in_flight": 12, "backlog": 2, "parked": 1,
+        "blocked_keys": 0, "held": None, "congested": False, "oldest_ms": 50_000,
+    }  # fmt: skip
+    return SourceSnapshot(**(values | changes))
+
+
+def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
+    values: dict[str, Any] = {
+        "executor_id": "e", "sources": sources, "in_flight": 12, "in_flight_bytes": 3_000, "backlog_bytes": 10,
+        "late_runs": 0, "lease_silence_s": 3.0, "lease_is_valid": True, "pool": {"pool_size": 4, "requests_waiting": 1},
+    }  # fmt: skip
+    return EngineSnapshot(**(values | changes))
+
+
+def test_a_partitions_progress_and_what_is_under_way_are_gauges() -> None:
+    gauges = engine_gauges(engine(source()), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["partition_progress_offset"] == [(PLACE, 100)]
+    assert gauges["partition_watermark_gap"] == [(PLACE, 30)]
+    assert gauges["partition_owner_epoch"] == [(PLACE, 4)]
+    assert gauges["partition_lag_seconds"] == [(PLACE, 10.0)]
+    assert gauges["lease_remaining_seconds"] == [((), 7.0)]
+
+
+def test_an_idle_partition_has_no_lag_and_a_lost_lease_no_time() -> None:
+    idle = source(in_flight=0, backlog=0, oldest_ms=None)
+    gauges = engine_gauges(engine(idle, lease_is_valid=False), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["partition_lag_seconds"] == [(PLACE, 0.0)]
+    assert gauges["lease_remaining_seconds"] == [((), 0.0)]
+
+
+def test_what_kafka_assigned_shows_with_its_state() -> None:
+    partition = PartitionSnapshot(
+        source=REF,
+        state=State.ATTACHED,
+        reason="",
+        paused=frozenset({"congested"}),
+        next=100,
+        high=130,
+        log_end=LogEnd(150, 7),
+        lag=50,
+    )
+    gauges = group_gauges(GroupSnapshot("shop", 0.1, 3, (partition,)))
+
+    assert gauges["partition_state"] == [((*PLACE, "attached"), 1)]
+    assert gauges["partition_paused"] == [((*PLACE, "congested"), 1)]
+    assert gauges["partition_lag"] == [(PLACE, 50)]
+    assert gauges["partition_open_transactions"] == [(PLACE, 7)]
+    assert gauges["poll_age_seconds"] == [(("shop",), 0.1)]
+
+
+def test_every_gauge_is_in_the_table_with_these_labels() -> None:
+    labels = {metric.name: metric.labels for metric in METRICS}
+    partition = PartitionSnapshot(REF, State.HALTED, "r", frozenset({"operator"}), 1, 2, LogEnd(3, 0), 2)
+    found = engine_gauges(engine(source()), timedelta(seconds=10), 60.0)
+    found |= group_gauges(GroupSnapshot("shop", 0.1, 3, (partition,)))
+
+    for name, samples in found.items():
+        assert samples, name
+        assert all(len(values) == len(labels[name]) for values, _ in samples), name
