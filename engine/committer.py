@@ -34,7 +34,7 @@ from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.sources import Source
+    from engine.source import Source
 
 
 class Committer:

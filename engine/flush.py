@@ -23,7 +23,7 @@ from engine.store.workflow_status import AcquiredRow, FoundRow
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from engine.sources import Source
+    from engine.source import Source
 
 NOT_EMBEDDED = frozenset({"undecodable", "unstorable"})
 """Reasons of dead letters whose bytes are stored raw, since they are not what their topic says."""

@@ -34,7 +34,7 @@ from engine.telemetry import LateResultRefused, RecordsDecided, RecordsDelivered
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.sources import Source
+    from engine.source import Source
 
 LOOK_UPS_MAX = 1_000
 """Records looked up in one flush."""
