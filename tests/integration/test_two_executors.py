@@ -60,7 +60,7 @@ class Shop:
 
 
 FAST = EngineSettings(
-    conninfo="", lease=timedelta(seconds=1.5), heartbeat=timedelta(seconds=0.3), scan=timedelta(milliseconds=50)
+    conninfo="", lease=timedelta(seconds=3), heartbeat=timedelta(seconds=0.5), scan=timedelta(milliseconds=50)
 )
 
 

@@ -17,7 +17,7 @@ from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.proxy import losing_proxy
 
 FAST = EngineSettings(
-    conninfo="", lease=timedelta(seconds=1.5), heartbeat=timedelta(seconds=0.3), scan=timedelta(milliseconds=50)
+    conninfo="", lease=timedelta(seconds=2.4), heartbeat=timedelta(seconds=0.4), scan=timedelta(milliseconds=50)
 )
 
 
