@@ -1,0 +1,157 @@
+"""Every block of the README, in order, as its reader runs it.
+
+Twice: in a fresh clone with a fresh virtual environment (marked `fresh_environment`, a minute), and with the Python
+of this run. Only what a test cannot have differs: servers' addresses, and `make demo` and `make test`, which are this
+test's own run and are asked for (`make -n`), not run.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from consumers.mock import MockCluster
+from tests.docs.readme import Block, Shell, blocks, clean_environment
+
+ROOT = Path(__file__).parents[2]
+INSTALLING = ("python3 -m venv", ". venv/", "pip install")
+
+
+@pytest.fixture(params=["installed", pytest.param("fresh", marks=pytest.mark.fresh_environment)])
+def clone(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The repository as its reader has it: `onceflow` beside the reader's own folder."""
+    place = tmp_path / "onceflow"
+    if request.param == "fresh":
+        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, place], check=True, capture_output=True)
+    else:
+        place.symlink_to(ROOT)
+    return place
+
+
+@pytest.fixture
+def shell(clone: Path, tmp_path: Path) -> Generator[Shell]:
+    """A terminal in the reader's own folder."""
+    for name in ("mine", "state", "bin"):
+        (tmp_path / name).mkdir()
+    environment = clean_environment() | {"PROCESSOR_HTTP_PORT": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    if clone.is_symlink():
+        for name, call in (("python", ""), ("processor", "-m processor"), ("pytest", "-m pytest -p no:cacheprovider")):
+            shim = tmp_path / "bin" / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {call} "$@"\n')
+            shim.chmod(0o755)
+        environment |= {"PATH": f"{tmp_path / 'bin'}:{environment['PATH']}", "PYTHONPATH": str(ROOT)}
+    shell = Shell(tmp_path / "mine", environment, tmp_path / "state")
+    yield shell
+    shell.kill()
+
+
+@pytest.mark.timeout(600)
+def test_every_block_of_the_readme_runs(
+    clone: Path, shell: Shell, empty_database: str, mock_cluster: MockCluster
+) -> None:
+    mock_cluster.create_topic("users.signed-up", 2)
+    todo = blocks((clone / "README.md").read_text(encoding="utf-8"))
+    section = ""
+
+    for block in todo:
+        if block.section != section:
+            shell.end()
+            section = block.section
+        if block.file is not None:
+            shell.write(block)
+        elif block.language != "sh":
+            is_an_excerpt_of_an_example(block, clone)
+        elif section == "Two commands":
+            asked_for(block, clone)
+        elif block.option == "background":
+            shell.start(block.text.strip())
+            if "processor run" in block.text:
+                sign_up(mock_cluster.bootstrap_servers, "ada@example.org", "nonsense")
+                wait_for(empty_database, "SELECT count(*) FROM member", 1)
+                wait_for(empty_database, "SELECT count(*) FROM dbos.dead_letter", 1)
+        else:
+            printed = shell.run(commands(block, clone, shell, empty_database, mock_cluster))
+            if "send.py" in block.text:
+                dsn = shell.until(r'psql "([^"]+)"')[1]
+                wait_for(dsn, "SELECT count(*) FROM member", 2)
+                shell.until(r"dead lettered.*nonsense")
+            if "dead-letters list" in block.text:
+                assert re.search(r"users\.signed-up-\d", printed)
+                assert re.search(r"users\.signed-up-\d-0 .*failed", printed), printed
+    shell.end()
+    assert {"A handler for a topic of your own", "Try it", "Run it"} <= {block.section for block in todo}
+
+
+def commands(block: Block, clone: Path, shell: Shell, dsn: str, cluster: MockCluster) -> str:
+    """What is run for a block: with addresses that there are, and without an installation that there is."""
+    lines = block.text.splitlines()
+    if clone.is_symlink():
+        lines = [line for line in lines if not line.startswith(INSTALLING)]
+    text = "\n".join(lines)
+    text = re.sub(r"^python3 -m venv", f"{sys.executable} -m venv", text, flags=re.MULTILINE)
+    text = re.sub(r"^(export POSTGRES_DSN)=.*", lambda match: f"{match[1]}='{dsn}'", text, flags=re.MULTILINE)
+    text = re.sub(r"^(export KAFKA)=.*", rf"\1={cluster.bootstrap_servers}", text, flags=re.MULTILINE)
+    if "127.0.0.1:PORT" in text:
+        text = text.replace("127.0.0.1:PORT", shell.until(r"Kafka +(\S+)")[1])
+    return text
+
+
+def asked_for(block: Block, clone: Path) -> None:
+    """`make TARGET`: whether there is one that does something."""
+    for line in block.text.splitlines():
+        make, target = line.split()
+        assert make == "make"
+        dry = subprocess.run(
+            ["make", "-n", target], cwd=clone, env=clean_environment(), capture_output=True, text=True, check=False
+        )
+        assert dry.returncode == 0, dry.stderr
+        assert f"processor {target}" in dry.stdout or "pytest" in dry.stdout
+
+
+def is_an_excerpt_of_an_example(block: Block, clone: Path) -> None:
+    """Code without a file of its own stands as it is in a program that tests run."""
+    assert block.language == "python"
+    assert any(block.text in path.read_text() for path in (clone / "examples").glob("*.py")), block.text
+
+
+def sign_up(bootstrap_servers: str, *emails: str) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap_servers})
+    for number, email in enumerate(emails):
+        producer.produce(
+            "users.signed-up", json.dumps({"user_id": f"u-{number}", "email": email}), key="k", partition=number % 2
+        )
+    assert producer.flush(30) == 0
+
+
+def wait_for(dsn: str, query: str, count: int) -> None:
+    """Ask until the answer is there."""
+    deadline = time.monotonic() + 60
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            row = connection.execute(query.encode()).fetchone()
+            if row is not None and row[0] >= count:
+                assert row[0] == count
+                return
+            connection.execute("SELECT pg_sleep(0.05)")
+    raise AssertionError(f"{query}: never {count}")
+
+
+def test_a_comment_in_a_block_is_no_heading() -> None:
+    page = "# Title\n\n```sh background\n# comment\nrun\n```\n\n## Next\n\n```python\n# a/b.py\n1\n```\n"
+
+    first, second = blocks(page)
+
+    assert (first.section, first.language, first.option, first.text) == (
+        "Title",
+        "sh",
+        "background",
+        "# comment\nrun\n",
+    )
+    assert (second.section, second.file) == ("Next", "a/b.py")
