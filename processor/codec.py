@@ -158,7 +158,7 @@ def result_codec(annotation: Any) -> Result[Any]:
             text = to_json(value, warnings="error").decode()
             # pydantic writes whatever resembles the type, None for a model too. What is not plainly of the type
             # (True for an int) may pass if it comes back equal.
-            if is_announced(value, strict=True) or decode(text) == value:
+            if type(value) is annotation or is_announced(value, strict=True) or decode(text) == value:
                 return text
             problem = f"{type(value).__name__} would come back as something else"
         except (PydanticSerializationError, PydanticUserError, ValidationError) as error:

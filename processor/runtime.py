@@ -88,6 +88,7 @@ class Runtime:
             self.groups.append(Group(self.engine, group_settings(settings, name), subscriptions, telemetry))
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
+        self._stop_by = 0.0
 
     # -- life --
 
@@ -109,8 +110,13 @@ class Runtime:
         self._is_started = True
 
     async def stop(self) -> None:
-        """Release every partition and end, at the latest after `executor.drain`. May be called again."""
-        self._is_stopping = True
+        """Release every partition and end. May be called again.
+
+        Running steps have `executor.drain` to end, from now, everything together; closing connections takes seconds more.
+        """
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._stop_by = time.monotonic() + self.settings.executor.drain.total_seconds()
         await self._stack.aclose()
 
     async def failure(self) -> BaseException:
@@ -124,10 +130,13 @@ class Runtime:
         return error
 
     async def _stop_engine(self) -> None:
-        await self.engine.stop(self.settings.executor.drain)
+        await self.engine.stop(self._drain_left())
 
     async def _stop_group(self, group: Group) -> None:
-        await group.stop(self.settings.executor.drain)
+        await group.stop(self._drain_left())
+
+    def _drain_left(self) -> timedelta:
+        return timedelta(seconds=max(self._stop_by - time.monotonic(), 0.0))
 
     # -- for probes and scrapes, in other threads --
 

@@ -154,6 +154,17 @@ def test_a_database_that_does_not_answer_is_one_message(project: Path, arguments
 # -- what commands do
 
 
+def test_importing_an_app_has_no_effect_on_the_world(project: Path) -> None:
+    """No thread, no connection; not even the Kafka client is loaded."""
+    script = "import shop, sys, threading; print(threading.active_count(), 'confluent_kafka' in sys.modules)"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, env=environment(None), capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout == "1 False\n"
+
+
 def test_migrate_brings_tables_and_runs_the_users_commands_once_asked(project: Path, empty_database: str) -> None:
     script = "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute('CREATE TABLE sale (id text)')"
     (project / "processor.yaml").write_text(

@@ -297,3 +297,28 @@ def _secret(value: str) -> Any:
     from pydantic import SecretStr
 
     return SecretStr(value)
+
+
+async def test_a_silent_lease_thread_fails_the_liveness_probe(mock_cluster: MockCluster, settings: Settings) -> None:
+    """The process may begin no effect any more and cannot say so: only a restart helps."""
+    mock_cluster.create_topic("orders", partitions=1)
+    app = App("shop")
+
+    @app.workflow(on=Topic("orders", Order))
+    async def fulfil(order: Order) -> None: ...
+
+    hurried = Settings.model_validate(
+        {
+            "postgres": {"dsn": settings.postgres.dsn, "connect_timeout": "500ms"},
+            "kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers},
+            "executor": {"lease": "600ms", "heartbeat": "200ms", "drain": "1s"},
+        }
+    )
+    async with running(app, hurried) as (runtime, _):
+        assert runtime.problems_of_life() == []
+        runtime.engine.lease.is_held_back = True
+        async with asyncio.timeout(WAIT_S):
+            while not (problems := runtime.problems_of_life()):
+                await asyncio.sleep(0.1)
+
+    assert "the lease thread" in problems[0]

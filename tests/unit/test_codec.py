@@ -146,7 +146,20 @@ def test_a_result_comes_back_equal(annotation: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "annotation, value", [(int, "seven"), (None, 7), (str, "\ud800"), (Order, Point(1, 1.0)), (Order, None)]
+    "annotation, value",
+    [
+        (int, "seven"),
+        (int, 1.5),
+        (str, 1),
+        (str, None),
+        (bool, 1),
+        (bytes, "x"),
+        (None, 7),
+        (str, "\ud800"),
+        (Order, Point(1, 1.0)),
+        (Order, None),
+        (list[int], (1, 2)),
+    ],
 )
 def test_a_result_of_another_type_than_announced_is_refused(annotation: Any, value: Any) -> None:
     """A replay would give the workflow something else, or nothing that can be read."""

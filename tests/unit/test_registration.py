@@ -131,8 +131,10 @@ def test_an_argument_that_cannot_be_stored_is_refused(app: App) -> None:
 def test_an_annotation_that_exists_only_for_type_checkers_is_refused_by_name(app: App) -> None:
     with pytest.raises(ConfigurationError, match=r"(?s)annotation of 'return' is read at import.*TYPE_CHECKING"):
 
-        @untyped(app.step())
-        def later() -> "Nowhere": ...  # noqa: F821  # pyright: ignore[reportUndefinedVariable]  # the mistake under test
+        def later() -> None: ...
+
+        later.__annotations__["return"] = "Nowhere"
+        app.step()(later)
 
 
 def test_a_transaction_takes_the_transaction_of_its_colour(app: App) -> None:
@@ -299,6 +301,23 @@ def test_a_delivered_tombstone_is_no_event_and_keeps_its_records_order(app: App)
 
     assert handler.format.decode(raw(None)) is None
     assert handler.ordering_key(raw(None), None) == b"k"
+
+
+def test_a_codec_of_the_users_own_reads_payload_and_headers(app: App) -> None:
+    class Versioned:
+        embeds_json = False
+
+        def decode(self, value: bytes, record: RawRecord) -> Order:
+            return Order(order_id=f"{dict(record.headers)['schema']!r} {value!r}")
+
+        def encode(self, event: Order) -> bytes:
+            return event.order_id.encode()
+
+    app.workflow(on=Topic("orders", Order, format=Versioned()))(_handles)
+    handler = app.workflows["_handles"].handler()
+
+    assert handler.format.decode(raw(b"\x01", headers=(("schema", b"7"),))) == Order(order_id="b'7' b'\\x01'")
+    assert not handler.format.embeds_json
 
 
 def test_a_pattern_covers_the_topics_whose_whole_name_matches() -> None:
