@@ -142,10 +142,9 @@ class Part:
         self.progress: Progress = source.progress
         self.value = ""
 
-    def seal(self, works: Sequence[Work]) -> None:
+    def seal(self, inserted: set[int]) -> None:
         """Compute the progress this flush writes: only what it, and those before it, make durable (I3)."""
         source, inbox = self.source, self.source.inbox
-        inserted = {work.run.offset for work in works if work.inserts}
         self.progress = source.progress.to(
             next=inbox.offsets.next_with(inserted),
             high=max(source.progress.high, source.high_min, max(inserted, default=-1) + 1),
@@ -192,8 +191,12 @@ class Flush:
             self.works = [work for work in self.works if work.run not in left_out]
             if not self.parts or not self.group.runs:
                 self.group = None
+        inserted: dict[Source, set[int]] = {part.source: set() for part in self.parts}
+        for work in self.works:
+            if work.inserts:
+                inserted[work.run.inbox.source].add(work.run.offset)
         for part in self.parts:
-            part.seal([work for work in self.works if work.run.inbox.source is part.source])
+            part.seal(inserted[part.source])
 
     def halves(self) -> list[Flush]:
         """Two flushes with half the works each, in order; the first has the reads. Of two works or more."""

@@ -292,6 +292,9 @@ class Inbox:
         """Start a run whose key is free: at once, after its first row, after its owner is written, or later."""
         if not self.is_open or self.is_stopped:
             return
+        if run.is_parked:
+            run.is_parked = False
+            self.parked -= 1
         if self.engine.late.holds(run):
             return  # its key is held by an abandoned run of ours that has not ended; `go` follows then
         if run.row is Row.FOREIGN:
@@ -322,9 +325,9 @@ class Inbox:
 
     def acquired(self, run: Run, row: AcquiredRow, history: Sequence[CheckpointRow]) -> None:
         """A row is ours: run it from its history. One that killed its process too often alone is buried (P22)."""
-        if run.standing is not Standing.ACTIVE or not self.is_open:
-            return
         run.row = Row.RUNNING
+        if run.standing is not Standing.ACTIVE or not self.is_open:
+            return  # a release is on its way, and puts the row back to rest
         run.recovery_attempts = row.recovery_attempts
         run.attempt = row.attempt
         run.alone_deaths = row.alone
@@ -364,9 +367,19 @@ class Inbox:
             self.engine.suspects.put(run)
             return
         if self.engine.suspects.is_closed and not run.is_alone:
+            run.phase = Phase.WAITING
+            if run.row is Row.NONE:
+                self.engine.watch(run)
             self.engine.suspects.defer(run)
             return
         self.begin(run)
+
+    def resume(self, run: Run) -> None:
+        """Start a run that waited for a suspect: over its row, if it came to rest meanwhile."""
+        if run.row is Row.RUNNING:
+            self._start(run)
+        elif run.phase is Phase.WAITING:
+            self.go(run)
 
     def begin(self, run: Run) -> None:
         """Decode what was not, and run the handler's code."""
@@ -505,9 +518,6 @@ class Inbox:
         following = followers.pop(0)
         following.followers = followers or None
         self.keys[key] = following
-        if following.is_parked:
-            following.is_parked = False
-            self.parked -= 1
         self.go(following)
 
     def fail(self, run: Run, error: BaseException, reason: str = "unstorable") -> None:

@@ -230,20 +230,23 @@ class Sources:
         source.inbox.high = max(to, source.inbox.high)
 
     async def place_hold(self, ref: SourceRef, *, kind: str, reason: str) -> None:
-        """Store a hold on a whole partition."""
-        async with self._engine.pool.connection() as connection:
-            await send(
-                connection,
-                self._engine.settings.schema,
-                holds.place(
-                    services=[ref.service_name],
-                    keys=[ref.key],
-                    ordering_keys=[None],
-                    kinds=[kind],
-                    reasons=[reason],
-                    workflows=[None],
-                ),
-            )
+        """Store a hold on a whole partition, however long Postgres is away."""
+        placing = holds.place(
+            services=[ref.service_name],
+            keys=[ref.key],
+            ordering_keys=[None],
+            kinds=[kind],
+            reasons=[reason],
+            workflows=[None],
+        )
+        while not self._engine.is_aborted:
+            try:
+                async with self._engine.pool.connection() as connection:
+                    await send(connection, self._engine.settings.schema, placing)
+            except psycopg.OperationalError:
+                await asyncio.sleep(RETRY_CLAIM_S)
+            else:
+                return
 
     async def answer(
         self, service: str, key: str, requester: ExecutorId, generation: int, *, requester_alive: bool

@@ -78,7 +78,7 @@ class Suspects:
             deferred, self._deferred = self._deferred, deque()
             for run in deferred:
                 if _may_start(run):
-                    run.inbox.begin(run)
+                    run.inbox.resume(run)
 
     def _begin(self, run: Run) -> None:
         if _may_start(run):

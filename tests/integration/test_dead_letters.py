@@ -45,7 +45,7 @@ class Shop:
 
 
 async def until(bench: Bench, ran: list[int], count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(ran) < count:
             await asyncio.sleep(0.01)
     await bench.settle()

@@ -56,7 +56,7 @@ async def prepare(bench: Bench) -> None:
     await bench.execute("INSERT INTO tally SELECT 'k' || g, 0 FROM generate_series(0, 4) AS g")
 
 
-async def until(condition: Callable[[], object], within: float = 15.0) -> None:
+async def until(condition: Callable[[], object], within: float = 30.0) -> None:
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.01)
