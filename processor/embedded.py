@@ -88,8 +88,12 @@ class EmbeddedPostgres:
         """Copy the programs where `user` can read them, if a closed home directory of root is above them."""
         asked = ["/bin/sh", "-c", 'exec "$0" --version', self._bin / "postgres"]
         if subprocess.run(asked, user=user, cwd="/", check=False, capture_output=True).returncode:
-            copy = self._home / "install"
-            shutil.copytree(self._bin.parent, copy, symlinks=True)
+            programs, package = self._bin.parent, self._bin.parent.parent
+            copy = self._home / "install" / package.name / programs.name
+            shutil.copytree(programs, copy, symlinks=True)
+            # A wheel's programs find their libraries beside their package, by a relative path.
+            if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+                shutil.copytree(libraries, self._home / "install" / libraries.name)
             self._bin = copy / "bin"
 
     def _initialise(self) -> None:
