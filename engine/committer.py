@@ -286,11 +286,7 @@ def _fence(flush: Flush) -> Statement[Any]:
 
 
 def _insert(flush: Flush, new: Sequence[Any]) -> Statement[Any]:
-    columns: list[list[Any]] = [[] for _ in range(15)]
-    adds = [column.append for column in columns]
-    for work in new:
-        for add, value in zip(adds, work.row(), strict=True):
-            add(value)
+    columns: list[list[Any]] = [list(column) for column in zip(*[work.row() for work in new], strict=True)]
     names = [
         "ids",
         "statuses",

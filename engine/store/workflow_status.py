@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import args_row
 
 from engine.ids import ExecutorId, OwnerToken, WorkflowId
-from engine.store.statement import Statement
+from engine.store.statement import Statement, squeezed
 
 
 class OpenRow(NamedTuple):
@@ -55,32 +55,43 @@ class AcquiredRow(NamedTuple):
 def insert(
     *,
     executor_id: ExecutorId,
-    ids: Sequence[str],
-    statuses: Sequence[str],
-    names: Sequence[str],
-    versions: Sequence[str],
-    requests: Sequence[str],
-    inputs: Sequence[str],
-    outputs: Sequence[str | None],
-    errors: Sequence[str | None],
-    owners: Sequence[str | None],
-    sources: Sequence[str],
-    offsets: Sequence[int],
-    keys: Sequence[int | None],
-    starts: Sequence[int | None],
-    attempts: Sequence[int | None],
-    wakes: Sequence[int | None],
+    ids: list[str],
+    statuses: list[str],
+    names: list[str],
+    versions: list[str],
+    requests: list[str],
+    inputs: list[str],
+    outputs: list[str | None],
+    errors: list[str | None],
+    owners: list[str | None],
+    sources: list[str],
+    offsets: list[int],
+    keys: list[int | None],
+    starts: list[int | None],
+    attempts: list[int | None],
+    wakes: list[int | None],
 ) -> Statement[Any]:
     """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2)."""
+    statuses, status = squeezed(statuses)
+    names, name = squeezed(names)
+    versions, version = squeezed(versions)
+    outputs, output = squeezed(outputs)
+    errors, error = squeezed(errors)
+    owners, owner = squeezed(owners)
+    sources, source = squeezed(sources)
+    attempts, attempt = squeezed(attempts)
+    wakes, wake = squeezed(wakes)
     return Statement(
         """
         INSERT INTO {schema}.workflow_status
                (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
                 executor_id, created_at, updated_at, started_at_epoch_ms,
                 kafka_source, kafka_offset, kafka_key, kafka_attempt, kafka_wake_at)
-        SELECT t.id, t.status, t.name, t.version, t.request, t.inputs, t.output, t.error, t.owner,
-               %(executor)s, c.now, c.now, t.started,
-               t.source, t.kafka_offset, t.key, t.attempt, t.wake
+        SELECT t.id, COALESCE(t.status, %(status)s), COALESCE(t.name, %(name)s), COALESCE(t.version, %(version)s),
+               t.request, t.inputs, COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s),
+               COALESCE(t.owner, %(owner)s), %(executor)s, c.now, c.now, t.started,
+               COALESCE(t.source, %(source)s), t.kafka_offset, t.key,
+               COALESCE(t.attempt, %(attempt)s::integer), COALESCE(t.wake, %(wake)s::bigint)
           FROM (SELECT {schema}.now_ms() AS now) AS c,
                unnest(%(ids)b::text[], %(statuses)b::text[], %(names)b::text[], %(versions)b::text[],
                       %(requests)b::text[], %(inputs)b::text[], %(outputs)b::text[], %(errors)b::text[],
@@ -91,6 +102,15 @@ def insert(
         """,
         {
             "executor": executor_id,
+            "status": status,
+            "name": name,
+            "version": version,
+            "output": output,
+            "error": error,
+            "owner": owner,
+            "source": source,
+            "attempt": attempt,
+            "wake": wake,
             "ids": ids,
             "statuses": statuses,
             "names": names,
