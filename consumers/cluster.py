@@ -51,7 +51,8 @@ class TopicState:
 
     topic_id: str
     partitions: tuple[int, ...]
-    seen_at: float
+    sent_at: float
+    """When brokers were asked."""
 
 
 class Cluster:
@@ -83,21 +84,23 @@ class Cluster:
                 f"  Create them (they are never created by consuming), correct the name, or allow DESCRIBE and READ."
             )
 
-    async def topic(self, topic: str, *, fresh: bool = False) -> TopicState:
-        """A topic's ID and partitions, not older than `topic_check_max_age`. `fresh`: not from the cache."""
+    async def topic(self, topic: str) -> TopicState:
+        """A topic's ID and partitions, as they are now: asked after this call began.
+
+        One request answers all who asked before it was sent, such as the partitions of one assignment. No older answer
+        will do: a topic can be deleted and created again between two assignments of its partitions.
+        """
+        asked_at = time.monotonic()
         async with self._describing.setdefault(topic, asyncio.Lock()):
             known = self._topics.get(topic)
-            max_age_s = self._settings.topic_check_max_age.total_seconds()
-            if known is not None and not fresh and time.monotonic() - known.seen_at < max_age_s:
-                return known
-            state = await self._describe(topic)
-            self._topics[topic] = state
-            return state
+            if known is None or known.sent_at < asked_at:
+                known = self._topics[topic] = await self._describe(topic)
+            return known
 
-    async def log(self, topic: str, partition: int, *, fresh: bool = False) -> Log:
+    async def log(self, topic: str, partition: int) -> Log:
         """Where a partition's log starts and ends (its high watermark: a transaction still open is in the log)."""
         place = (topic, partition)
-        state = await self.topic(topic, fresh=fresh)
+        state = await self.topic(topic)
         starts, ends = await asyncio.gather(self.starts([place]), self.ends([place]))
         return Log(state.topic_id, starts[place], ends[place])
 
@@ -125,6 +128,10 @@ class Cluster:
         answer = await self._answer(cast("Future[ConsumerGroupTopicPartitions]", futures[group]))
         found: Sequence[TopicPartition] = answer.topic_partitions or []
         return {each.partition: each.offset for each in found if each.error is None and each.offset >= 0}
+
+    def close(self) -> None:
+        """Let the client go, which may take a moment."""
+        self._admin = None
 
     def serve(self) -> None:
         """Let the client hand over what it has to log. Called now and then; takes microseconds."""
@@ -159,19 +166,20 @@ class Cluster:
         return metadata
 
     async def _describe(self, topic: str) -> TopicState:
+        sent_at = time.monotonic()
         if not self._can_describe:
             metadata = await self._metadata(self._timeout_s)
             if topic not in metadata.topics:
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"topic {topic!r} does not exist"))
             if not self._can_describe:
-                return TopicState("", tuple(sorted(metadata.topics[topic].partitions)), time.monotonic())
+                return TopicState("", tuple(sorted(metadata.topics[topic].partitions)), sent_at)
         futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
         described = await self._answer(cast("Future[Any]", futures[topic]))
         topic_id = str(described.topic_id)
         return TopicState(
             "" if topic_id == NO_TOPIC_ID else topic_id,
             tuple(sorted(partition.id for partition in described.partitions)),
-            time.monotonic(),
+            sent_at,
         )
 
     async def _offsets(

@@ -121,6 +121,7 @@ class Group:
         )
         await self._poller.start()
         self._repeat("lag", self._settings.lag_every, self._look_at_lag)
+        self._repeat("topic check", self._settings.topic_check_every, self._look_at_topics)
         self._tasks.append(asyncio.create_task(self._pass_on_hints(sources), name="hints about claims"))
         if self._settings.mirror_every:
             self._repeat("mirror", self._settings.mirror_every, self._mirror_progress)
@@ -147,6 +148,7 @@ class Group:
                 life.cancel()
         if not await self._poller.close(CLOSE_S):
             self._events.emit(ServiceFailed("poller", TimeoutError("the client did not leave in time"), None))
+        await asyncio.to_thread(self._cluster.close)
         if not self.failed.done():
             self.failed.cancel()
 
@@ -298,6 +300,14 @@ class Group:
             sources.woken.clear()
             for partition in self._partitions.values():
                 partition.woken()
+
+    async def _look_at_topics(self) -> None:
+        """A topic created again under an attached partition: the client goes on at the old offset, without a word."""
+        for topic in {place[0] for place, partition in self._partitions.items() if partition.number is not None}:
+            topic_id = (await self._cluster.topic(topic)).topic_id
+            for place, partition in list(self._partitions.items()):
+                if place[0] == topic:
+                    partition.seen(topic_id)
 
     async def _look_at_lag(self) -> None:
         self._cluster.serve()

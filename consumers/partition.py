@@ -125,10 +125,17 @@ class Partition:
             self._fail(error)
 
     def refused(self, error: str) -> None:
-        """Kafka does not have the offset that was asked for: give the claim back and look again."""
+        """The log is not what it was taken for: give the claim back and validate again."""
         self._refusal = Refusal(error, self._refusal.times + 1 if self._refusal else 1)
         self._around.telemetry.emit(telemetry.OffsetRefused(self.ref, error))
-        self._end(f"Kafka refused the offset: {error}")
+        self._end(error)
+
+    def seen(self, topic_id: str) -> None:
+        """The topic has this ID now."""
+        if self.number is None or self.source is None or not topic_id:
+            return
+        if self.source.progress.topic_id not in ("", topic_id):
+            self.refused(f"the topic has another ID now: {topic_id}")
 
     def woken(self) -> None:
         """A claim may have become free."""
@@ -231,9 +238,7 @@ class Partition:
         doubted = False
         while not self._is_past(source):
             try:
-                log = await around.cluster.log(
-                    self.ref.topic, self.ref.partition, fresh=doubted or self._refusal is not None
-                )
+                log = await around.cluster.log(self.ref.topic, self.ref.partition)
             except KafkaException as error:
                 await self._look_again_later(f"Kafka does not say what the log holds: {error}")
                 continue

@@ -119,8 +119,11 @@ class _Attachment:
     partition: int
     next: int
     leader_epoch: int | None
+    """For the client to attach with: of the last record handed over, or what is stored, which may be of a later one."""
     source: Congestible
     pauses: Pauses = field(default_factory=Pauses)
+    seen_epoch: int | None = None
+    """The highest leader epoch of the records handed over."""
 
     def place(self) -> Place:
         return (self.topic, self.partition)
@@ -287,6 +290,12 @@ class Poller:
     def _hand_over(self, messages: Sequence[Message]) -> None:
         """Give the loop one list of records for each attachment; move our next offsets once it has them."""
         batches, refused = self._sort(messages)
+        for attachment, records in [each for each in batches if _went_back(*each)]:
+            batches.remove((attachment, records))
+            epochs = f"from {attachment.seen_epoch} to {records[-1].leader_epoch} at offset {records[-1].offset}"
+            refused.append(
+                (attachment.place(), f"the log was truncated or created again: its leader epoch went {epochs}")
+            )
         if batches:
             self._tell(self._listener.delivered, [(a.number, records) for a, records in batches])
             for attachment, records in batches:
@@ -294,7 +303,7 @@ class Poller:
                 last = records[-1]
                 assert last.offset >= attachment.next, f"{last} was handed over before"
                 attachment.next = last.offset + 1
-                attachment.leader_epoch = last.leader_epoch
+                attachment.leader_epoch = attachment.seen_epoch = last.leader_epoch
         for place, text in refused:
             attachment = self._attached.get(place)
             if attachment is not None:
@@ -541,6 +550,14 @@ class Poller:
                 consumer.close()
             except (KafkaException, RuntimeError) as error:
                 self._tell(self._listener.recreated, repr(error), 0.0)
+
+
+def _went_back(attachment: _Attachment, records: Sequence[Record]) -> bool:
+    """Whether a leader epoch is lower than before. Along a log they only grow: this is another one (cases 19, 20)."""
+    before = attachment.seen_epoch
+    if before is None:
+        return False
+    return any(r.leader_epoch is not None and r.leader_epoch < before for r in (records[0], records[-1]))
 
 
 def _generation(consumer: Consumer) -> int:

@@ -139,7 +139,7 @@ class GroupSettings:
         prefetch_bytes_max: Records the client fetches ahead, all partitions together.
         mirror_every: Between two commits of progress to Kafka, for tools; zero: never.
         lag_every: Between two looks at the ends of the logs.
-        topic_check_max_age: How old a topic's ID may be when a partition attaches.
+        topic_check_every: Between two looks whether an attached topic was created again, which the client does not notice.
         reclaim_every: An assigned partition that could not be attached is claimed again (P10): the engine's lease.
         startup_max: How long brokers may take to answer at start.
         request_max: Longest any request to a broker may take afterwards.
@@ -160,7 +160,7 @@ class GroupSettings:
     prefetch_bytes_max: int = 16 * 1024 * 1024
     mirror_every: timedelta = timedelta(seconds=5)
     lag_every: timedelta = timedelta(seconds=15)
-    topic_check_max_age: timedelta = timedelta(seconds=30)
+    topic_check_every: timedelta = timedelta(seconds=5)
     reclaim_every: timedelta = timedelta(seconds=10)
     startup_max: timedelta = timedelta(seconds=15)
     request_max: timedelta = timedelta(seconds=10)

@@ -46,7 +46,7 @@ class Starts:
     async def _resolve(
         self, ref: SourceRef, subscription: Subscription, *, known: Collection[int]
     ) -> Mapping[int, Start]:
-        topic = await self._cluster.topic(ref.topic, fresh=True)
+        topic = await self._cluster.topic(ref.topic)
         partitions = set(topic.partitions) | {ref.partition}
         missing = sorted(partitions - set(known))
         policy = StartAt.EARLIEST if known else subscription.start

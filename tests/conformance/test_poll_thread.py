@@ -282,6 +282,35 @@ async def test_an_offset_that_is_not_in_the_log_ends_its_attachment_and_no_other
     assert [event[1] for event in thread.told.events if event[0] == "refused"] == [outside]
 
 
+async def test_a_leader_epoch_that_goes_back_is_another_log(mock_cluster: MockCluster) -> None:
+    """Cases 19, 20: along a log it only grows. What came under the lower one is not handed over."""
+    topic, group = unique("epochs"), unique("group")
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, values(5))
+    thread = Thread(mock_cluster.bootstrap_servers, group, topic, kind=Descending)
+    await thread.joined(1)
+
+    number = thread.attach(0)
+    await until(lambda: len(thread.offsets(number)) == 5, thread)
+    produce(mock_cluster.bootstrap_servers, topic, values(5))
+    await until(lambda: thread.told.kinds("refused"), thread)
+
+    assert thread.offsets(number) == list(range(5))
+    assert "leader epoch" in next(event for event in thread.told.events if event[0] == "refused")[2]
+    assert await thread.poller.close(PATIENCE_S)
+
+
+class Descending(Steered):
+    """Sees records of a log whose leader epoch goes from 7 to 6 at offset 5."""
+
+    def _sort(self, messages: Any) -> Any:
+        batches, refused = super()._sort(messages)
+        for _, records in batches:
+            for record in records:
+                record.leader_epoch = 7 if record.offset < 5 else 6
+        return batches, refused
+
+
 async def test_positions_pass_what_is_no_record(broker: Broker, topic: str, threads: Threads) -> None:
     """Case 25: the control record at the end of a transaction, or the lag would never be 0."""
     producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "transactional.id": unique("tx")})

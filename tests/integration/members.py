@@ -81,7 +81,7 @@ class Member:
             metadata_refresh=timedelta(seconds=1),
             mirror_every=timedelta(milliseconds=500),
             lag_every=timedelta(milliseconds=500),
-            topic_check_max_age=timedelta(0),
+            topic_check_every=timedelta(milliseconds=200),
             reclaim_every=timedelta(seconds=1),
             startup_max=timedelta(seconds=10),
         )

@@ -265,6 +265,30 @@ async def test_a_topic_created_again_halts_its_partitions(
     assert not second.ran
 
 
+async def test_a_topic_created_again_under_an_attached_partition_is_noticed(
+    kafka: Kafka, topic: str, database: str, members: Members, protocol: GroupProtocol
+) -> None:
+    """Case 19, the silent one: the client of a live member goes on at the old offset of the new topic, without a word.
+
+    Every record of the new topic runs in the end; what ran before it was noticed did so under the old incarnation.
+    """
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 30))
+    again = Subscription(topic=topic, handler="fulfil", on_recreated=OnRecreated.NEW_INCARNATION)
+    member = await members(kafka, again, protocol=protocol)
+    await settled(database, 30, member)
+
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 40))
+    await until(lambda: member.ran.keys() >= set(texts("new", 40)), member)
+    await until(lambda: member.partitions[0].lag == 0, member)
+
+    new_ids = [each for each in await ids(database) if each.startswith(f"{topic}~2-")]
+    assert len(new_ids) == 40
+    assert len(member.told(telemetry.TopicRecreated)) == 1
+
+
 async def test_a_topic_created_again_is_a_new_incarnation_by_policy(
     kafka: Kafka, topic: str, database: str, members: Members
 ) -> None:
