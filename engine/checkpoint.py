@@ -66,7 +66,8 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
             run.error_given = True
             raise decode_error(recorded.error)
         return step.decode(recorded.output or "null")
-    await run.ready()
+    if not run.is_ready():
+        await run.ready()
     run.running_steps += 1
     try:
         return await _attempts(run, step, function_id, args, kwargs)

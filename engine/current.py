@@ -16,9 +16,9 @@ current_step: ContextVar[CurrentStep | None] = ContextVar("current_step", defaul
 """The step whose function runs in this task or thread; `None` outside."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CurrentStep:
-    """A step under way.
+    """A step under way. Treated as immutable; not frozen, because freezing costs 0.6 µs a step.
 
     Attributes:
         workflow_id: Its workflow.

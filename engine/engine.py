@@ -143,6 +143,7 @@ class Engine:
         self._spawned: set[asyncio.Task[None]] = set()
         self._watched: deque[tuple[float, Run]] = deque()
         self._ticking = False
+        self._persist_after_s = settings.persist_after.total_seconds()
         self._alive = asyncio.Event()
         self._reborn: asyncio.Task[None] | None = None
         self._pumping = 0
@@ -309,10 +310,10 @@ class Engine:
 
     def watch(self, run: Run) -> None:
         """Give a run its row if it still has none after `persist_after`."""
-        self._watched.append((run.entered_at + self.settings.persist_after.total_seconds(), run))
+        self._watched.append((run.entered_at + self._persist_after_s, run))
         if not self._ticking:
             self._ticking = True
-            self.loop.call_later(self.settings.persist_after.total_seconds() / 2, self._tick)
+            self.loop.call_later(self._persist_after_s / 2, self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -328,7 +329,7 @@ class Engine:
                 run.needs_first_row = True
                 run.submit()
         if watched:
-            self.loop.call_later(self.settings.persist_after.total_seconds() / 2, self._tick)
+            self.loop.call_later(self._persist_after_s / 2, self._tick)
         else:
             self._ticking = False
 

@@ -215,9 +215,16 @@ class Run:
         self.error_given = self.handled_error = self.was_suspended = False
         self.task = self.inbox.loop.create_task(self._main())
         self.inbox.engine.tasks.add(self.task)
-        self.task.add_done_callback(self.inbox.engine.tasks.discard)
 
     async def _main(self) -> None:
+        try:
+            await self._run_code()
+        finally:
+            # Not by a callback of the task's: that is another turn of the loop for every record.
+            assert self.task is not None, "started"
+            self.inbox.engine.tasks.discard(self.task)
+
+    async def _run_code(self) -> None:
         current_run.set(self)
         handler = self.handler
         ending: Ending | None = None
