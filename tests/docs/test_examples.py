@@ -1,0 +1,130 @@
+"""The programs of examples/ do what they say; the code in docs/ is theirs."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from consumers.mock import MockCluster
+from examples import failures, fulfil, in_a_program, payments, topics
+from processor import Settings
+from processor.testing import Bench
+from tests.docs.readme import blocks
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+
+
+async def test_orders_are_charged_and_recorded_once(database: str) -> None:
+    async with Bench(fulfil.app, database) as bench:
+        await bench.execute("CREATE TABLE sale (order_id text, receipt text)")
+        bench.crash(after=fulfil.charge)
+        await bench.deliver(fulfil.orders, fulfil.OrderPlaced(order_id="o-1", amount_cents=5))
+        await bench.deliver(fulfil.orders, fulfil.OrderPlaced(order_id="o-2", amount_cents=0))
+        await bench.settle()
+
+        assert await bench.fetch_all("SELECT * FROM sale") == [("o-1", "receipt orders.placed-0-0:1")]
+        assert await bench.fetch_all("SELECT workflow_uuid FROM dbos.dead_letter") == [("orders.placed-0-1",)]
+
+
+async def test_payments_are_booked_in_shared_commits(database: str) -> None:
+    app = payments.app
+    booked, clicks, refunds = (app.workflows[name].topic for name in ("book", "load", "refund"))
+    assert booked
+    assert clicks
+    assert refunds
+    async with Bench(app, database) as bench:
+        await bench.execute("CREATE TABLE balance (account text PRIMARY KEY, cents bigint NOT NULL)")
+        await bench.execute("CREATE TABLE click (page text NOT NULL, at timestamptz)")
+        for _ in range(30):
+            await bench.deliver(booked, payments.Payment(account="a", cents=10))
+            await bench.deliver(clicks, payments.Click(page="/"), timestamp_ms=1_700_000_000_000)
+        await bench.settle()
+        for cents in (100, 1_000):
+            await bench.deliver(refunds, payments.Payment(account="a", cents=cents))
+        await bench.settle()
+
+        assert await bench.fetch_all("SELECT * FROM balance") == [("a", 200)]
+        assert await bench.fetch_all("SELECT count(*), min(at)::date::text FROM click") == [(30, "2023-11-14")]
+        assert await bench.fetch_all("SELECT workflow_uuid FROM dbos.dead_letter") == [("refunds-0-1",)]
+
+
+async def test_failures_are_retried_and_block_their_key(database: str) -> None:
+    app, parcel = failures.app, failures.Parcel
+    returns = app.workflows["take_back"].topic
+    assert returns
+    async with Bench(app, database) as bench:
+        await bench.deliver(failures.parcels, parcel(parcel_id="light", address="here"))
+        await bench.deliver(failures.parcels, parcel(parcel_id="heavy", address="here", heavy=True))
+        await bench.deliver(failures.parcels, parcel(parcel_id="lost", address=""))
+        await bench.deliver(failures.parcels, parcel(parcel_id="lost", address="here"))
+        await bench.deliver(returns, parcel(parcel_id="back", address="here", heavy=True))
+        await bench.settle()
+        async with asyncio.timeout(10):
+            while not await bench.fetch_all("SELECT 1 FROM dbos.workflow_status WHERE output LIKE '%lorry%'"):
+                await asyncio.sleep(0.01)
+
+        found = await bench.fetch_all("SELECT workflow_uuid, status, output FROM dbos.workflow_status ORDER BY 1")
+        assert found == [
+            ("parcels-0-0", "SUCCESS", '"car for light"'),
+            ("parcels-0-1", "SUCCESS", '"lorry for heavy"'),
+            ("parcels-0-2", "ERROR", None),
+            ("parcels-0-3", "PENDING", None),
+            ("returns-0-0", "SUCCESS", '"by post"'),
+        ]
+        assert await bench.fetch_all("SELECT kind, workflow_uuid FROM dbos.hold") == [("block", "parcels-0-2")]
+        assert failures.asked.count("back") == 3
+
+
+async def test_topics_are_ordered_filtered_and_decoded_as_they_say(database: str) -> None:
+    ada = topics.Profile(user_id="u", name="Ada")
+    async with Bench(topics.app, database) as bench:
+        eu = ("region", b"eu")
+        await bench.deliver(topics.profiles, ada, headers=[eu, ("trace", b"t1"), ("secret", b"s")])
+        await bench.deliver(topics.profiles, ada, headers=[("region", b"us")])
+        await bench.deliver(topics.profiles, None, key=b"u", headers=[eu])
+        await bench.deliver(topics.audits, "signed in", on="audit.web")
+        await bench.deliver(topics.readings, topics.Reading(7, 300))
+        await bench.deliver(topics.readings, b"short")
+        await bench.settle()
+
+        assert sorted(topics.seen) == [
+            "7=300",
+            "profiles-0-0 Ada b't1'",
+            "profiles-0-2 deleted None",
+            "signed in",
+        ]
+        assert await bench.fetch_all("SELECT workflow_uuid, reason FROM dbos.dead_letter") == [
+            ("readings-0-1", "undecodable")
+        ]
+
+
+async def test_a_program_runs_the_engine_inside(database: str, mock_cluster: MockCluster) -> None:
+    mock_cluster.create_topic("orders", 1)
+    producer = Producer({"bootstrap.servers": mock_cluster.bootstrap_servers})
+    producer.produce("orders", '{"order_id": "o-1"}')
+    producer.flush(30)
+    servers = {"postgres": {"dsn": database}, "kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers}}
+
+    async with asyncio.timeout(60):
+        first = await in_a_program.main(Settings.model_validate(servers))
+
+    assert (first, in_a_program.opened) == ("o-1", [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_in_the_docs_stands_in_an_example(page: Path) -> None:
+    """So that it is formatted, type-checked and run. Blocks with a file of their own are programs of the README."""
+    programs = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py"))
+    tests = Path(__file__).read_text(encoding="utf-8") + (ROOT / "tests" / "docs" / "test_patterns.py").read_text()
+
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "python":
+            for part in re.split(r"\n\n+", block.text.strip()):
+                assert part in programs or part in tests or indented(part) in tests, f"{page.name}: not run:\n{part}"
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
