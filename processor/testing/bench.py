@@ -271,13 +271,13 @@ class Bench:
     async def fetch_all(self, query: LiteralString, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the database."""
         async with await connect(self.settings, "bench") as connection:
-            cursor = await connection.execute(query, params)
+            cursor = await connection.execute(query, params or None)  # a lone % is then itself
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Sequence[Any] = ()) -> None:
         """Change the database, as an operator or another program would."""
         async with await connect(self.settings, "bench") as connection:
-            await connection.execute(query, params)
+            await connection.execute(query, params or None)
 
     # -- inside --
 
