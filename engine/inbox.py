@@ -58,6 +58,8 @@ class Inbox:
         self.group: deque[Run] = deque()
         self.blocked: set[OrderingKey] = set()
         self.is_open = True
+        self.has_taken_over = False
+        """Whether the open rows of the claim are here: before, a row at rest may stand behind one that is not."""
         self.is_stopped = False
         """A hold on the partition is on its way: nothing starts any more, what runs goes on until the release."""
         self.looking: dict[WorkflowId, Record] = {}
@@ -539,10 +541,11 @@ class Inbox:
         for stub in ours:
             if stub.offset < next_offset:
                 self._enter(stub)
+        self.has_taken_over = True
 
     def take_row(self, row: FoundRow, offset: int) -> None:
         """A row at rest that nobody here knew: an operator's retry, or handed over."""
-        if self.is_open and row.workflow_id not in self.runs:
+        if self.is_open and self.has_taken_over and row.workflow_id not in self.runs:
             self._enter(self.stub_of_found(row, offset))
 
     def stub_of_open(self, row: OpenRow) -> Run:
