@@ -74,5 +74,5 @@ lock: venv ## Resolve the dependencies anew
 
 .PHONY: clean
 clean: ## Remove what runs left behind, .venv included
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) .venv-* build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,7 @@
 """What we rely on in the client, on both brokers: whatever passes here may be tested on the mock cluster elsewhere.
 
 `MOCK_CANNOT` is the whole list of what the mock cluster does not do. Its rows run there too and must fail: a release of
-librdkafka that learns one of them shows up here. Facts and numbers: section 0 of the notes on Kafka in
-docs/reference/cases.md.
+librdkafka that learns one of them shows up here. The cases behind the rules: docs/reference/cases.md.
 """
 
 import time
