@@ -36,7 +36,7 @@ from consumers.backpressure import Patience, PauseReason, Pauses
 from consumers.client import new_consumer
 from consumers.errors import Meaning, meaning_of
 from consumers.records import record_of
-from consumers.settings import GroupSettings
+from consumers.settings import GroupProtocol, GroupSettings
 from engine.errors import ConfigurationError
 from engine.records import Record
 
@@ -60,6 +60,11 @@ REST_S = 0.002
 
 POSITIONS_S = 0.1
 """Between two looks at the client's positions, which pass control records without a record to show for it."""
+
+REJOIN_MAX_S = 60.0
+"""A member that lost everything and was assigned nothing for this long makes a new client (KIP-848, where brokers assign
+within a heartbeat; in the classic protocol others may hold a rebalance up for `max_poll_interval`, so twice that). A
+commit answered ILLEGAL_GENERATION leaves a KIP-848 member in that state for ever (librdkafka 2.16)."""
 
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 30.0
@@ -161,6 +166,10 @@ class Poller:
         self._taken = 0  # written on the loop
         self._rebalancing_until = 0.0
         self._soon_until = 0.0
+        self._lost_at: float | None = None
+        self._rejoin_max_s = REJOIN_MAX_S
+        if settings.protocol is GroupProtocol.CLASSIC:
+            self._rejoin_max_s = max(REJOIN_MAX_S, 2 * settings.max_poll_interval.total_seconds())
         self._patience = Patience()
         self._record_size = 1.0
         self._positions_at = 0.0
@@ -264,6 +273,10 @@ class Poller:
             broken, self._broken = self._broken, None
             raise broken
         if self._fatal is not None:
+            raise KafkaException(self._fatal)
+        if self._lost_at is not None and self.beat - self._lost_at > self._rejoin_max_s:
+            self._lost_at = None
+            self._fatal = KafkaError(KafkaError.UNKNOWN_MEMBER_ID, "lost everything, and was assigned nothing since")
             raise KafkaException(self._fatal)
         if self.beat - self._positions_at >= POSITIONS_S:
             self._positions_at = self.beat
@@ -438,6 +451,7 @@ class Poller:
         try:
             consumer.incremental_assign([])  # attached later, one by one, when claimed
             self._rebalancing_until = 0.0
+            self._lost_at = None
             self._soon_until = time.monotonic() + SOON_S
             self._retry_s = RETRY_FIRST_S
             given: dict[Place, int] = {}
@@ -461,6 +475,8 @@ class Poller:
             for place in owned:
                 self._attached.pop(place, None)
             self._rebalancing_until = time.monotonic() + REBALANCE_S
+            if lost and owned:
+                self._lost_at = time.monotonic()
             if owned:
                 self._tell(partial(self._listener.revoked, owned, lost=lost))
             self._unassign(consumer, places)
@@ -545,6 +561,7 @@ class Poller:
             self._tell(partial(self._listener.revoked, list(self._owned), lost=True))
         self._owned.clear()
         self._attached.clear()
+        self._lost_at = None
         if consumer is not None:
             try:
                 consumer.close()

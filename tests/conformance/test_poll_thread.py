@@ -444,6 +444,32 @@ async def test_a_mirror_commit_that_costs_the_assignment_costs_no_record(mock_cl
     assert await thread.poller.close(PATIENCE_S)
 
 
+class Impatient(Steered):
+    """Waits a second, not a minute, after it lost everything."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._rejoin_max_s = 1.0
+
+
+async def test_a_member_that_is_left_with_nothing_joins_anew(mock_cluster: MockCluster) -> None:
+    """I8: librdkafka gives up a KIP-848 assignment on this answer, and brokers, who know better, never send it again."""
+    topic, group = unique("stuck"), unique("group")
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, values(10))
+    thread = Thread(mock_cluster.bootstrap_servers, group, topic, protocol=GroupProtocol.CONSUMER, kind=Impatient)
+    await thread.joined(1)
+
+    mock_cluster.push_errors(Api.OFFSET_COMMIT, KafkaError.ILLEGAL_GENERATION)
+    thread.poller.mirror({(topic, 0): 7})
+    await until(lambda: thread.told.kinds("recreated") and thread.told.owned, thread)
+    number = thread.attach(0, 7)
+    await until(lambda: thread.offsets(number) == [7, 8, 9], thread)
+
+    assert "lost everything" in next(event for event in thread.told.events if event[0] == "recreated")[1]
+    assert await thread.poller.close(PATIENCE_S)
+
+
 # -- brokers that fail
 
 
