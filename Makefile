@@ -33,10 +33,16 @@ $(VENV)/.synced: pyproject.toml uv.lock
 	@touch $@
 
 .PHONY: check
-check: venv ## Format, lint, types, import contracts
+check: check-format check-lint check-types check-imports ## Format, lint, types, import contracts; -k goes on after a failure
+
+.PHONY: check-format check-lint check-types check-imports
+check-format: venv
 	$(BIN)/ruff format --check
+check-lint: venv
 	$(BIN)/ruff check
+check-types: venv
 	$(BIN)/pyright --pythonpath $(BIN)/python
+check-imports: venv
 	$(BIN)/lint-imports
 
 .PHONY: format
