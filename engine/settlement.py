@@ -246,7 +246,7 @@ class Settlement:
         for workflow_id, kafka_source, name, _ in standing:
             work = new[workflow_id]
             source = work.run.inbox.source
-            if kafka_source != source.name or name != work.run.handler.name:
+            if kafka_source != source.name:
                 source.break_off(
                     f"workflow {workflow_id} stands already as {name!r} of {kafka_source or 'no source'}: "
                     f"another group or program uses this ID"

@@ -236,7 +236,8 @@ class Source:
 
     def mismatch(self, row: FoundRow, record: Record) -> str | None:
         """Why a stored row cannot be of this record, if so: another's, or the log was rewritten (P16)."""
-        if row.source != self.name or row.name != self.ref.handler:
+        # Not by the handler's name: the claim has judged that, and a renamed one finds its rows under the old name.
+        if row.source != self.name:
             return (
                 f"workflow {row.workflow_id} stands already as {row.name!r} of {row.source or 'no source'}: "
                 f"another group or program uses this ID"

@@ -162,6 +162,38 @@ async def test_progress_that_somebody_moved_back_is_not_overwritten_and_runs_not
         assert sum(event.count for event in known) == 7
 
 
+async def test_a_renamed_handler_knows_the_rows_of_its_former_name(database: str) -> None:
+    """Case 34, I2: records between progress and `high` have rows under the old name; they are known, not another's."""
+    former, renamed = App("shop"), App("shop")
+    calls: list[int] = []
+
+    @former.workflow(on=orders, name="old")
+    async def old(order: Order) -> None:
+        calls.append(order.n)
+
+    @renamed.workflow(on=orders, name="new", renamed_from="old")
+    async def new(order: Order) -> None:
+        calls.append(order.n)
+
+    async with Bench(former, database) as bench:
+        for n in range(3):
+            await bench.deliver(orders, Order(key="a", n=n), timestamp_ms=1_000 + n)
+        await bench.settle()
+        await bench.execute(
+            """
+            UPDATE dbos.event_dispatch_kv
+               SET update_seq = update_seq + 1, value = jsonb_set(value::jsonb, '{next}', '1')::text
+            """
+        )
+    async with Bench(renamed, database) as bench:
+        for n in range(1, 5):
+            await bench.deliver(orders, Order(key="a", n=n), offset=n, timestamp_ms=1_000 + n)
+        await bench.settle()
+
+        assert calls == list(range(5))
+        assert await statuses(bench) == [(n, "SUCCESS") for n in range(5)]
+
+
 async def test_offsets_that_do_not_exist_hold_nothing_back(database: str) -> None:
     """Case 24: a compacted log has gaps, and may end in one."""
     app = App("shop")
