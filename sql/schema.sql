@@ -75,6 +75,7 @@ CREATE TABLE dbos.executor (
     counter bigint NOT NULL DEFAULT 0,
     started_at bigint NOT NULL,
     renewed_at bigint NOT NULL,
+    lease_until bigint NOT NULL,
     died_at bigint,
     CONSTRAINT executor_pkey PRIMARY KEY (executor_id)
 ) WITH (fillfactor=50);
@@ -266,6 +267,17 @@ ALTER TABLE dbos.workflow_inputs ADD CONSTRAINT workflow_inputs_workflow_uuid_fk
 
 ALTER TABLE dbos.workflow_queue ADD CONSTRAINT workflow_queue_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
 
+CREATE OR REPLACE FUNCTION dbos.executor_is_gone(id text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+AS $function$
+    SELECT NOT EXISTS (
+        SELECT FROM "dbos".executor AS e
+         WHERE e.executor_id = id AND (e.died_at IS NULL OR e.lease_until > "dbos".now_ms())
+    )
+$function$;
+
 CREATE OR REPLACE FUNCTION dbos.fence_database(seen_timeline text, seen_lsn pg_lsn)
  RETURNS pg_lsn
  LANGUAGE plpgsql
@@ -280,8 +292,7 @@ BEGIN
     END IF;
     RETURN lsn;
 END;
-$function$
-;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.fence_partitions(services text[], keys text[], epochs bigint[], held text[], written text[])
  RETURNS void
@@ -308,8 +319,7 @@ BEGIN
             USING ERRCODE = 'KP001', DETAIL = array_to_json(lost)::text;
     END IF;
 END;
-$function$
-;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.fence_row(id text, owner text, checkpoints integer[], seen_timeline text, seen_lsn pg_lsn)
  RETURNS pg_lsn
@@ -332,8 +342,7 @@ BEGIN
     END IF;
     RETURN "dbos".fence_database(seen_timeline, seen_lsn);
 END;
-$function$
-;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.notifications_function()
  RETURNS trigger
@@ -343,16 +352,14 @@ BEGIN
     PERFORM pg_notify('dbos_notifications_channel', NEW.destination_uuid || '::' || NEW.topic);
     RETURN NEW;
 END;
-$function$
-;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.now_ms()
  RETURNS bigint
  LANGUAGE sql
 AS $function$
     SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
-$function$
-;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.workflow_events_function()
  RETURNS trigger
@@ -362,8 +369,7 @@ BEGIN
     PERFORM pg_notify('dbos_workflow_events_channel', NEW.workflow_uuid || '::' || NEW.key);
     RETURN NEW;
 END;
-$function$
-;
+$function$;
 
 CREATE TRIGGER dbos_notifications_trigger AFTER INSERT ON dbos.notifications FOR EACH ROW EXECUTE FUNCTION dbos.notifications_function();
 

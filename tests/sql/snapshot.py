@@ -70,7 +70,7 @@ _FOREIGN_KEYS = """
 """
 
 _FUNCTIONS = """
-    SELECT rtrim(pg_get_functiondef(p.oid))
+    SELECT rtrim(pg_get_functiondef(p.oid), E'\n')
       FROM pg_proc AS p
       JOIN pg_namespace AS n ON n.oid = p.pronamespace
      WHERE n.nspname = %(schema)s
