@@ -1,6 +1,8 @@
 -- The sum of sql/migrations, for reading: written by `make schema`, compared with a migrated database by a test.
 -- Not what creates a schema: that is `processor migrate`, which also records what it applied.
 
+SET check_function_bodies = off;  -- functions stand in order of their names, not of their use
+
 CREATE SCHEMA dbos;
 
 CREATE TABLE dbos.audit (
