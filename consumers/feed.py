@@ -7,7 +7,7 @@ is remembered, and raised by the next call.
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -36,11 +36,10 @@ class LogBounds:
 
 
 class Feed:
-    """One topic, from outside. Belongs to one thread."""
+    """Topics, from outside. `produce` and `flush` belong to one thread."""
 
-    def __init__(self, bootstrap_servers: str, topic: str) -> None:
-        self.topic = topic
-        self._connection = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._connection: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
         self._servers = bootstrap_servers
         self._producer = Producer(
             {
@@ -60,7 +59,7 @@ class Feed:
         self._producer.purge()
         self._producer.flush(1)
 
-    def produce(self, key: str, value: bytes) -> None:
+    def produce(self, topic: str, key: str, value: bytes) -> None:
         """Hand a record over; waits while the client's queue is full.
 
         Raises:
@@ -68,7 +67,7 @@ class Feed:
         """
         while True:
             try:
-                self._producer.produce(self.topic, value, key, on_delivery=self._on_delivery)
+                self._producer.produce(topic, value, key, on_delivery=self._on_delivery)
                 break
             except BufferError:
                 self._producer.poll(0.1)
@@ -81,8 +80,8 @@ class Feed:
         self._check()
         return not left
 
-    def create_topic(self, partitions: int) -> None:
-        """Create the topic on real brokers, and wait until its partitions have leaders.
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Create a topic on real brokers, and wait until its partitions have leaders.
 
         Raises:
             ConfigurationError: The brokers cannot be reached, or refuse.
@@ -91,35 +90,39 @@ class Feed:
         admin: Any = AdminClient(self._connection)
         try:
             admin.list_topics(timeout=_REQUEST_S)
-            created = admin.create_topics([NewTopic(self.topic, partitions, -1)], request_timeout=_REQUEST_S)
-            created[self.topic].result(2 * _REQUEST_S)
+            created = admin.create_topics([NewTopic(topic, partitions, -1)], request_timeout=_REQUEST_S)
+            created[topic].result(2 * _REQUEST_S)
             deadline = time.monotonic() + _REQUEST_S
             while time.monotonic() < deadline:
-                found = admin.list_topics(self.topic, timeout=_REQUEST_S).topics[self.topic].partitions
+                found = admin.list_topics(topic, timeout=_REQUEST_S).topics[topic].partitions
                 if len(found) == partitions and all(partition.leader >= 0 for partition in found.values()):
                     return
                 time.sleep(0.05)
         except KafkaException as error:
-            raise ConfigurationError(f"Kafka at {self._servers}: topic {self.topic}: {error.args[0].str()}") from None
-        raise ConfigurationError(f"Kafka at {self._servers}: topic {self.topic} has no leaders")
+            raise ConfigurationError(f"Kafka at {self._servers}: topic {topic}: {error.args[0].str()}") from None
+        raise ConfigurationError(f"Kafka at {self._servers}: topic {topic} has no leaders")
 
-    def delete_topic(self) -> None:
-        """Delete the topic from real brokers. Raises `FeedError` when they refuse."""
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic from real brokers. Raises `FeedError` when they refuse."""
         admin: Any = AdminClient(self._connection)
         try:
-            admin.delete_topics([self.topic], request_timeout=_REQUEST_S)[self.topic].result(2 * _REQUEST_S)
+            admin.delete_topics([topic], request_timeout=_REQUEST_S)[topic].result(2 * _REQUEST_S)
         except KafkaException as error:
-            raise FeedError(f"topic {self.topic} was not deleted: {error.args[0].str()}") from None
+            raise FeedError(f"topic {topic} was not deleted: {error.args[0].str()}") from None
 
-    def bounds(self, partitions: int) -> list[LogBounds]:
+    def bounds(self, topic: str, partitions: int) -> list[LogBounds]:
         """Where each partition's log begins and ends now."""
-        consumer = Consumer({**self._connection, "group.id": f"{self.topic}-look"})
+        consumer = Consumer({**self._connection, "group.id": f"{topic}-look"})
         try:
             found: list[LogBounds] = []
             for partition in range(partitions):
-                watermarks = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=_REQUEST_S)
+                watermarks = cast(
+                    # Its stub forgets that no answer in time is None.
+                    "tuple[int, int] | None",
+                    consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_REQUEST_S),
+                )
                 if watermarks is None:
-                    raise FeedError(f"{self.topic}: partition {partition} does not answer")
+                    raise FeedError(f"{topic}: partition {partition} does not answer")
                 found.append(LogBounds(partition, *watermarks))
             return found
         finally:
@@ -133,4 +136,4 @@ class Feed:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise FeedError(f"a record to {self.topic} was not delivered: {self._failure}")
+            raise FeedError(f"a record was not delivered: {self._failure}")

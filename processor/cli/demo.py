@@ -10,7 +10,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="brokers to use; librdkafka's mock cluster if not given")
     parser.add_argument("--postgres", metavar="URL", help="database to use; the embedded Postgres if not given")
     parser.add_argument("--orders", type=int, metavar="N", default=200_000, help="how many orders (%(default)s)")
-    parser.add_argument("--rate", type=int, metavar="N", default=4_000, help="orders produced a second (%(default)s)")
+    parser.add_argument("--rate", type=int, metavar="N", default=3_000, help="orders produced a second (%(default)s)")
     parser.add_argument("--seed", type=int, metavar="N", help="which orders and kinds; at random if not given")
     parser.epilog = (
         "On servers given it makes a topic and a schema of its own, and removes both at the end.\n"

@@ -1,14 +1,16 @@
 """The app that `processor demo` runs in two worker processes: orders, each with one row as its effect.
 
-Which handler, where it reads and where it writes come from the environment, as a run has names of its own. The table
-of effects has no unique constraint: a record that took effect twice, or too early, would show.
+    by card       a workflow: a step asks the payment service, a transaction records the receipt
+    on account    the whole handler is one transaction, which many orders share
+
+Which handlers, where they read and where they write come from the environment, as a run has names of its own. The
+table of effects has no unique constraint: an order that took effect twice, or too early, would show.
 """
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Literal
 
 from pydantic import BaseModel
 
@@ -19,8 +21,6 @@ ATTEMPTS = 3
 
 PAYMENT_S = 0.002
 """How long the payment service of the example takes to answer."""
-
-Kind = Literal["transactional", "journaled", "fused", "batch"]
 
 
 class Order(BaseModel):
@@ -43,18 +43,17 @@ class PaymentError(Exception):
     """The payment service of the example said no."""
 
 
-def build(kind: str, topic: str, table: str) -> App:
-    """The app with one kind of handler.
+def build(handlers: Mapping[str, str], table: str) -> App:
+    """The app with some of its handlers.
 
     Args:
-        kind: One of `Kind`. `journaled` has no table: its effects are what its step recorded.
-        topic: Where the orders are.
-        table: Table of the effects, qualified and quoted: (id, customer, sequence, receipt).
+        handlers: Topics by kind of handler: `transactional`, `journaled`, `fused`, `batch`.
+        table: Table of the effects, qualified and quoted: (id, customer, sequence, receipt). `journaled` does not
+            use it: its effect is what its step recorded.
     """
     app = App("demo")
-    orders = Topic(topic, Order)
     retry = Retry(attempts=ATTEMPTS, first_delay=timedelta(milliseconds=200))
-    insert = f"INSERT INTO {table} (customer, sequence, receipt) VALUES (%s, %s, %s)"
+    insert = f"INSERT INTO {table} (customer, sequence, receipt) VALUES (%s, %s, %s)".encode()
 
     @app.step()
     async def pay(order: Order) -> str:
@@ -62,39 +61,35 @@ def build(kind: str, topic: str, table: str) -> App:
         refuse(order)
         return f"receipt {order.sequence}"
 
-    if kind == "transactional":
+    @app.transaction()
+    async def record(tx: Transaction, order: Order, receipt: str) -> None:
+        await tx.execute(insert, (order.customer, order.sequence, receipt))
 
-        @app.transaction()
-        async def record(tx: Transaction, order: Order, receipt: str) -> None:
-            await tx.execute(insert, (order.customer, order.sequence, receipt))
+    async def fulfil(order: Order) -> None:
+        await record(order, await pay(order))
 
-        @app.workflow(on=orders, retry=retry)
-        async def fulfil(order: Order) -> None:
-            await record(order, await pay(order))
+    async def follow(order: Order) -> str:
+        return await pay(order)
 
-    elif kind == "journaled":
+    async def book(tx: Transaction, order: Order) -> None:
+        refuse(order)
+        await tx.execute(insert, (order.customer, order.sequence, "on account"))
 
-        @app.workflow(on=orders, retry=retry)
-        async def follow(order: Order) -> str:
-            return await pay(order)
-
-    elif kind == "fused":
-
-        @app.transaction(on=orders, retry=retry)
-        async def book(tx: Transaction, order: Order) -> None:
+    async def load(tx: Transaction, batch: Sequence[Order]) -> None:
+        for order in batch:
             refuse(order)
-            await tx.execute(insert, (order.customer, order.sequence, ""))
+        await tx.execute_many(insert, [(order.customer, order.sequence, "in bulk") for order in batch])
 
-    elif kind == "batch":
-
-        @app.batch(on=orders, size=100, retry=retry)
-        async def load(tx: Transaction, batch: Sequence[Order]) -> None:
-            for order in batch:
-                refuse(order)
-            await tx.execute_many(insert, [(order.customer, order.sequence, "") for order in batch])
-
-    else:
-        raise ConfigurationError(f"DEMO_HANDLER={kind!r}: transactional, journaled, fused or batch")
+    register: Mapping[str, Callable[[Topic[Order]], object]] = {
+        "transactional": lambda topic: app.workflow(on=topic, retry=retry)(fulfil),
+        "journaled": lambda topic: app.workflow(on=topic, retry=retry)(follow),
+        "fused": lambda topic: app.transaction(on=topic, retry=retry)(book),
+        "batch": lambda topic: app.batch(on=topic, size=100, retry=retry)(load),
+    }
+    for kind, name in handlers.items():
+        if kind not in register:
+            raise ConfigurationError(f"DEMO_HANDLERS: {kind!r} is not one of {', '.join(register)}")
+        register[kind](Topic(name, Order))
     return app
 
 
@@ -113,7 +108,6 @@ def attempt() -> int:
 
 
 app = build(
-    os.environ.get("DEMO_HANDLER", "transactional"),
-    os.environ.get("DEMO_TOPIC", "demo.orders"),
+    dict(each.split("=", 1) for each in os.environ.get("DEMO_HANDLERS", "transactional=demo.orders").split(",")),
     os.environ.get("DEMO_TABLE", "effect"),
 )

@@ -78,7 +78,9 @@ def audit(ledger: Iterable[Entry], effects: Sequence[Effect], dead_letters: Sequ
             misplaced += 1
             examples.append(f"order {sequence} is a dead letter: {entry}")
         buried.add(sequence)
-    missing = [entry for entry in entries.values() if entry.sequence not in (seen if entry.kind.takes_effect else buried)]
+    missing = [
+        entry for entry in entries.values() if entry.sequence not in (seen if entry.kind.takes_effect else buried)
+    ]
     examples += [f"order {entry.sequence} of {entry.customer} ({entry.kind}) is missing" for entry in missing]
     return Audit(
         produced=len(entries),

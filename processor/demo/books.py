@@ -97,7 +97,9 @@ class Books:
 
     async def effects(self) -> list[Effect]:
         """The table of effects, in the order of insertion."""
-        return [(row[0], row[1]) for row in await self.query(f"SELECT customer, sequence FROM {self.table} ORDER BY id")]
+        return [
+            (row[0], row[1]) for row in await self.query(f"SELECT customer, sequence FROM {self.table} ORDER BY id")
+        ]
 
     async def steps(self) -> list[Effect]:
         """The recorded step of every successful workflow, by the time at which it was called."""

@@ -11,12 +11,12 @@ predecessor's place at once. Once it is left dead instead, until the other has t
 import asyncio
 import json
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from secrets import token_hex
 
@@ -24,16 +24,23 @@ from consumers.feed import Feed, FeedError
 from consumers.mock_process import MockClusterProcess
 from engine.errors import ConfigurationError, EngineError
 from processor.demo.books import Books, Standing
-from processor.demo.ledger import Entry, Ledger, orders
-from processor.demo.servers import Processes, start_postgres
+from processor.demo.ledger import Ledger, orders
+from processor.demo.processes import Processes
 from processor.demo.show import Show, State
 from processor.demo.workers import Worker
+from processor.embedded import EmbeddedPostgres
 
-PARTITIONS = 16
-"""So many that the mock cluster, which keeps 5 MiB of each, keeps everything."""
+PARTITIONS = 8
+"""Of each of the two topics: so many that the mock cluster, which keeps 5 MiB of each, keeps everything."""
+
+LAG_MAX = 20_000
+"""Production waits for the workers beyond this, on machines where they cannot keep the rate."""
 
 MEMBER_SILENCE = timedelta(seconds=6)
 """After which Kafka gives the partitions of a dead worker to the other. The least that brokers accept by default."""
+
+IN_FLIGHT_MAX = 100
+"""Of a worker. After a kill so many records of each partition run with caution, one row and one commit each."""
 
 STALL_S = 90.0
 """Without any progress for so long, the run has failed."""
@@ -43,6 +50,8 @@ HIT_TRIES = 40
 
 TICK_S = 0.5
 HITS_MIN = 5
+KILLS_MAX = 12
+"""Each costs what was in flight; on a slow machine nothing else would happen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ class Options:
     """
 
     orders: int = 200_000
-    rate: int = 4_000
-    customers: int = 2_000
+    rate: int = 3_000
+    customers: int = 20_000
     kill_every_s: float = 4.0
     away_s: float = 18.0
     seed: int = field(default_factory=lambda: Random().randrange(2**32))
@@ -95,7 +104,7 @@ async def _until_signal(options: Options) -> int:
     try:
         return await main
     except asyncio.CancelledError:
-        print(f"\nended by {received[0].name}; nothing is left running", flush=True)
+        sys.stdout.write(f"\nended by {received[0].name}; nothing is left running\n")
         return 128 + received[0]
 
 
@@ -103,47 +112,60 @@ async def _run(options: Options) -> int:
     show = Show()
     processes = Processes()
     try:
-        async with _kafka(options, show) as (address, feed), _books(options, processes, show) as books:
-            demo = Demo(options, processes, books, feed, address, show)
-            return await demo.run()
+        async with _kafka(options, show) as topics, _books(options, show) as books:
+            return await Demo(options, processes, books, topics, show).run()
     finally:
         processes.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Brokers, and the topics of this run: orders by card and on account."""
+
+    address: str
+    feed: Feed
+    by_card: str
+    on_account: str
+
+
 @asynccontextmanager
-async def _kafka(options: Options, show: Show) -> AsyncGenerator[tuple[str, Feed]]:
-    """The brokers' address and the topic of this run."""
-    topic = f"demo.orders.{token_hex(4)}"
+async def _kafka(options: Options, show: Show) -> AsyncGenerator[Topics]:
+    """Topics on the brokers given, or on a mock cluster; removed at the end."""
+    names = [f"demo.{token_hex(4)}.{name}" for name in ("card", "account")]
     if options.kafka is not None:
-        with Feed(options.kafka, topic) as feed:
-            await asyncio.to_thread(feed.create_topic, PARTITIONS)
-            show.say(f"Kafka at {options.kafka}, topic {topic}")
+        with Feed(options.kafka) as feed:
             try:
-                yield options.kafka, feed
+                for name in names:
+                    await asyncio.to_thread(feed.create_topic, name, PARTITIONS)
+                show.say(f"Kafka at {options.kafka}, topics {' and '.join(names)}")
+                yield Topics(options.kafka, feed, *names)
             finally:
-                try:
-                    feed.delete_topic()
-                except FeedError as error:
-                    show.say(str(error))
+                for name in names:
+                    try:
+                        feed.delete_topic(name)
+                    except FeedError as error:
+                        show.say(str(error))
         return
     with MockClusterProcess() as cluster:
         cluster.call("set_initial_rebalance_delay", delay=0.1)
         cluster.call("set_heartbeat_interval", interval=0.2)
         cluster.call("set_session_timeout", timeout=MEMBER_SILENCE.total_seconds())
-        cluster.call("create_topic", name=topic, partitions=PARTITIONS)
-        show.say(f"librdkafka's mock cluster at {cluster.bootstrap_servers}, topic {topic}")
-        with Feed(cluster.bootstrap_servers, topic) as feed:
-            yield cluster.bootstrap_servers, feed
+        for name in names:
+            cluster.call("create_topic", name=name, partitions=PARTITIONS)
+        show.say(f"librdkafka's mock cluster at {cluster.bootstrap_servers}, topics {' and '.join(names)}")
+        with Feed(cluster.bootstrap_servers) as feed:
+            yield Topics(cluster.bootstrap_servers, feed, *names)
 
 
 @asynccontextmanager
-async def _books(options: Options, processes: Processes, show: Show) -> AsyncGenerator[Books]:
+async def _books(options: Options, show: Show) -> AsyncGenerator[Books]:
     """The tables of this run, in an embedded Postgres or in a schema of a given one."""
     if options.postgres is None:
-        books = Books(await start_postgres(processes), "dbos")
-        await books.open()
-        show.say("embedded Postgres, fsync on")
-        yield books
+        with EmbeddedPostgres() as postgres:
+            books = Books(postgres.dsn, "dbos")
+            await books.open()
+            show.say("embedded Postgres, fsync on")
+            yield books
         return
     books = Books(options.postgres, f"processor_demo_{token_hex(4)}")
     try:
@@ -160,22 +182,22 @@ async def _books(options: Options, processes: Processes, show: Show) -> AsyncGen
 class Demo:
     """One run on servers that are there."""
 
-    def __init__(
-        self, options: Options, processes: Processes, books: Books, feed: Feed, kafka: str, show: Show
-    ) -> None:
+    def __init__(self, options: Options, processes: Processes, books: Books, topics: Topics, show: Show) -> None:
         self._options = options
         self._books = books
-        self._feed = feed
+        self._topics = topics
+        self._feed = topics.feed
         self._show = show
         self._ledger = Ledger(processes.home / "ledger")
-        self._workers = [Worker(processes, name, self._settings(kafka, name)) for name in ("demo-1", "demo-2")]
+        self._workers = [Worker(processes, name, self._settings(name)) for name in ("demo-1", "demo-2")]
         self._is_stopping = False
         self._is_produced = False
         self._took_s = 0.0
+        self._done = 0
         self.kills = 0
         self.hits = 0
 
-    def _settings(self, kafka: str, name: str) -> dict[str, str]:
+    def _settings(self, name: str) -> dict[str, str]:
         """Variables of a worker's environment. Real brokers know it again by its name (static membership)."""
         of_group = (
             {"PROCESSOR_KAFKA_GROUP_PROTOCOL": "consumer"}
@@ -186,11 +208,11 @@ class Demo:
             }
         )
         return of_group | {
-            "DEMO_HANDLER": "transactional",
-            "DEMO_TOPIC": self._feed.topic,
+            "DEMO_HANDLERS": f"transactional={self._topics.by_card},fused={self._topics.on_account}",
             "DEMO_TABLE": self._books.table,
-            "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": kafka,
-            "PROCESSOR_KAFKA_GROUP": self._feed.topic,
+            "PROCESSOR_EXECUTOR_IN_FLIGHT_MAX": str(IN_FLIGHT_MAX),
+            "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": self._topics.address,
+            "PROCESSOR_KAFKA_GROUP": self._topics.by_card,
             "PROCESSOR_POSTGRES_DSN": self._books.dsn,
             "PROCESSOR_POSTGRES_SCHEMA": self._books.schema,
         }
@@ -224,10 +246,13 @@ class Demo:
             ahead_s = self._ledger.count / options.rate - (time.monotonic() - began)
             if ahead_s > 0.01:
                 time.sleep(ahead_s)
+            while self._ledger.count - self._done > LAG_MAX and not self._is_stopping:
+                time.sleep(0.1)
             if self._is_stopping:
                 return
             self._ledger.write(entry)
-            self._feed.produce(entry.customer, entry.value())
+            topic = self._topics.by_card if entry.is_by_card else self._topics.on_account
+            self._feed.produce(topic, entry.customer, entry.value())
         while not self._is_stopping and not self._feed.flush(timedelta(seconds=0.5)):
             pass
         self._is_produced = True
@@ -239,7 +264,7 @@ class Demo:
         turn = 0
         while True:
             await asyncio.sleep(self._options.kill_every_s)
-            if self._is_produced and self.hits >= HITS_MIN:
+            if self.hits >= HITS_MIN and (self._is_produced or self.kills >= KILLS_MAX):
                 return
             worker = self._workers[turn % len(self._workers)]
             turn += 1
@@ -279,6 +304,7 @@ class Demo:
             now = time.monotonic()
             rate, moved = (standing.done - last) / (now - last_at), standing.done != last
             last, last_at = standing.done, now
+            self._done = max(self._done, standing.done)
             if moved:
                 moved_at = now
             self._show.state(await self._state(standing, rate))
@@ -309,8 +335,9 @@ class Demo:
 
     async def _audited(self) -> int:
         """Hold the ledger against the tables, and say what came of it."""
-        bounds = await asyncio.to_thread(self._feed.bounds, PARTITIONS)
-        if trimmed := [each for each in bounds if each.start > 0]:
+        topics = (self._topics.by_card, self._topics.on_account)
+        bounds = [await asyncio.to_thread(self._feed.bounds, topic, PARTITIONS) for topic in topics]
+        if trimmed := [each for logs in bounds for each in logs if each.start > 0]:
             raise ConfigurationError(f"the brokers have dropped records while the demo ran: {trimmed}")
         audit = await self._books.audit(self._ledger.entries())
         for example in audit.examples:
@@ -331,5 +358,5 @@ class Demo:
         }
         is_good = audit.is_clean and self.hits >= HITS_MIN
         self._show.say("every order took effect once, in order" if is_good else "FAILED")
-        print(json.dumps(result), flush=True)
+        self._show.end(json.dumps(result))
         return 0 if is_good else 1

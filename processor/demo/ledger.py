@@ -40,6 +40,11 @@ class Entry:
     customer: str
     kind: Kind
 
+    @property
+    def is_by_card(self) -> bool:
+        """Whether it is paid by card rather than on account; all orders of a customer are, or none."""
+        return int(self.customer.rpartition("-")[2]) % CARD_EVERY == 0
+
     def line(self) -> str:
         """As it is written."""
         return f"{self.sequence} {self.customer} {self.kind}\n"
@@ -64,6 +69,9 @@ class Entry:
             case Kind.INVALID:
                 return text.encode()
 
+
+CARD_EVERY = 20
+"""Each twentieth customer pays by card: a workflow with a step costs many times what a shared transaction does."""
 
 FLAKY_SHARE, INVALID_SHARE, POISON_SHARE = 0.002, 0.001, 0.001
 """Few, as in life; with 200,000 orders some hundred of each."""

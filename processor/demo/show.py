@@ -40,7 +40,12 @@ class Show:
     def say(self, text: str) -> None:
         """A line that stays."""
         self._clear()
-        print(f"{time.monotonic() - self._began:6.1f} s  {text}", flush=True)
+        self._write(f"{time.monotonic() - self._began:6.1f} s  {text}\n")
+
+    def end(self, text: str) -> None:
+        """The last line, for programs."""
+        self._clear()
+        self._write(f"{text}\n")
 
     def state(self, state: State) -> None:
         """Where the run is."""
@@ -48,12 +53,16 @@ class Show:
             self._clear()
             text = f"          {state}"
             self._width = len(text)
-            print(text, end="", flush=True)
+            self._write(text)
         elif time.monotonic() - self._written_at >= PLAIN_EVERY_S:
             self._written_at = time.monotonic()
             self.say(str(state))
 
     def _clear(self) -> None:
         if self._width:
-            print("\r" + " " * self._width + "\r", end="", flush=True)
+            self._write("\r" + " " * self._width + "\r")
             self._width = 0
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

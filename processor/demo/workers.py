@@ -12,15 +12,12 @@ from pathlib import Path
 
 import processor
 from engine.errors import ConfigurationError
-from processor.demo.servers import Processes, free_port
+from processor.demo.processes import Processes, free_port
 
 APP = "processor.demo.app:app"
 
 _ANSWER_S = 1.0
 """Longest a worker may take to answer a scrape."""
-
-_MAIN = "import sys; from processor.cli import main; sys.exit(main())"
-"""The `processor` command, wherever its script is installed."""
 
 _SAMPLE = re.compile(r"^(processor_\w+)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 
@@ -42,7 +39,7 @@ class Worker:
         self.log = f"{name}.log"
         self._processes = processes
         self._settings = settings
-        self._program = program or ("-c", _MAIN, "run", APP)
+        self._program = program or ("-m", "processor", "run", APP)
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -66,16 +63,16 @@ class Worker:
         self._process = self._processes.start(
             [sys.executable, *self._program],
             log=self.log,
-            env=kept
-            | {
+            env={
+                **kept,
                 "PYTHONPATH": os.pathsep.join(roots),
                 "PROCESSOR_EXECUTOR_NAME": self.name,
                 "PROCESSOR_HTTP_HOST": "127.0.0.1",
                 "PROCESSOR_HTTP_PORT": str(self._port),
                 "PROCESSOR_LOGS_FORMAT": "console",
-            }
-            | self._settings
-            | settings,
+                **self._settings,
+                **settings,
+            },
         )
 
     async def kill(self) -> int:
