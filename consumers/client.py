@@ -1,6 +1,6 @@
 """The client's configuration: what protects a guarantee is pinned here, the rest comes from settings.
 
-Pinned, because each is a way to lose records (numbers: the case table in `docs/reference/cases.md`):
+Pinned, because each is a way to lose records (numbers: the case table in `docs/guarantees.md`):
 
     enable.auto.commit=false, enable.auto.offset.store=false   progress is in Postgres, with the effect       (1, 6)
     auto.offset.reset=error                                    never jump silently                            (12, 21)
@@ -86,7 +86,10 @@ def consumer_config(settings: GroupSettings) -> Config:
 
 def admin_config(settings: GroupSettings) -> Config:
     """What `AdminClient` is made of: the connection alone."""
-    about_consumers = ("group.", "fetch.", "queued.", "partition.", "session.", "heartbeat.", "max.poll.", "enable.")
+    about_consumers = (
+        *("group.", "fetch.", "queued.", "partition.", "session.", "heartbeat.", "max.p"),
+        *("enable.auto.", "enable.partition.", "auto.", "isolation.", "allow.auto.", "check.crcs"),
+    )
     options = {name: value for name, value in settings.options.items() if not name.startswith(about_consumers)}
     return _common_config(settings) | options
 

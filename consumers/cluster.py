@@ -27,6 +27,7 @@ from confluent_kafka.admin import ClusterMetadata, OffsetSpec  # pyright: ignore
 
 from consumers.client import new_admin
 from consumers.errors import TIMED_OUT, Meaning, meaning_of
+from consumers.handover import Place
 from consumers.settings import GroupSettings
 from consumers.validation import Log
 from engine.errors import ConfigurationError
@@ -40,9 +41,6 @@ ERRORS_MAX = 50
 """Errors of the client that are kept to explain a failed start."""
 
 NO_TOPIC_ID = str(Uuid(0, 0))
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 
 @dataclass(frozen=True, slots=True)

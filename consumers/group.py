@@ -20,8 +20,9 @@ from confluent_kafka import KafkaError, KafkaException
 from consumers import telemetry
 from consumers.assignment import State
 from consumers.backpressure import PauseReason
-from consumers.cluster import Cluster, Place
+from consumers.cluster import Cluster
 from consumers.errors import Meaning
+from consumers.handover import Place
 from consumers.lag import LogEnd, LogEnds
 from consumers.partition import Partition, Surroundings
 from consumers.poller import Poller
@@ -36,6 +37,10 @@ from engine.telemetry import ServiceFailed, Telemetry
 
 CLOSE_S = 10.0
 """Longest wait for the client to leave the group at a stop. Longer, brokers notice by themselves."""
+
+
+QUIET_S = 10.0
+"""An error that passes is told once in that time."""
 
 
 class HasSources(Protocol):
@@ -90,6 +95,7 @@ class Group:
         self._leaving: dict[Place, asyncio.Task[None]] = {}
         self._paused: dict[int, frozenset[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._quiet_until: dict[int, float] = {}
         self._mirror = Mirror()
         self._generation = 0
         self._poller: Poller | None = None
@@ -246,7 +252,11 @@ class Group:
             self._events.emit(telemetry.PartitionPaused(partition.ref, reasons))
 
     def troubled(self, error: KafkaError, meaning: Meaning) -> None:
-        """The client reports an error; nearly always it retries by itself."""
+        """The client reports an error; nearly always it retries by itself, many times a second while brokers are away."""
+        now = time.monotonic()
+        if meaning is Meaning.PASSING and now < self._quiet_until.get(error.code(), 0.0):
+            return
+        self._quiet_until[error.code()] = now + QUIET_S
         self._events.emit(telemetry.ClientError(error.name(), error.str(), meaning.value))
 
     def recreated(self, error: str, retry_s: float) -> None:

@@ -8,7 +8,8 @@ producer holds a transaction open and nobody can go on (case 26).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.cluster import Cluster, Place
+from consumers.cluster import Cluster
+from consumers.handover import Place
 
 
 @dataclass(frozen=True, slots=True)

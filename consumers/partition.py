@@ -22,7 +22,8 @@ from confluent_kafka import KafkaException
 from consumers import telemetry
 from consumers.assignment import Event, State, after
 from consumers.backpressure import PauseReason
-from consumers.cluster import Cluster, Place
+from consumers.cluster import Cluster
+from consumers.handover import Place
 from consumers.poller import Poller
 from consumers.settings import GroupSettings, Subscription
 from consumers.starts import Starts
@@ -171,6 +172,7 @@ class Partition:
         if self._former is not None:
             # Two lives of one partition in one process would release and claim the same row at once.
             await asyncio.wait([self._former])
+            self._former = None
         while not self._over:
             try:
                 await self._once()

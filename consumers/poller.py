@@ -25,23 +25,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Protocol, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.backpressure import Patience, PauseReason, Pauses
 from consumers.client import new_consumer
 from consumers.errors import Meaning, meaning_of
-from consumers.records import record_of
+from consumers.handover import Attachment, Congestible, Place, PollListener, Sorted, sort
 from consumers.settings import GroupProtocol, GroupSettings
 from engine.errors import ConfigurationError
-from engine.records import Record
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 POLL_S = 0.05
 """Longest wait in `poll`: how late a command is obeyed when nothing arrives. 20 wake-ups a second cost 0.1 % of a core."""
@@ -71,77 +65,6 @@ RETRY_MAX_S = 30.0
 """Wait before another client is made, doubled each time until one is assigned something."""
 
 
-class Congestible(Protocol):
-    """What tells the thread that enough has been taken. Read here, written on the loop."""
-
-    congested: bool
-
-
-class PollListener(Protocol):
-    """Who is told. Called on the loop, in the order of events."""
-
-    def assigned(self, assignments: Mapping[Place, int], generation: int) -> None:
-        """Kafka gave us partitions; each assignment has a number."""
-        ...
-
-    def revoked(self, places: Sequence[Place], *, lost: bool) -> None:
-        """Kafka took partitions; they are detached."""
-        ...
-
-    def delivered(self, batches: Sequence[tuple[int, list[Record]]]) -> None:
-        """Records, one list for each attachment, in offset order."""
-        ...
-
-    def reached(self, positions: Sequence[tuple[int, int]]) -> None:
-        """Attachment and offset: nothing below the offset will come any more."""
-        ...
-
-    def refused(self, attachment: int, error: str) -> None:
-        """Kafka does not have the offset; the attachment has ended."""
-        ...
-
-    def paused(self, attachment: int, reasons: frozenset[str]) -> None:
-        """Fetching stopped for these reasons, or goes on (none)."""
-        ...
-
-    def troubled(self, error: KafkaError, meaning: Meaning) -> None:
-        """The client reports an error."""
-        ...
-
-    def recreated(self, error: str, retry_s: float) -> None:
-        """The client was given up; another follows."""
-        ...
-
-    def poll_failed(self, error: BaseException) -> None:
-        """The thread has ended and nothing will be polled any more."""
-        ...
-
-
-@dataclass(slots=True)
-class _Attachment:
-    number: int
-    topic: str
-    partition: int
-    next: int
-    leader_epoch: int | None
-    """For the client to attach with: of the last record handed over, or what is stored, which may be of a later one."""
-    source: Congestible
-    pauses: Pauses = field(default_factory=Pauses)
-    seen_epoch: int | None = None
-    """The highest leader epoch of the records handed over."""
-
-    def place(self) -> Place:
-        return (self.topic, self.partition)
-
-    def at(self, offset: int) -> TopicPartition:
-        if self.leader_epoch is None:
-            return TopicPartition(self.topic, self.partition, offset)
-        return TopicPartition(self.topic, self.partition, offset, leader_epoch=self.leader_epoch)
-
-    def bare(self) -> TopicPartition:
-        return TopicPartition(self.topic, self.partition)
-
-
 class Poller:
     """The poll thread. Its methods are called on the loop and return at once; it obeys in order."""
 
@@ -160,7 +83,7 @@ class Poller:
         self._first: Consumer | None = None
         self._consumer: Consumer | None = None
         self._owned: dict[Place, int] = {}
-        self._attached: dict[Place, _Attachment] = {}
+        self._attached: dict[Place, Attachment] = {}
         self._assignments = 0
         self._handed = 0
         self._taken = 0  # written on the loop
@@ -195,7 +118,7 @@ class Poller:
     ) -> None:
         """Fetch a partition from `offset`, if Kafka's assignment of that number still stands."""
         topic, number_of = place
-        attachment = _Attachment(number, topic, number_of, offset, leader_epoch, source)
+        attachment = Attachment(number, topic, number_of, offset, leader_epoch, source)
         self._ask(partial(self._attach, assignment, attachment))
 
     def detach(self, number: int) -> None:
@@ -302,64 +225,22 @@ class Poller:
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
         """Give the loop one list of records for each attachment; move our next offsets once it has them."""
-        batches, refused = self._sort(messages)
-        for attachment, records in [each for each in batches if _went_back(*each)]:
-            batches.remove((attachment, records))
-            epochs = f"from {attachment.seen_epoch} to {records[-1].leader_epoch} at offset {records[-1].offset}"
-            refused.append(
-                (attachment.place(), f"the log was truncated or created again: its leader epoch went {epochs}")
-            )
-        if batches:
-            self._tell(self._listener.delivered, [(a.number, records) for a, records in batches])
-            for attachment, records in batches:
+        found = self._sort(messages)
+        for error in found.errors:
+            self._on_error(error)
+        if found.batches:
+            self._tell(self._listener.delivered, [(a.number, records) for a, records in found.batches])
+            for attachment, records in found.batches:
                 self._handed += len(records)
-                last = records[-1]
-                assert last.offset >= attachment.next, f"{last} was handed over before"
-                attachment.next = last.offset + 1
-                attachment.leader_epoch = attachment.seen_epoch = last.leader_epoch
-        for place, text in refused:
-            attachment = self._attached.get(place)
-            if attachment is not None:
+                attachment.handed_over(records)
+            self._record_size += 0.2 * (found.mean_size() - self._record_size)
+        for attachment, text in found.refused:
+            if self._attached.get(attachment.place()) is attachment:
                 self._detach([attachment])
                 self._tell(self._listener.refused, attachment.number, text)
 
-    def _sort(
-        self, messages: Sequence[Message]
-    ) -> tuple[list[tuple[_Attachment, list[Record]]], list[tuple[Place, str]]]:
-        """Records by attachment, and partitions whose offset Kafka refuses, with what it says."""
-        batches: dict[Place, tuple[_Attachment, list[Record]]] = {}
-        refused: list[tuple[Place, str]] = []
-        place: Place | None = None
-        batch: tuple[_Attachment, list[Record]] | None = None
-        size = count = 0
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                self._on_message_error(message, error, refused)
-                continue
-            found = (cast("str", message.topic()), cast("int", message.partition()))
-            if found != place:
-                place = found
-                attachment = self._attached.get(found)
-                # Not attached: detached in this very call; whoever attaches next fetches it again.
-                batch = None if attachment is None else batches.setdefault(found, (attachment, []))
-            if batch is not None:
-                attachment, records = batch
-                record = record_of(message, attachment.topic, attachment.partition, cast("int", message.offset()))
-                records.append(record)
-                size += record.size
-                count += 1
-        if count:
-            self._record_size += 0.2 * (size / count - self._record_size)
-        return list(batches.values()), refused
-
-    def _on_message_error(self, message: Message, error: KafkaError, refused: list[tuple[Place, str]]) -> None:
-        meaning = meaning_of(error)
-        topic, partition_of = message.topic(), message.partition()
-        if meaning is Meaning.RESET and topic is not None and partition_of is not None:
-            refused.append(((topic, partition_of), error.str()))
-        else:
-            self._on_error(error)
+    def _sort(self, messages: Sequence[Message]) -> Sorted:
+        return sort(messages, self._attached)
 
     def _report_positions(self, consumer: Consumer) -> None:
         """Tell how far the client is beyond the last record: control records and gaps end there (case 25).
@@ -384,16 +265,16 @@ class Poller:
         """Whether to rest instead of polling; pauses and resumes otherwise."""
         now = self.beat
         behind = self._handed - self._taken >= self._settings.batch_max
-        congested = [a for a in self._attached.values() if a.source.congested]
-        blocked = bool(self._attached) and (behind or len(congested) == len(self._attached))
+        blocked = bool(self._attached) and (behind or all(a.source.congested for a in self._attached.values()))
         if self._patience.rest(blocked, now):
             return True
         for attachment in self._attached.values():
-            self._pause(consumer, attachment, PauseReason.BEHIND, behind and blocked)
-            self._pause(consumer, attachment, PauseReason.CONGESTED, attachment.source.congested)
+            if behind or attachment.source.congested or attachment.pauses.reasons:
+                self._pause(consumer, attachment, PauseReason.BEHIND, on=behind)
+                self._pause(consumer, attachment, PauseReason.CONGESTED, on=attachment.source.congested)
         return False
 
-    def _pause(self, consumer: Consumer, attachment: _Attachment, reason: PauseReason, on: bool) -> None:
+    def _pause(self, consumer: Consumer, attachment: Attachment, reason: PauseReason, *, on: bool) -> None:
         change = attachment.pauses.set(reason, on, self.beat)
         if change is None:
             return
@@ -403,12 +284,12 @@ class Poller:
 
     # -- commands
 
-    def _attach(self, assignment: int, attachment: _Attachment) -> None:
+    def _attach(self, assignment: int, attachment: Attachment) -> None:
         if self._consumer is None or self._owned.get(attachment.place()) != assignment:
             return  # revoked in the meantime; the loop will hear of it, or has
         self._detach([a for a in (self._attached.get(attachment.place()),) if a is not None])
         try:
-            self._consumer.incremental_assign([attachment.at(attachment.next)])
+            self._consumer.incremental_assign([attachment.at_next()])
             # A pause outlives unassign and assign in this client: start from a known state.
             self._consumer.resume([attachment.bare()])
         except KafkaException as error:
@@ -423,7 +304,7 @@ class Poller:
         self._detach(list(self._attached.values()))
         self._owned.clear()
 
-    def _detach(self, attachments: Sequence[_Attachment]) -> None:
+    def _detach(self, attachments: Sequence[Attachment]) -> None:
         if not attachments:
             return
         self._soon_until = self.beat + SOON_S
@@ -435,7 +316,7 @@ class Poller:
     def _hold(self, number: int, reason: PauseReason, on: bool) -> None:
         for attachment in self._attached.values():
             if attachment.number == number and self._consumer is not None:
-                self._pause(self._consumer, attachment, reason, on)
+                self._pause(self._consumer, attachment, reason, on=on)
 
     def _mirror(self, offsets: Mapping[Place, int]) -> None:
         owned = [TopicPartition(*place, offset) for place, offset in offsets.items() if place in self._owned]
@@ -548,12 +429,12 @@ class Poller:
     def _attach_again(self, consumer: Consumer) -> None:
         attachments = list(self._attached.values())
         self._unassign(consumer, [a.place() for a in attachments])
-        consumer.incremental_assign([a.at(a.next) for a in attachments])
+        consumer.incremental_assign([a.at_next() for a in attachments])
         for attachment in attachments:
             consumer.resume([attachment.bare()])
-            attachment.pauses = Pauses({r for r in attachment.pauses.reasons if r is PauseReason.OPERATOR})
-            if attachment.pauses.reasons:
-                consumer.pause([attachment.bare()])
+            before, attachment.pauses = attachment.pauses, Pauses()
+            for reason in before.reasons:
+                self._pause(consumer, attachment, reason, on=True)
 
     def _leave(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -567,14 +448,6 @@ class Poller:
                 consumer.close()
             except (KafkaException, RuntimeError) as error:
                 self._tell(self._listener.recreated, repr(error), 0.0)
-
-
-def _went_back(attachment: _Attachment, records: Sequence[Record]) -> bool:
-    """Whether a leader epoch is lower than before. Along a log they only grow: this is another one (cases 19, 20)."""
-    before = attachment.seen_epoch
-    if before is None:
-        return False
-    return any(r.leader_epoch is not None and r.leader_epoch < before for r in (records[0], records[-1]))
 
 
 def _generation(consumer: Consumer) -> int:

@@ -7,9 +7,7 @@ sent while a rebalance is under way, where its answer can cost the assignment.
 
 from collections.abc import Mapping
 
-Place = tuple[str, int]
-"""Topic and partition."""
-
+from consumers.handover import Place
 
 TELL_ALL_EVERY = 12
 """After that many mirrorings everything is told again: some commits meet a rebalance and are refused."""

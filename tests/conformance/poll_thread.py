@@ -11,7 +11,8 @@ from typing import Any
 from confluent_kafka import KafkaError
 
 from consumers.errors import Meaning
-from consumers.poller import Place, Poller
+from consumers.handover import Place
+from consumers.poller import Poller
 from consumers.settings import GroupProtocol, GroupSettings
 from engine.records import Record
 

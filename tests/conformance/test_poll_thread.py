@@ -4,14 +4,15 @@
 """
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from consumers.backpressure import PauseReason
+from consumers.handover import Sorted
 from consumers.mock import Api, MockCluster
 from consumers.settings import GroupProtocol
 from engine.errors import ConfigurationError
@@ -303,12 +304,16 @@ async def test_a_leader_epoch_that_goes_back_is_another_log(mock_cluster: MockCl
 class Descending(Steered):
     """Sees records of a log whose leader epoch goes from 7 to 6 at offset 5."""
 
-    def _sort(self, messages: Any) -> Any:
-        batches, refused = super()._sort(messages)
-        for _, records in batches:
-            for record in records:
-                record.leader_epoch = 7 if record.offset < 5 else 6
-        return batches, refused
+    def _sort(self, messages: Sequence[Message]) -> Sorted:
+        return super()._sort([descending(message) for message in messages])
+
+
+def descending(message: Message) -> Message:
+    offset = message.offset()
+    assert offset is not None
+    return Message(
+        message.topic(), message.partition(), offset, value=message.value(), leader_epoch=7 if offset < 5 else 6
+    )
 
 
 async def test_positions_pass_what_is_no_record(broker: Broker, topic: str, threads: Threads) -> None:
