@@ -62,21 +62,26 @@ def insert(
 
 def insert_owned(
     *,
-    ids: Sequence[str],
-    owners: Sequence[str],
-    function_ids: Sequence[int],
-    names: Sequence[str],
-    outputs: Sequence[str | None],
-    errors: Sequence[str | None],
-    starts: Sequence[int],
-    ends: Sequence[int],
+    ids: list[str],
+    owners: list[str],
+    function_ids: list[int],
+    names: list[str],
+    outputs: list[str | None],
+    errors: list[str | None],
+    starts: list[int],
+    ends: list[int],
 ) -> Statement[tuple[WorkflowId, int]]:
     """Checkpoints of rows persisted earlier: only where the row is still PENDING under its owner; returns those (P7)."""
+    function_ids, function_id = squeezed(function_ids)
+    names, name = squeezed(names)
+    outputs, output = squeezed(outputs)
+    errors, error = squeezed(errors)
     return Statement(
         """
         INSERT INTO {schema}.operation_outputs
                (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms)
-        SELECT t.id, t.function_id, t.name, t.output, t.error, t.started, t.ended
+        SELECT t.id, COALESCE(t.function_id, %(function_id)s::integer), COALESCE(t.name, %(name)s),
+               COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s), t.started, t.ended
           FROM unnest(%(ids)b::text[], %(owners)b::text[], %(function_ids)b::integer[], %(names)b::text[],
                       %(outputs)b::text[], %(errors)b::text[], %(starts)b::bigint[], %(ends)b::bigint[])
                  AS t (id, owner, function_id, name, output, error, started, ended)
@@ -85,6 +90,10 @@ def insert_owned(
         RETURNING workflow_uuid, function_id
         """,
         {
+            "function_id": function_id,
+            "name": name,
+            "output": output,
+            "error": error,
             "ids": ids,
             "owners": owners,
             "function_ids": function_ids,

@@ -132,22 +132,25 @@ def insert(
 
 def finish(
     *,
-    ids: Sequence[str],
-    owners: Sequence[str],
-    statuses: Sequence[str],
-    outputs: Sequence[str | None],
-    errors: Sequence[str | None],
+    ids: list[str],
+    owners: list[str],
+    statuses: list[str],
+    outputs: list[str | None],
+    errors: list[str | None],
 ) -> Statement[tuple[WorkflowId]]:
     """Outcomes of rows persisted earlier. A row that is no longer ours or PENDING is not returned (P7).
 
     The owner goes with the outcome, and a deduplication ID is free again.
     """
+    statuses, status = squeezed(statuses)
+    outputs, output = squeezed(outputs)
+    errors, error = squeezed(errors)
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
-           SET status = t.status,
-               output = t.output,
-               error = t.error,
+           SET status = COALESCE(t.status, %(status)s),
+               output = COALESCE(t.output, %(output)s),
+               error = COALESCE(t.error, %(error)s),
                owner_xid = NULL,
                deduplication_id = NULL,
                kafka_wake_at = NULL,
@@ -159,7 +162,16 @@ def finish(
            AND w.status = 'PENDING'
         RETURNING w.workflow_uuid
         """,
-        {"ids": ids, "owners": owners, "statuses": statuses, "outputs": outputs, "errors": errors},
+        {
+            "status": status,
+            "output": output,
+            "error": error,
+            "ids": ids,
+            "owners": owners,
+            "statuses": statuses,
+            "outputs": outputs,
+            "errors": errors,
+        },
     )
 
 
