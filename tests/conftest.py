@@ -19,6 +19,7 @@ import pytest
 
 from consumers.mock import MockCluster
 from engine.migrations import migrate
+from processor.testing import plugin as crash_point_plugin
 from tests.fixtures import kafka as kafka_fixtures
 from tests.fixtures import postgres as postgres_fixtures
 from tests.fixtures.docker_engine import docker_answers
@@ -33,6 +34,9 @@ KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("onceflow"):
+        # Run from a checkout that is not installed: the distribution's own entry point is not there.
+        config.pluginmanager.register(crash_point_plugin, "onceflow")
     try:
         config.stash[POSTGRES] = postgres_fixtures.choose(
             os.environ, docker_answers=docker_answers, installations=postgres_fixtures.installations()

@@ -100,8 +100,9 @@ async def test_a_redelivered_order_is_recorded_once(database: str) -> None:
         assert calls == {"o-1": 1}
 
 
-@pytest.mark.parametrize("point", [p for p in CrashPoint if p not in (CrashPoint.FUSED_CALLED, CrashPoint.RELEASED)])
-async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(database: str, point: CrashPoint) -> None:
+async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
+    database: str, crash_point: CrashPoint | None
+) -> None:
     """I1, I2, I4, I5: whatever the gap between two durable writes, every sale stands once, in order of its key."""
     app = shop()
     orders = topic_of(app, "fulfil")
@@ -109,15 +110,15 @@ async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(database
         await sales(bench)
         await bench.deliver(orders, Order(order_id="before"))
         await bench.settle()
-        bench.crash(at=point)
+        bench.crash(at=crash_point)
 
-        if point is CrashPoint.CLAIMED:
+        if crash_point is CrashPoint.CLAIMED:
             await bench.release(bench.ref(orders))
         for n in range(20):
             await bench.deliver(orders, Order(order_id=f"o-{n}"))
         await bench.settle()
 
-        assert bench.crashes == 1
+        assert bench.crashes == (crash_point not in (None, CrashPoint.FUSED_CALLED, CrashPoint.RELEASED))
         sold = [row[0] for row in await bench.fetch_all("SELECT order_id FROM sale ORDER BY id")]
         assert sorted(sold) == sorted(["before", *(f"o-{n}" for n in range(20))])
         assert await bench.fetch_all("SELECT DISTINCT status FROM dbos.workflow_status") == [("SUCCESS",)]
