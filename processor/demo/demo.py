@@ -50,7 +50,7 @@ HIT_TRIES = 40
 
 TICK_S = 0.5
 HITS_MIN = 5
-KILLS_MAX = 12
+KILLS_MAX = 8
 """Each costs what was in flight; on a slow machine nothing else would happen."""
 
 
@@ -72,7 +72,7 @@ class Options:
     orders: int = 200_000
     rate: int = 3_000
     customers: int = 20_000
-    kill_every_s: float = 4.0
+    kill_every_s: float = 6.0
     away_s: float = 18.0
     seed: int = field(default_factory=lambda: Random().randrange(2**32))
     kafka: str | None = None

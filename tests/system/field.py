@@ -1,0 +1,175 @@
+"""Where the system tests happen: a topic on a real Kafka, a real Postgres, worker processes, a ledger, an audit.
+
+    async with Field(kafka.bootstrap_servers, database, {"fused": 3}) as field:
+        worker = field.worker("one")
+        field.produce(2_000)
+        ...                                  the fault, with work in flight
+        await field.finish()                 1,000 records and more after it; all settled; audit
+
+Leases and sessions are short, so that what must wait for them does not take the day.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+from consumers.feed import Feed
+from processor.demo.audit import Audit
+from processor.demo.books import Books, Standing
+from processor.demo.ledger import Ledger, orders
+from processor.demo.processes import Processes
+from processor.demo.workers import APP, Worker
+from tests.fixtures.kafka import unique
+
+AFTER_FAULT_MIN = 1_000
+"""Records that are finished after the last fault: it did not only survive, it goes on."""
+
+PATIENCE_S = 90.0
+"""Longest without any progress."""
+
+CUSTOMERS = 500
+PARTITIONS = 4
+
+SHORT = {
+    "PROCESSOR_EXECUTOR_LEASE": "3s",
+    "PROCESSOR_EXECUTOR_HEARTBEAT": "1s",
+    "PROCESSOR_EXECUTOR_DRAIN": "5s",
+    # After a death so many records of each partition run with caution, one by one: few, so that it soon is as before.
+    "PROCESSOR_EXECUTOR_IN_FLIGHT_MAX": "50",
+}
+
+
+class Field:
+    """One topic with its tables and workers.
+
+    Args:
+        kafka: Brokers.
+        dsn: A database of this test's own, as the test reaches it.
+        kind: Of handler: see `processor.demo.app.build`.
+        through: The database as workers reach it, through a proxy; as `dsn` if not given.
+        protocol: Of the group.
+        program: App that workers run instead of the demo's.
+    """
+
+    def __init__(
+        self,
+        kafka: str,
+        dsn: str,
+        kind: str,
+        *,
+        through: str | None = None,
+        protocol: str = "classic",
+        app: str = APP,
+        settings: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.books = Books(dsn, "dbos")
+        self.workers: dict[str, Worker] = {}
+        self.topic = unique("orders")
+        self._kafka = kafka
+        self._through = through or dsn
+        self._protocol = protocol
+        self._app = app
+        self._settings = dict(settings or {})
+        self._random = Random(seed)
+
+    async def __aenter__(self) -> Self:
+        self._processes = Processes()
+        self._feed = Feed(self._kafka)
+        self.ledger = Ledger(Path(self._processes.home) / "ledger")
+        await asyncio.to_thread(self._feed.create_topic, self.topic, PARTITIONS)
+        await self.books.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.ledger.close()
+        self._feed.__exit__(None, None, None)
+        await asyncio.to_thread(self._processes.close)
+
+    def worker(self, name: str, **settings: str) -> Worker:
+        """Start a worker, or start it anew. `settings` are variables of this start only."""
+        worker = self.workers.get(name)
+        if worker is None:
+            classic = {"PROCESSOR_KAFKA_SESSION_TIMEOUT": "2s"} if self._protocol == "classic" else {}
+            worker = self.workers[name] = Worker(
+                self._processes,
+                name,
+                SHORT
+                | classic
+                | {
+                    "DEMO_HANDLERS": f"{self.kind}={self.topic}",
+                    "DEMO_TOPIC": self.topic,
+                    "DEMO_TABLE": self.books.table,
+                    "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": self._kafka,
+                    "PROCESSOR_KAFKA_GROUP": self.topic,
+                    "PROCESSOR_KAFKA_GROUP_PROTOCOL": self._protocol,
+                    "PROCESSOR_POSTGRES_DSN": self._through,
+                }
+                | self._settings,
+                program=("-m", "tests.system.worker", self._app),
+            )
+        worker.start(**settings)
+        return worker
+
+    def produce(self, count: int) -> None:
+        """Enter orders in the ledger and hand them to the client."""
+        for entry in orders(count, CUSTOMERS, self._random, first=self.ledger.count):
+            self.ledger.write(entry)
+            self._feed.produce(self.topic, entry.customer, entry.value())
+
+    async def delivered(self) -> None:
+        """Wait until Kafka has everything."""
+        assert await asyncio.to_thread(self._feed.flush, timedelta(seconds=60)), "Kafka does not take the orders"
+
+    async def feed_until(self, happened: "asyncio.Future[Any]", rate: int = 200) -> None:
+        """Produce at a rate until something has happened."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened.done():
+            assert time.monotonic() < deadline, f"it never happened\n{self.logs()}"
+            self.produce(rate // 10)
+            await asyncio.wait({happened}, timeout=0.1)
+
+    async def until(self, condition: Callable[[Standing], bool]) -> Standing:
+        """Wait for a standing. Fails when nothing moves for long, with the workers' logs."""
+        moved_at, last = time.monotonic(), -1
+        while True:
+            standing = await self.books.standing()
+            if condition(standing):
+                return standing
+            if standing.done != last:
+                moved_at, last = time.monotonic(), standing.done
+            if time.monotonic() - moved_at > PATIENCE_S or standing.holds:
+                raise AssertionError(f"{self.ledger.count} produced, {standing}\n{self.logs()}")
+            await asyncio.sleep(0.1)
+
+    async def until_done(self, count: int) -> Standing:
+        """Wait until so many records are finished."""
+        return await self.until(lambda standing: standing.done >= count)
+
+    async def at_work(self, worker: Worker) -> None:
+        """Wait for a moment in which a worker has work in flight."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not await worker.in_flight():
+            assert time.monotonic() < deadline, f"{worker.name} has nothing to do\n{self.logs()}"
+            await asyncio.sleep(0.02)
+
+    async def finish(self) -> Audit:
+        """After the last fault: go on for `AFTER_FAULT_MIN` records and more, settle, audit."""
+        before = (await self.books.standing()).done
+        self.produce(max(0, before + AFTER_FAULT_MIN + 100 - self.ledger.count))
+        await self.delivered()
+        count = self.ledger.count
+        standing = await self.until(lambda standing: standing.next == count and not standing.open)
+        assert standing.done - before >= AFTER_FAULT_MIN
+        audit = await self.books.audit(self.ledger.entries(), of_steps=self.kind == "journaled")
+        assert audit.is_clean, f"{audit}\n{self.logs()}"
+        return audit
+
+    def logs(self) -> str:
+        """The ends of the workers' logs."""
+        return "\n".join(f"--- {name}\n{self._processes.log(worker.log)}" for name, worker in self.workers.items())
