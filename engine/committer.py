@@ -82,6 +82,10 @@ class Committer:
             try:
                 for flush in self._gathered(wanting):
                     await self.commit(flush)
+            except asyncio.CancelledError as error:
+                if (task := asyncio.current_task()) is None or not task.cancelling():
+                    self.engine.failed(error)
+                raise
             except Exception as error:
                 self.engine.failed(error)
                 raise
@@ -93,6 +97,11 @@ class Committer:
         shared = Flush(self.engine.executor_id)
         for source in wanting:
             if source.is_gone:
+                continue
+            if room <= 0 and not source.is_fused:
+                # First in the next one, before those that filled this.
+                self._wanting = {source: None, **self._wanting}
+                self._wake.set()
                 continue
             flush = Flush(self.engine.executor_id) if source.is_fused else shared
             taken = source.take_into(flush, room)
@@ -151,6 +160,8 @@ class Committer:
             written.acquired = {row.workflow_id: row for row in await cursor.fetchall()}
         if cursor := cursors.get("look_up"):
             written.found = {row.workflow_id: row for row in await cursor.fetchall()}
+        if cursor := cursors.get("held"):
+            written.holds = await cursor.fetchall()
         if cursor := cursors.get("histories"):
             histories: dict[str, list[Any]] = defaultdict(list)
             for row in await cursor.fetchall():
@@ -239,7 +250,10 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
         ids = [run.id for run, _ in acquires]
         owners = [run.inbox.token for run, _ in acquires]
         retried = [(run.id, run.inbox.token) for run, _ in acquires if run.wake_at is not None]
-        made.append(("acquire", workflow_status.acquire(executor_id=flush.executor_id, ids=ids, owners=owners)))
+        rested = [run.wake_at is not None for run, _ in acquires]
+        made.append(
+            ("acquire", workflow_status.acquire(executor_id=flush.executor_id, ids=ids, owners=owners, rested=rested))
+        )
         if retried:
             made.append(
                 (
@@ -251,6 +265,9 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
     looked = [run.id for run, _ in acquires] + [i for part in flush.parts for i in part.look_ups]
     if looked:
         made.append(("look_up", workflow_status.look_up(ids=looked)))
+    if acquires:
+        # After the look-up: the hold of a late run that ended is there with its outcome (P12, P18).
+        made.append(("held", flush.read_holds()))
     new = [work for work in flush.works if work.inserts]
     old = [work for work in flush.works if not work.inserts]
     if new:
@@ -259,9 +276,16 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
             made.append(("checkpoints_new", _checkpoints(new)))
     if any(work.checkpoints for work in old):
         made.append(("checkpoints_owned", _checkpoints_owned(old)))
-        forgiven = [work.run.id for work in old if work.checkpoints and work.run.recovery_attempts]
+        forgiven = [work.run for work in old if work.checkpoints and work.run.recovery_attempts]
         if forgiven:
-            made.append(("reset_blame", workflow_status.reset_blame(ids=forgiven)))
+            made.append(
+                (
+                    "reset_blame",
+                    workflow_status.reset_blame(
+                        ids=[run.id for run in forgiven], owners=[run.owner for run in forgiven]
+                    ),
+                )
+            )
     if ended := [work for work in old if work.ending is not None and work.ending.is_final]:
         made.append(("finish", _finish(ended)))
     if resting := [work for work in old if work.rests]:
@@ -350,4 +374,5 @@ def _rest(works: Sequence[Any]) -> Statement[Any]:
         owners=[work.run.owner for work in works],
         attempts=[work.ending.attempt if work.ending else None for work in works],
         wakes=[work.ending.wake_at if work.ending else None for work in works],
+        ended=[work.ending is not None for work in works],
     )

@@ -414,6 +414,10 @@ class Engine:
         self._reborn = None
         self._alive.set()
 
+    def is_alive_as(self, executor_id: ExecutorId) -> bool:
+        """Whether this process is still this executor, and it is not known to be dead."""
+        return self._alive.is_set() and self.executor_id == executor_id
+
     async def until_alive(self) -> None:
         """Wait while this executor registers anew."""
         await self._alive.wait()

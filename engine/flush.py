@@ -69,6 +69,7 @@ class Written:
     checkpoints: set[tuple[WorkflowId, int]] = field(default_factory=set[tuple[WorkflowId, int]])
     finished: set[WorkflowId] = field(default_factory=set[WorkflowId])
     rested: set[WorkflowId] = field(default_factory=set[WorkflowId])
+    holds: Sequence[holds.HoldRow] = ()
 
 
 class Work:
@@ -145,19 +146,23 @@ class Part:
     def seal(self, inserted: set[int]) -> None:
         """Compute the progress this flush writes: only what it, and those before it, make durable (I3)."""
         source, inbox = self.source, self.source.inbox
+        next_offset = inbox.offsets.next_with(inserted)
+        filtered, skipped = inbox.decided_below(next_offset)
         self.progress = source.progress.to(
-            next=inbox.offsets.next_with(inserted),
+            next=next_offset,
             high=max(source.progress.high, source.high_min, max(inserted, default=-1) + 1),
             released=self.releases,
             leader_epoch=source.leader_epoch,
-            filtered=inbox.filtered,
-            skipped=inbox.skipped,
+            filtered=source.progress.filtered + filtered,
+            skipped=source.progress.skipped + skipped,
         )
         self.value = self.progress.encode()
 
     def apply_reads(self, written: Written) -> None:
         """Hand what was read under the fence to the inbox."""
         inbox = self.source.inbox
+        if self.acquires:
+            self.source.found_holds(written.holds)
         for run in self.acquires:
             if (row := written.acquired.get(run.id)) is not None:
                 inbox.acquired(run, row, written.histories.get(run.id, ()))
@@ -225,6 +230,11 @@ class Flush:
         copy = Part(part.source)
         copy.releases = part.releases
         return copy
+
+    def read_holds(self) -> Statement[holds.HoldRow]:
+        """The holds of the sources that wake rows."""
+        refs = [part.source.ref for part in self.parts if part.acquires]
+        return holds.read(services=[ref.service_name for ref in refs], keys=[ref.key for ref in refs])
 
     @staticmethod
     def qualified(work: Work, written: Written) -> bool:

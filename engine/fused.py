@@ -9,6 +9,7 @@ cost every record for the sake of the few that fail.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,11 @@ class FusedGroup:
         transaction = self._transaction = Transaction(connection)
         try:
             await self._call(transaction)
-        except Exception as error:
-            name_statement(error, transaction)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            if isinstance(error, Exception):
+                name_statement(error, transaction)
             raise GroupFailedError(self, error) from error
         finally:
             transaction.end()
@@ -213,6 +217,12 @@ def _batch_of_one(handler: Handler) -> Callable[..., Any]:
         handler.function(tx, [argument])
 
     return sync_one
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the committer that is to end, and not a task of the handler's that was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _ending(run: Run) -> Ending:

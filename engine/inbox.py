@@ -63,11 +63,14 @@ class Inbox:
         self.is_stopped = False
         """A hold on the partition is on its way: nothing starts any more, what runs goes on until the release."""
         self.looking: dict[WorkflowId, Record] = {}
-        self.filtered = 0
-        self.skipped = 0
+        self._decided_at: deque[tuple[int, Decision]] = deque()
         self.parked = 0
         self._ahead: deque[Run] = deque()
+        self._ahead_ids: set[WorkflowId] = set()
         self._wakeable: deque[Run] = deque()
+        self._raw: set[Run] = set()
+        """Raw rows under `order_by=`, whose keys were not known when they were written (P21)."""
+        self._is_pumping = False
         self._cautious_left = engine.settings.in_flight_max if cautious else 0
         self._outcomes: deque[bool] = deque(maxlen=handler.breaker.window if handler.breaker else 1)
         self.body: Callable[..., Any] = engine.body_of(handler)
@@ -95,19 +98,29 @@ class Inbox:
         """Kafka's position: whatever is not delivered below it does not exist."""
         if self.is_open and offset > self.offsets.position:
             self.offsets.reach(offset)
-            self._pass_rows(offset)
+            self.pump()
             self.source.advance()
 
     def pump(self) -> None:
         """Start what the limits allow, in order; called whenever something ended."""
         engine = self.engine
-        if self.is_stopped:
+        if self.is_stopped or self._is_pumping:
+            # A row woken while a record is admitted must not admit the next record before it (I7).
             return
-        while self._wakeable and engine.has_room():
-            if (run := self._wakeable.popleft()).phase is Phase.WAITING:
-                self._acquire(run)
+        self._is_pumping = True
+        try:
+            self._take_in()
+        finally:
+            self._is_pumping = False
+        self.source.congested = len(self.backlog) > engine.settings.backlog_max or (
+            self.parked > engine.settings.parked_max
+        )
+
+    def _take_in(self) -> None:
+        engine = self.engine
+        self._wake_up()
         while self.backlog and not self.looking and engine.has_room():
-            if PARTITION_KEY in self.keys and not self.handler.ordered_by_partition:
+            if self._raw and not self._cautious_left:
                 break  # raw rows of a cautious claim, whose keys nobody knows yet (P21)
             record = self.backlog.popleft()
             engine.backlog_bytes -= record.size
@@ -116,14 +129,24 @@ class Inbox:
                 self._look_up(record)
             else:
                 self._admit(record)
-        self.source.congested = len(self.backlog) > engine.settings.backlog_max or (
-            self.parked > engine.settings.parked_max
-        )
+        if not self.backlog and not self.looking:
+            self._pass_rows(self.offsets.position)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        while self._wakeable and self.engine.has_room():
+            if (run := self._wakeable.popleft()).phase is Phase.WAITING:
+                self._acquire(run)
 
     def _pass_rows(self, offset: int) -> None:
         """Open rows at or above the claim's `next` may run when the fetch reaches or passes them (P15)."""
         while self._ahead and self._ahead[0].offset < offset:
-            self._enter(self._ahead.popleft())
+            self._enter_ahead()
+
+    def _enter_ahead(self) -> None:
+        run = self._ahead.popleft()
+        self._ahead_ids.discard(run.id)
+        self._enter(run)
 
     def _look_up(self, first: Record) -> None:
         """Ask for the rows of records below `high`, under the fence, before any of them runs (P16)."""
@@ -138,6 +161,7 @@ class Inbox:
         """The rows of the records asked for: known ones are done, open ones wait as rows, the others are fresh."""
         looking, self.looking = self.looking, {}
         known = 0
+        self._is_pumping = True
         for workflow_id, record in looking.items():
             self._pass_rows(record.offset)
             row = found.get(workflow_id)
@@ -146,13 +170,15 @@ class Inbox:
                 continue
             if reason := self.source.mismatch(row, record):
                 self.source.halt_soon(reason)
+                self._is_pumping = False
                 return
             self.offsets.settle(record.offset)
             known += 1
             if self._ahead and self._ahead[0].offset == record.offset:
-                self._enter(self._ahead.popleft())
+                self._enter_ahead()
             elif row.status in OPEN and workflow_id not in self.runs:
                 self._enter(self.stub_of_found(row, record.offset))
+        self._is_pumping = False
         if known:
             self.engine.telemetry.emit(RecordsDecided(self.source.ref, "known", known))
             self.source.advance()
@@ -220,12 +246,27 @@ class Inbox:
 
     def _decided(self, record: Record, decision: Decision) -> None:
         self.offsets.settle(record.offset)
-        if decision is Decision.FILTERED:
-            self.filtered += 1
-        else:
-            self.skipped += 1
+        self._decided_at.append((record.offset, decision))
         self.engine.telemetry.emit(RecordsDecided(self.source.ref, decision.value, 1))
         self.source.advance()
+
+    def decided_below(self, offset: int) -> tuple[int, int]:
+        """Filtered and skipped records below an offset that no durable progress counts yet."""
+        filtered = skipped = 0
+        for at, decision in self._decided_at:
+            if at >= offset:
+                break
+            if decision is Decision.FILTERED:
+                filtered += 1
+            else:
+                skipped += 1
+        return filtered, skipped
+
+    def counted_below(self, offset: int) -> None:
+        """Progress up to an offset is durable, and with it the counts."""
+        decided = self._decided_at
+        while decided and decided[0][0] < offset:
+            decided.popleft()
 
     def _undecodable(self, record: Record, error: Exception) -> None:
         """A dead letter at once, in the commit that moves progress; its key goes on (design section 7)."""
@@ -242,6 +283,8 @@ class Inbox:
         if run.row is not Row.FOREIGN and run.record is not None:
             self._count(run)
         key = run.key
+        if key == PARTITION_KEY and not self.handler.ordered_by_partition:
+            self._raw.add(run)
         if key is None:
             self.go(run)
             return
@@ -290,15 +333,21 @@ class Inbox:
     def _may_fuse(self, run: Run) -> bool:
         return run.row is Row.NONE and not run.needs_first_row and run.key not in self.blocked
 
-    def go(self, run: Run) -> None:
+    def go(self, run: Run) -> None:  # noqa: C901  # a list of cases
         """Start a run whose key is free: at once, after its first row, after its owner is written, or later."""
         if not self.is_open or self.is_stopped:
             return
         if run.is_parked:
             run.is_parked = False
             self.parked -= 1
+        if run.phase is Phase.RESTING:
+            return  # its row at rest is on its way; `persisted` goes on
         if self.engine.late.holds(run):
-            return  # its key is held by an abandoned run of ours that has not ended; `go` follows then
+            # Its key is held by an abandoned run of ours that has not ended; `go` follows then. Its row comes as that
+            # of any record that waits, and before its followers' (P8).
+            if run.row is Row.NONE:
+                self.engine.watch(run)
+            return
         if run.row is Row.FOREIGN:
             self.engine.watch_foreign(run)
         elif run.row is Row.REST:
@@ -343,6 +392,8 @@ class Inbox:
             run.record = Record(self.source.ref.topic, self.source.ref.partition, run.offset, None, None)
             self.fail(run, UndecodableError(f"the row cannot be read back: {summary(error)}"), "undecodable")
             return
+        self._uncount(run)
+        self._count(run)
         if run.alone_deaths >= self.engine.settings.deaths_alone_max:
             error = RuntimeError(f"killed its process {run.alone_deaths} times running alone")
             status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
@@ -361,6 +412,11 @@ class Inbox:
             self._free(run)
             return
         run.phase = Phase.WAITING
+        if row.owner is None or not row.owner_alive:
+            # Handed over meanwhile, perhaps to rest until another attempt (P12, P28).
+            run.row, run.wake_at = Row.REST, row.wake_at
+            self.go(run)
+            return
         run.row = Row.FOREIGN
         self.engine.watch_foreign(run)
 
@@ -378,9 +434,11 @@ class Inbox:
 
     def resume(self, run: Run) -> None:
         """Start a run that waited for a suspect: over its row, if it came to rest meanwhile."""
+        if run.phase is not Phase.WAITING:
+            return
         if run.row is Row.RUNNING:
             self._start(run)
-        elif run.phase is Phase.WAITING:
+        else:
             self.go(run)
 
     def begin(self, run: Run) -> None:
@@ -388,8 +446,13 @@ class Inbox:
         if run.argument is UNDECODED:
             try:
                 self.decode(run)
+                may_run = run not in self._raw or self._takes_its_key(run)
             except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self._end(run, _undecodable_ending(error))
+                if run.is_alone:
+                    self.engine.suspects.ended(run)
+                return
+            if not may_run:
                 if run.is_alone:
                     self.engine.suspects.ended(run)
                 return
@@ -397,12 +460,35 @@ class Inbox:
             self.engine.watch(run)
         run.start()
 
+    def _takes_its_key(self, run: Run) -> bool:
+        """A raw row's key is known once it is decoded: it goes behind the open row of its key, if there is one (P21).
+
+        The next raw row is decoded then; records that are not raw wait until all raw rows have ended.
+        """
+        assert run.record is not None, "decoded just now"
+        key = self._key_of(run.record, run.argument)
+        following = self._pass_key_on(run)
+        run.key = key
+        holder = None if key is None else self.keys.get(key)
+        if key is not None and holder is None:
+            self.keys[key] = run
+        may_run = holder is None and key not in self.blocked
+        if not may_run:
+            run.phase = Phase.WAITING
+        if holder is not None:
+            _follow(holder, run)
+        if following is not None:
+            self.go(following)
+        return may_run
+
     # -- endings --
 
     def ended(self, run: Run, ending: Ending | None) -> None:
         """A run's code has ended, and every step it called (P12)."""
         if run.is_alone:
             self.engine.suspects.ended(run)
+        if run.doom is not None:
+            ending = run.doom
         if run.standing is Standing.ACTIVE:
             if ending is None:
                 self.refuse(run, "suspended")
@@ -429,12 +515,17 @@ class Inbox:
     def persisted(self, run: Run) -> None:
         """A run's first row is durable: a raw or persist_first row may start; one at rest waits as a row."""
         if run.phase is Phase.PERSISTING:
-            self._start(run)
-        elif run.phase is Phase.WAITING and run.row is Row.REST:
+            if self.is_open and not self.is_stopped:
+                self._start(run)
+        elif run.phase in (Phase.WAITING, Phase.RESTING) and run.row is Row.REST:
             # Waits behind its key: its payload leaves memory, and comes back with the row (I10).
-            self._park(run)
+            run.phase = Phase.WAITING
             self._uncount(run)
             run.record, run.argument = None, UNDECODED
+            if run.key is None or (self.keys.get(run.key) is run and run.key not in self.blocked):
+                self.go(run)
+            else:
+                self._park(run)
 
     def finished(self, run: Run) -> None:
         """A run's ending is durable: free its key, or let it rest until its next attempt."""
@@ -507,26 +598,38 @@ class Inbox:
         # The task's context knows the run: a cycle, which only the garbage collector would end.
         run.task = None
         self.runs.pop(run.id, None)
-        key = run.key
-        if key is None or self.keys.get(key) is not run:
-            return
-        followers = run.followers
-        if not followers:
-            del self.keys[key]
-            return
-        if key in self.blocked:
+        self._raw.discard(run)
+        if run.key is not None and run.key in self.blocked and run.followers and self.keys.get(run.key) is run:
             # The blocked key stays with the finished run as its holder: nobody starts.
             return
+        if (following := self._pass_key_on(run)) is not None:
+            self.go(following)
+
+    def _pass_key_on(self, run: Run) -> Run | None:
+        """Take the key from its holder, and give it to who waits first. Returns that one."""
+        key = run.key
+        if key is None or self.keys.get(key) is not run:
+            return None
+        followers, run.followers = run.followers, None
+        if not followers:
+            del self.keys[key]
+            return None
         following = followers.pop(0)
         following.followers = followers or None
         self.keys[key] = following
-        self.go(following)
+        return following
 
     def fail(self, run: Run, error: BaseException, reason: str = "unstorable") -> None:
         """A record that cannot be written as it is: it fails alone, with its raw bytes (P27)."""
         run.unsent.clear()
         run.recorded = run.durable
-        self._end(run, Ending(WorkflowStatus.ERROR, error=encode_error(error), reason=reason, summary=summary(error)))
+        ending = Ending(WorkflowStatus.ERROR, error=encode_error(error), reason=reason, summary=summary(error))
+        if run.phase is Phase.RUNNING and run.task is not None and not run.task.done():
+            # Nothing of it begins any more; its key is kept until what runs has ended (P18).
+            run.doom = ending
+            run.wake_waiters()
+        else:
+            self._end(run, ending)
 
     # -- open rows --
 
@@ -538,15 +641,28 @@ class Inbox:
             self._enter(stub)
         ours = sorted((s for s in stubs if s.row is not Row.FOREIGN), key=_order)
         self._ahead = deque(sorted((s for s in ours if s.offset >= next_offset), key=lambda s: s.offset))
+        self._ahead_ids = {stub.id for stub in self._ahead}
         for stub in ours:
             if stub.offset < next_offset:
                 self._enter(stub)
         self.has_taken_over = True
 
-    def take_row(self, row: FoundRow, offset: int) -> None:
-        """A row at rest that nobody here knew: an operator's retry, or handed over."""
-        if self.is_open and self.has_taken_over and row.workflow_id not in self.runs:
-            self._enter(self.stub_of_found(row, offset))
+    def take_rows(self, rows: Sequence[FoundRow]) -> None:
+        """Rows at rest that nobody here knew: operators' retries, or handed over. By place, whatever their order.
+
+        One waits for another look while records before its place wait to be admitted: it must not overtake them.
+        """
+        if not self.is_open or not self.has_taken_over:
+            return
+        if self.backlog or self.looking:
+            first = next(iter(self.looking.values())) if self.looking else self.backlog[0]
+            frontier = first.offset
+        else:
+            frontier = self.offsets.position
+        stubs = [self.stub_of_found(row, int(row.workflow_id.rpartition("-")[2])) for row in rows]
+        for stub in sorted(stubs, key=_order):
+            if max(stub.place, stub.offset + 1) <= frontier and not self.knows(stub.id):
+                self._enter(stub)
 
     def stub_of_open(self, row: OpenRow) -> Run:
         """A run without its payload, for a row."""
@@ -569,6 +685,7 @@ class Inbox:
         return (
             workflow_id in self.runs
             or workflow_id in self.looking
+            or workflow_id in self._ahead_ids
             or (int(workflow_id.rpartition("-")[2]) >= self.offsets.position)
         )
 
@@ -611,6 +728,7 @@ class Inbox:
         self.looking.clear()
         self._wakeable.clear()
         self._ahead.clear()
+        self._ahead_ids.clear()
         for run in self.group:
             # Not begun, no row: Kafka still has it, above `next`.
             self.runs.pop(run.id, None)

@@ -148,6 +148,7 @@ class LateRuns:
                             owners=[run.owner],
                             attempts=[ending.attempt if ending else None],
                             wakes=[ending.wake_at if ending else None],
+                            ended=[True],
                         ),
                     )
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name))
@@ -181,11 +182,9 @@ class LateRuns:
             await send(
                 connection,
                 schema,
-                workflow_status.rest(
+                workflow_status.disown(
                     ids=[workflow_id for workflow_id, _, _ in orphans],
                     owners=[owner for _, owner, _ in orphans],
-                    attempts=[None] * len(orphans),
-                    wakes=[None] * len(orphans),
                 ),
             )
             for source in {source for _, _, source in orphans}:

@@ -50,6 +50,8 @@ class Phase(Enum):
 
     WAITING = "waiting"
     """Behind its key, for its wake-up time, or held."""
+    RESTING = "resting"
+    """Waiting, and its row at rest is on the way: it starts over that row, not before (P15)."""
     PERSISTING = "persisting"
     """Its row is written before it starts (caution, persist_first)."""
     ACQUIRING = "acquiring"
@@ -123,6 +125,7 @@ class Run:
         "argument",
         "attempt",
         "counted",
+        "doom",
         "durable",
         "durable_ids",
         "ending",
@@ -177,6 +180,8 @@ class Run:
         self.durable_ids: list[int] = []
         self.unsent: list[Checkpoint] = []
         self.ending: Ending | None = None
+        self.doom: Ending | None = None
+        """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
         self.submitted = False
         self.waiters: list[asyncio.Future[None]] | None = None
         self.running_steps = 0
@@ -277,7 +282,7 @@ class Run:
         Raises `Suspended` when none may begin any more.
         """
         while True:
-            if self.standing is not Standing.ACTIVE:
+            if self.standing is not Standing.ACTIVE or self.doom is not None:
                 self.was_suspended = True
                 raise Suspended(self.id)
             if self.durable < self.recorded:
@@ -289,7 +294,12 @@ class Run:
 
     def is_ready(self) -> bool:
         """Whether `ready` would return at once; for threads, immediately before an effect (P1)."""
-        return self.standing is Standing.ACTIVE and self.durable >= self.recorded and self.inbox.engine.lease.is_valid()
+        return (
+            self.standing is Standing.ACTIVE
+            and self.durable >= self.recorded
+            and self.doom is None
+            and self.inbox.engine.lease.is_valid()
+        )
 
     def step_ended(self) -> None:
         """A step's function has returned, in whatever thread: the last one lets the run end (P12)."""
@@ -300,7 +310,7 @@ class Run:
     async def persisted(self) -> None:
         """Wait until the row stands under our token (P20)."""
         while self.row is not Row.RUNNING:
-            if self.standing is not Standing.ACTIVE:
+            if self.standing is not Standing.ACTIVE or self.doom is not None:
                 self.was_suspended = True
                 raise Suspended(self.id)
             self.needs_first_row = True

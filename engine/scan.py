@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from engine.failures import summary
+from engine.faults import Fault, fault_of
 from engine.ids import OrderingKey
 from engine.runner import Phase, Row, Run
 from engine.store import holds, workflow_status
 from engine.store.statement import send
+from engine.store.workflow_status import FoundRow
 from engine.telemetry import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -69,7 +71,14 @@ class Scan:
             self._try_foreign()
             try:
                 await self._look()
-            except psycopg.OperationalError as error:
+                if time.monotonic() - self._swept_at > self._engine.settings.lease.total_seconds():
+                    # Also without a partition: what it left may name it still (P12).
+                    self._swept_at = time.monotonic()
+                    await self._engine.late.sweep()
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    self._engine.failed(error)
+                    raise
                 self._engine.telemetry.emit(StoreUnavailable(summary(error), 0.0))
             except Exception as error:
                 self._engine.failed(error)
@@ -81,7 +90,7 @@ class Scan:
             if run.inbox.is_open and run.phase is Phase.WAITING and run.row is Row.FOREIGN:
                 run.inbox.examine(run)
 
-    async def _look(self) -> None:
+    async def _look(self) -> None:  # one look at three things
         engine = self._engine
         sources = {source.name: source for source in engine.sources.attached() if source.held is None}
         watched = engine.sources.attached() + list(engine.sources.halted.values())
@@ -113,10 +122,12 @@ class Scan:
                 unknown = self._unknown(await rest.fetchall())
             if unknown:
                 found = await send(connection, schema, workflow_status.look_up(ids=[i for _, i in unknown]))
+                by_source: dict[str, list[FoundRow]] = {}
                 for row in await found.fetchall():
-                    source = sources.get(row.source or "")
-                    if source is not None and not source.is_gone:
-                        source.inbox.take_row(row, int(row.workflow_id.rpartition("-")[2]))
+                    by_source.setdefault(row.source or "", []).append(row)
+                for name, mine in by_source.items():
+                    if (source := sources.get(name)) is not None and not source.is_gone:
+                        source.inbox.take_rows(mine)
             stored = await held.fetchall()
         by_key: dict[tuple[str, str], list[holds.HoldRow]] = {}
         for hold in stored:
@@ -127,10 +138,8 @@ class Scan:
             engine.sources.compare_hold(source, whole)
             if source.name in blocked_before and not source.is_gone:
                 keys = {OrderingKey(hold.ordering_key) for hold in mine if hold.ordering_key is not None}
+                source.inbox.blocked |= keys
                 source.inbox.unblock(blocked_before[source.name] - keys)
-        if time.monotonic() - self._swept_at > engine.settings.lease.total_seconds():
-            self._swept_at = time.monotonic()
-            await engine.late.sweep()
 
     def _unknown(self, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         sources = {source.name: source for source in self._engine.sources.attached()}

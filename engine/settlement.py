@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from engine.failures import summary
-from engine.faults import Fault, fault_of
+from engine.faults import Fault, fault_of, is_weather_error
 from engine.flush import Flush, Part, Written
 from engine.progress import Progress
 from engine.store import event_dispatch_kv, operation_outputs, workflow_status
@@ -47,11 +47,13 @@ class Settlement:
         self._wait_s = WAIT_FIRST_S
         self._bad_since: float | None = None
 
-    async def after(self, flush: Flush, error: Exception) -> list[Flush]:
+    async def after(self, flush: Flush, error: Exception) -> list[Flush]:  # noqa: C901  # a list of cases
         """The flushes to send instead, in order."""
         connection = self._committer.connection
         if flush.group is not None and flush.group.caused(error):
             if connection is None or not connection.closed:
+                if is_weather_error(error.__cause__ or error):
+                    await self._weather(error)
                 return flush.group.split(flush, error.__cause__ or error)
             error = error.__cause__ if isinstance(error.__cause__, Exception) else error
         fault = fault_of(error)
@@ -72,7 +74,13 @@ class Settlement:
             case Fault.RECORD:
                 return self._bisected(flush, error)
             case Fault.CONFLICT:
-                return await self._conflict(flush)
+                try:
+                    return await self._conflict(flush)
+                except psycopg.Error as unread:
+                    if fault_of(unread) is not Fault.WEATHER:
+                        raise
+                    await self._weather(unread)
+                    return [flush]
             case Fault.BROKEN:
                 return self._broken(flush, error)
 
@@ -111,6 +119,8 @@ class Settlement:
             flush.parts = [part for part in flush.parts if not part.source.is_gone]
             if not flush.parts:
                 return []
+            for part in flush.parts:
+                part.source.is_settling = True
             try:
                 raised = await self._raise_epochs(flush.parts)
                 break
@@ -119,6 +129,7 @@ class Settlement:
         committed: bool | None = None
         for part in flush.parts:
             source = part.source
+            source.is_settling = False
             row = raised.get((source.ref.service_name, source.ref.key))
             if row is None:
                 source.drop("fenced")
@@ -188,6 +199,9 @@ class Settlement:
                     histories.setdefault(row.workflow_id, []).append(row)
                 written.histories = histories
             looked = [run.id for run in acquires] + look_ups
+            if acquires:
+                cursor = await send(connection, schema, flush.read_holds())
+                written.holds = await cursor.fetchall()
             if looked:
                 found = await send(connection, schema, workflow_status.look_up(ids=looked))
                 written.found = {row.workflow_id: row for row in await found.fetchall()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from engine.crashpoints import CrashPoint, reach
@@ -21,7 +22,7 @@ from engine.ids import OrderingKey, OwnerToken, SourceRef
 from engine.inbox import Inbox
 from engine.progress import Progress
 from engine.records import Record
-from engine.runner import Ending, Phase, Run, Standing
+from engine.runner import Ending, Phase, Row, Run, Standing
 from engine.store import holds, workflow_status
 from engine.store.statement import send
 from engine.store.workflow_status import FoundRow
@@ -89,6 +90,8 @@ class Source:
         self._is_gone = False
         self._releasing = False
         self._anew: str | None = None
+        self.is_settling = False
+        """Whether its epoch is being raised in place (P23): a higher one is then our own."""
         self._ended = asyncio.Event()
         self._release_started = 0.0
         self.may_resume = False
@@ -107,7 +110,7 @@ class Source:
             found = await cursor.fetchall()
             cursor = await send(connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX))
             rows = await cursor.fetchall()
-        if self.is_gone:
+        if self.is_gone or self._releasing:
             return
         for hold in found:
             if hold.ordering_key is None:
@@ -215,6 +218,8 @@ class Source:
             if work.is_empty or run.standing is not Standing.ACTIVE:
                 run.submitted = False
                 continue
+            if work.inserts and work.row_after is Row.REST and run.phase is Phase.WAITING:
+                run.phase = Phase.RESTING
             flush.works.append(work)
             taken += work.size
         part.acquires, self._acquires = self._acquires, []
@@ -229,6 +234,7 @@ class Source:
     def written(self, part: Part) -> None:
         """A flush with this part is durable."""
         self.progress, self.value = part.progress, part.value
+        self.inbox.counted_below(part.progress.next)
         if part.releases:
             self._released()
         elif self._anew is not None and part.progress.high >= self.high_min:
@@ -244,7 +250,21 @@ class Source:
             )
         if row.request and record.timestamp_ms and f'"timestamp": {record.timestamp_ms},' not in row.request:
             return f"offset {record.offset} has another record than the one stored: the log was rewritten"
+        if record.leader_epoch is not None and row.request and '"leader_epoch": ' in row.request:
+            stored = row.request.rpartition('"leader_epoch": ')[2]
+            if not stored.startswith((f"{record.leader_epoch},", f"{record.leader_epoch}}}")):
+                return f"offset {record.offset} has another leader epoch than the one stored: the log was rewritten"
         return None
+
+    def found_holds(self, found: Sequence[holds.HoldRow]) -> None:
+        """Holds read under the fence, with rows of late runs, which may have written them with their outcome (P12)."""
+        for hold in found:
+            if (hold.service_name, hold.key) != (self.ref.service_name, self.ref.key):
+                continue
+            if hold.ordering_key is not None:
+                self.inbox.blocked.add(OrderingKey(hold.ordering_key))
+            elif self.held is None and not self._releasing:
+                self.pause_soon(f"{hold.kind}: {hold.reason}")
 
     def dead_lettered(self, run: Run, ending: Ending) -> None:
         """Tell of a durable dead letter, and of its hold."""
@@ -317,7 +337,7 @@ class Source:
         self._releasing = True
         self._release_started = time.monotonic()
         for run in self.inbox.close():
-            if run.phase is Phase.RUNNING:
+            if run.phase is Phase.RUNNING and run.standing is Standing.ACTIVE:
                 run.standing = Standing.LATE
                 run.wake_waiters()
         if self._committer is None:
@@ -341,8 +361,9 @@ class Source:
         late = 0
         for run in runs:
             is_running = run.task is not None and not run.task.done()
-            if is_running and run.standing in (Standing.ACTIVE, Standing.LATE):
-                run.standing = standing
+            if is_running and run.phase is not Phase.DONE:
+                # One that was refused keeps its key here, too, until its steps have ended (P13, P18).
+                run.standing = Standing.ABANDONED if run.standing is Standing.REFUSED else standing
                 late += 1
                 self.engine.late.add(run)
                 run.wake_waiters()

@@ -128,6 +128,7 @@ class Sources:
         owns_topic = await self.register(ref.group, ref.topic)
         schema = engine.settings.schema
         since = self._waiting.setdefault(ref, time.monotonic())
+        me = engine.executor_id
         if (mine := self.current.get(ref)) is not None:
             await mine.release()
         async with engine.pool.connection() as connection:
@@ -147,15 +148,15 @@ class Sources:
                         raise HandlerRenamedError(ref, stored=row.handler)
                     held = Progress.decode(row.value)
                     owner_dead = await self._is_dead(connection, held.owner)
-                    taken = held.to(token=new_token(), owner=engine.executor_id, released=False, generation=generation)
-                    if not (held.released or owner_dead or held.owner == engine.executor_id):
+                    taken = held.to(token=new_token(), owner=me, released=False, generation=generation)
+                    if not (held.released or owner_dead or held.owner == me):
                         cursor = await send(
                             connection,
                             schema,
                             executor.request(
                                 service=ref.service_name,
                                 key=ref.key,
-                                executor_id=engine.executor_id,
+                                executor_id=me,
                                 generation=generation,
                             ),
                         )
@@ -183,16 +184,18 @@ class Sources:
                         await send(
                             connection,
                             schema,
-                            executor.withdraw(service=ref.service_name, key=ref.key, executor_id=engine.executor_id),
+                            executor.withdraw(service=ref.service_name, key=ref.key, executor_id=me),
                         )
             except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
                 return Busy(ExecutorId("a transaction that holds the row"), RETRY_CLAIM_S)
         if busy is not None:
             engine.notify(CLAIM_CHANNEL, f"request {busy.owner}")
             return busy
+        reach(CrashPoint.CLAIMED)
+        if not engine.is_alive_as(me):
+            return Busy(me, RETRY_CLAIM_S)  # what it claimed for is dead (P2); the next claim takes it over
         self._waiting.pop(ref, None)
         self.halted.pop(ref, None)
-        reach(CrashPoint.CLAIMED)
         source = Source(
             engine,
             ref,
@@ -302,7 +305,7 @@ class Sources:
             row = rows.get(place)
             if row is None or row[0] < epoch or (row[0] == epoch and Progress.decode(row[1]).flush < flush):
                 return f"{source.ref}: progress is behind what was written"
-            if row[0] > max(epoch, source.epoch):
+            if row[0] > max(epoch, source.epoch) and not source.is_settling:
                 source.drop("fenced")
         return None
 

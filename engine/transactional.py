@@ -25,7 +25,7 @@ from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.runner import Checkpoint, Run, now_ms
-from engine.store import operation_outputs
+from engine.store import operation_outputs, workflow_status
 from engine.store.statement import Statement, send
 from engine.transaction import SyncTransaction, Transaction, name_statement
 
@@ -141,6 +141,9 @@ class _Attempt:
                         fenced = None
                     else:
                         await self._record(connection, output)
+                        if run.recovery_attempts or run.alone_deaths:
+                            forgiven = workflow_status.reset_blame(ids=[run.id], owners=[run.owner])
+                            await send(connection, engine.settings.schema, forgiven)
                         fenced = await send(connection, engine.settings.schema, self._fence())
                     reach(CrashPoint.TRANSACTION_WRITTEN)
                     self.commit_sent = not step.read_only
@@ -156,6 +159,7 @@ class _Attempt:
             row = await fenced.fetchone()
             assert row is not None, "fence_row returns a row or raises"
             engine.database.saw(row[0])
+            run.recovery_attempts = run.alone_deaths = 0
             run.was_recorded(self._function_id)
         return result
 

@@ -181,30 +181,56 @@ def rest(
     owners: Sequence[str],
     attempts: Sequence[int | None],
     wakes: Sequence[int | None],
+    ended: Sequence[bool],
 ) -> Statement[tuple[WorkflowId]]:
-    """Put running rows to rest: ownerless, until `wakes` (a retry) or until somebody wakes them (a release)."""
+    """Put running rows to rest: ownerless, until `wakes` (a retry) or until somebody wakes them (a release).
+
+    One whose code has `ended` here has not killed its process, if it was started alone (P22).
+    """
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
            SET owner_xid = NULL,
                kafka_attempt = COALESCE(t.attempt, w.kafka_attempt),
                kafka_wake_at = t.wake,
+               kafka_alone = CASE WHEN t.ended THEN NULL ELSE w.kafka_alone END,
                updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[])
-                 AS t (id, owner, attempt, wake)
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[],
+                      %(ended)b::boolean[])
+                 AS t (id, owner, attempt, wake, ended)
          WHERE w.workflow_uuid = t.id
            AND w.owner_xid = t.owner
            AND w.status = 'PENDING'
         RETURNING w.workflow_uuid
         """,
-        {"ids": ids, "owners": owners, "attempts": attempts, "wakes": wakes},
+        {"ids": ids, "owners": owners, "attempts": attempts, "wakes": wakes, "ended": ended},
     )
 
 
-def acquire(*, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow]:
+def disown(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
+    """Hand over open rows that nobody runs, also ENQUEUED ones, whose owner a client's resume left (P12)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET owner_xid = NULL,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status IN ('PENDING', 'ENQUEUED')
+        """,
+        {"ids": ids, "owners": owners},
+    )
+
+
+def acquire(
+    *, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str], rested: Sequence[bool]
+) -> Statement[AcquiredRow]:
     """Wake rows: write their owner before they run (P15), count blame (P22).
 
-    Only a row whose owner died is blamed: one at rest was running nothing. The returned rows are ours.
+    Only a row whose owner died is blamed: one at rest was running nothing. One that names our own claim has no run
+    here any more: it was refused, cancelled and resumed. One that rests until another attempt is taken only by who
+    knows that (`rested`), since its failed steps are forgotten in the same commit (P28). The returned rows are ours.
     """
     return Statement(
         """
@@ -213,17 +239,19 @@ def acquire(*, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str
                executor_id = %(executor)s,
                status = 'PENDING',
                started_at_epoch_ms = COALESCE(w.started_at_epoch_ms, {schema}.now_ms()),
-               recovery_attempts = COALESCE(w.recovery_attempts, 0) + CASE WHEN w.owner_xid IS NULL THEN 0 ELSE 1 END,
+               recovery_attempts = COALESCE(w.recovery_attempts, 0)
+                                   + CASE WHEN w.owner_xid IS NULL OR w.owner_xid = t.owner THEN 0 ELSE 1 END,
                kafka_wake_at = NULL,
                updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(rested)b::boolean[]) AS t (id, owner, rested)
          WHERE w.workflow_uuid = t.id
            AND w.status IN ('PENDING', 'ENQUEUED')
-           AND (w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
+           AND (w.owner_xid IS NULL OR w.owner_xid = t.owner OR {schema}.executor_is_gone(w.executor_id))
+           AND (w.kafka_wake_at IS NULL OR t.rested)
         RETURNING w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''), w.recovery_attempts,
                   COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
         """,
-        {"executor": executor_id, "ids": ids, "owners": owners},
+        {"executor": executor_id, "ids": ids, "owners": owners, "rested": rested},
         args_row(AcquiredRow),
     )
 
@@ -243,15 +271,18 @@ def owned(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow
     )
 
 
-def reset_blame(*, ids: Sequence[str]) -> Statement[Any]:
+def reset_blame(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
     """A checkpoint says that the row gets on: its deaths are forgotten (P22)."""
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
            SET recovery_attempts = 0, kafka_alone = NULL
-         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status = 'PENDING'
         """,
-        {"ids": ids},
+        {"ids": ids, "owners": owners},
     )
 
 
@@ -300,14 +331,17 @@ def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]
 
 
 def rows_at_rest(*, sources: Sequence[str], known: Sequence[str], limit: int) -> Statement[tuple[str, WorkflowId]]:
-    """Open ownerless rows that nobody here knows: an operator's retry, a client's resume, what was handed over."""
+    """Open ownerless rows that nobody here knows: an operator's retry, a client's resume, what was handed over.
+
+    An ENQUEUED row runs nowhere, whatever owner a client's resume left there.
+    """
     return Statement(
         """
         SELECT w.kafka_source, w.workflow_uuid
           FROM {schema}.workflow_status AS w
          WHERE w.kafka_source = ANY (%(sources)b::text[])
            AND w.status IN ('PENDING', 'ENQUEUED')
-           AND w.owner_xid IS NULL
+           AND (w.owner_xid IS NULL OR w.status = 'ENQUEUED')
            AND w.workflow_uuid <> ALL (%(known)b::text[])
          ORDER BY w.kafka_source, w.kafka_offset
          LIMIT %(limit)s

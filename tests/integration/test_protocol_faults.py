@@ -1,0 +1,244 @@
+"""Errors, blame and decisions: bad weather, strange exceptions, deaths that were none, counts (P5, P16, P22, P25 to P27; I3, I8)."""
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+from psycopg import sql
+
+from engine.settings import EngineSettings
+from processor import App, Retry, Topic, Transaction
+from processor.testing import Bench
+from tests.integration.protocol import FAST, LAZY, Order, Shop, statuses, until, until_row
+
+orders = Topic("orders", Order, key=lambda order: order.key)
+
+
+async def test_a_fused_handler_that_raises_cancelled_fails_alone_and_its_committer_goes_on(database: str) -> None:
+    """P26, I8: `CancelledError` out of a handler's own task is the handler's error, not the end of the committer."""
+    app = App("shop")
+
+    @app.transaction(on=orders)
+    async def book(tx: Transaction, order: Order) -> None:
+        if order.n == 3:
+            task = asyncio.create_task(asyncio.sleep(10))
+            task.cancel()
+            await task
+        await tx.execute("INSERT INTO entry VALUES (%s)", (order.n,))
+
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.execute("CREATE TABLE entry (n int)")
+        for n in range(6):
+            await bench.deliver(orders, Order(key="a", n=n))
+        await bench.settle(within=timedelta(seconds=10))
+
+        assert await bench.fetch_all("SELECT n FROM entry ORDER BY n") == [(0,), (1,), (2,), (4,), (5,)]
+        assert dict(await statuses(bench))[3] == "ERROR"  # type: ignore[arg-type]
+
+
+async def test_bad_weather_in_a_fused_handler_is_waited_out(database: str) -> None:
+    """P25: back off with jitter; never as fast as the server refuses."""
+    app = App("shop")
+    tries = 0
+    until_s = time.monotonic() + 1.5
+
+    @app.transaction(on=orders)
+    async def book(tx: Transaction, order: Order) -> None:
+        nonlocal tries
+        tries += 1
+        if time.monotonic() < until_s:
+            await tx.execute("DO $$ BEGIN RAISE 'short' USING ERRCODE = '53200'; END $$")
+
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.deliver(orders, Order(key="a", n=0))
+        await bench.settle()
+
+        assert await statuses(bench) == [(0, "SUCCESS")]
+        assert tries < 30
+
+
+async def test_a_server_that_takes_no_writes_for_a_while_ends_no_process(database: str) -> None:
+    """P25: 25006 is weather for every statement of ours, the scan's as well."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        name = (await bench.fetch_all("SELECT current_database()"))[0][0]
+        await bench.execute("UPDATE dbos.workflow_status SET status = 'ENQUEUED'")
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            await connection.execute(
+                sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(name))
+            )
+        await bench.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await asyncio.sleep(1)
+        assert not bench.engine.failure.done()
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            await connection.execute("SET default_transaction_read_only = off")
+            await connection.execute(
+                sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(sql.Identifier(name))
+            )
+        await bench.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await until_row(bench, "status = 'SUCCESS'")
+
+
+async def test_attempts_that_end_in_errors_are_not_deaths(database: str) -> None:
+    """P22, P28: a suspect that fails alone and rests has not killed its process; it has all its attempts."""
+    app = App("shop")
+    tries: list[int] = []
+
+    @app.workflow(on=orders, retry=Retry(attempts=6, first_delay=timedelta(milliseconds=1)))
+    async def fulfil(order: Order) -> None:
+        tries.append(order.n)
+        if len(tries) < 6:
+            raise ConnectionError("away")
+
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.deliver(orders, None)
+        await bench.settle()
+        await bench.execute(
+            """INSERT INTO dbos.workflow_status (workflow_uuid, status, name, request, inputs, kafka_source, kafka_offset, recovery_attempts)
+               VALUES ('orders-0-0', 'PENDING', 'fulfil',
+                       '{"topic": "orders", "partition": 0, "offset": 0, "timestamp": 0, "key": "a"}',
+                       '{"args": [{"key":"a","n":5}], "kwargs": {}}', 'shop|orders-0', 0, 2)"""
+        )
+        await until_row(bench, "status NOT IN ('PENDING', 'ENQUEUED')")
+
+        assert await statuses(bench) == [(0, "SUCCESS")]
+        assert len(tries) == 6
+
+
+async def test_a_transactional_steps_checkpoint_forgives_earlier_deaths(database: str) -> None:
+    """P22: a checkpoint sets the count to 0, whichever transaction it was written in."""
+    app = App("shop")
+    gate = asyncio.Event()
+
+    @app.transaction()
+    async def book(tx: Transaction, order: Order) -> None:
+        await tx.execute("SELECT 1")
+
+    @app.step()
+    async def wait(order: Order) -> None:
+        await gate.wait()
+
+    @app.workflow(on=orders)
+    async def fulfil(order: Order) -> None:
+        await book(order)
+        await wait(order)
+
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.deliver(orders, None)
+        await bench.settle()
+        await bench.execute(
+            """INSERT INTO dbos.workflow_status (workflow_uuid, status, name, request, inputs, kafka_source, kafka_offset, recovery_attempts)
+               VALUES ('orders-0-0', 'PENDING', 'fulfil',
+                       '{"topic": "orders", "partition": 0, "offset": 0, "timestamp": 0, "key": "a"}',
+                       '{"args": [{"key":"a","n":5}], "kwargs": {}}', 'shop|orders-0', 0, 1)"""
+        )
+        await until_row(bench, "EXISTS (SELECT FROM dbos.operation_outputs)")
+        assert await bench.fetch_all("SELECT recovery_attempts FROM dbos.workflow_status") == [(0,)]
+        gate.set()
+        await bench.settle()
+
+
+async def test_filtered_records_are_counted_once_over_claims_and_deaths(database: str) -> None:
+    """I1, I3: the counts belong to what lies below `next`; a record decided again after a death is not counted again."""
+    shop = Shop(Topic("orders", Order, key=lambda order: order.key, where=lambda record: record.key != b"no"))
+    async with Bench(shop.app, database, settings=LAZY) as bench:
+        ref = bench.ref(shop.topic)
+        for n in range(5):
+            await bench.deliver(shop.topic, Order(key="no", n=n))
+        await bench.settle()
+        await bench.release(ref)
+        await bench.claim(ref)
+        shop.shut = {"first 5"}
+        await bench.deliver(shop.topic, Order(key="a", n=5))
+        await until(lambda: "first 5" in shop.began)
+        for n in range(6, 9):
+            await bench.deliver(shop.topic, Order(key="no", n=n))
+        await asyncio.sleep(0.1)
+        await bench.crash_now()
+        shop.shut.clear()
+        await bench.settle()
+
+        progress = bench.source(shop.topic).progress
+        assert (progress.next, progress.filtered) == (9, 8)
+
+
+async def test_a_renamed_handler_finds_the_rows_it_wrote_under_its_former_name(database: str) -> None:
+    """P16, I2: records below `high` are looked up; their rows are this group's, whatever the handler was called."""
+    ran: list[str] = []
+    gate = asyncio.Event()
+
+    def app_of(name: str, former: str | None) -> App:
+        app = App("shop")
+
+        @app.step()
+        async def work(order: Order) -> None:
+            ran.append(f"{name} {order.n}")
+
+        @app.workflow(on=orders, name=name, renamed_from=former)
+        async def fulfil(order: Order) -> None:
+            if order.n == 0 and not gate.is_set():
+                await gate.wait()
+            await work(order)
+
+        return app
+
+    async with Bench(app_of("old", None), database, settings=LAZY) as bench:
+        await bench.deliver(orders, Order(key="a", n=0))
+        await bench.deliver(orders, Order(key="b", n=1))
+        await until_row(bench, "kafka_offset = 1 AND status = 'SUCCESS'")
+        await bench.engine.abort()
+        log = bench.log
+    gate.set()
+    async with Bench(app_of("new", "old"), database, settings=LAZY) as bench:
+        bench.log[bench.ref(orders)] = next(iter(log.values()))
+        await bench.claim(bench.ref(orders))
+        await bench.settle()
+
+        assert bench.source(orders).held is None
+        assert await statuses(bench) == [(0, "SUCCESS"), (1, "SUCCESS")]
+        assert ran == ["old 1", "new 0"]
+
+
+async def test_a_stored_leader_epoch_other_than_the_records_halts_the_partition(database: str) -> None:
+    """P16: the log was cut and grew again; the timestamp may be the same."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        ref = bench.ref(shop.topic)
+        await bench.claim(ref)
+        await bench.deliver(shop.topic, Order(key="a", n=0), timestamp_ms=1)
+        await bench.settle()
+        await bench.release(ref)
+        await bench.execute(
+            'UPDATE dbos.workflow_status SET request = replace(request, \', "key"\', \', "leader_epoch": 3, "key"\')'
+        )
+        await bench.execute("UPDATE dbos.event_dispatch_kv SET value = replace(value, '\"next\":1', '\"next\":0')")
+        bench.log[ref] = [replace(bench.log[ref][0], leader_epoch=4)]
+        await bench.claim(ref)
+        await until(lambda: ref in bench.engine.sources.halted)
+
+        ((reason,),) = await bench.fetch_all("SELECT reason FROM dbos.hold")
+        assert "rewritten" in reason
+
+
+async def test_no_partition_starves_behind_one_that_fills_every_flush(database: str) -> None:
+    """I10, P5: a flush has room for so many rows; whoever got none is first in the next."""
+    settings = EngineSettings(conninfo="", committers=1, flush_rows_max=1, scan=timedelta(seconds=5))
+    shop = Shop()
+    async with Bench(shop.app, database, settings=settings) as bench:
+        await bench.claim(bench.ref(shop.topic, 0))
+        await bench.claim(bench.ref(shop.topic, 1))
+        for n in range(60):
+            await bench.deliver(shop.topic, Order(key=f"k{n}", n=n), partition=0)
+        await bench.deliver(shop.topic, Order(key="z", n=1_000), partition=1)
+        await bench.settle()
+
+        behind = shop.ended[shop.ended.index("second 1000") :]
+        assert len(behind) > 20, "partition 1 was served only when partition 0 had nothing left"
