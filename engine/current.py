@@ -18,7 +18,7 @@ current_step: ContextVar[CurrentStep | None] = ContextVar("current_step", defaul
 
 @dataclass(slots=True)
 class CurrentStep:
-    """A step under way. Treated as immutable; not frozen, because freezing costs 0.6 µs a step.
+    """A step under way. Treated as immutable; not frozen, because freezing costs 1.6 µs a step.
 
     Attributes:
         workflow_id: Its workflow.
