@@ -68,17 +68,15 @@ async def test_a_record_that_is_delivered_again_does_nothing(dsn: str) -> None:
         assert await bench.fetch_all("SELECT order_id FROM sale") == [("o-1",)]
 
 
-@pytest.mark.parametrize("point", [point for point in CrashPoint if "fused" not in point and point != "released"])
-async def test_every_sale_stands_once_wherever_the_process_dies(dsn: str, point: CrashPoint) -> None:
+async def test_every_sale_stands_once_wherever_the_process_dies(dsn: str, crash_point: CrashPoint | None) -> None:
     async with Bench(app, dsn) as bench:
-        bench.crash(at=point)
+        bench.crash(at=crash_point)
         for number in range(10):
             await bench.deliver(orders, Order(order_id=f"o-{number}", cents=100))
         await bench.settle()
 
         sold = await bench.fetch_all("SELECT order_id FROM sale ORDER BY order_id")
         assert sold == [(f"o-{number}",) for number in range(10)]
-        assert bench.crashes == 1
 
 
 async def test_a_bad_payload_and_a_bad_order_are_dead_letters(dsn: str) -> None:
