@@ -1,0 +1,88 @@
+"""Claims and rows where no other file asks: a namesake, a transaction's row, another topic of the same name (P3, P20, P30)."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from engine.telemetry import ExecutorBuried
+from processor import App, Topic, Transaction
+from processor.testing import Bench
+from tests.integration.protocol import FAST, Order, Shop, statuses, until, until_row
+
+SLOW = replace(FAST, lease=timedelta(seconds=30), heartbeat=timedelta(seconds=5))
+"""A lease nobody waits for in a test."""
+
+
+async def test_a_process_of_the_same_name_takes_over_from_its_predecessor_at_once(database: str) -> None:
+    """P3: no lease passes; whoever has the name now says that the other is dead."""
+    shop = Shop()
+    async with Bench(shop.app, database, executor="pod-0", settings=SLOW) as first:
+        shop.shut = {"first 0"}
+        await first.deliver(shop.topic, Order(key="a", n=0))
+        await until_row(first, "kafka_offset = 0")
+        await first.engine.abort()
+        shop.shut.clear()
+        async with Bench(shop.app, database, executor="pod-0", settings=SLOW, beside=first) as second:
+            async with asyncio.timeout(15):
+                await second.claim(second.ref(shop.topic))
+                await second.settle()
+
+            assert await statuses(second) == [(0, "SUCCESS")]
+            assert not [event for event in second.events if isinstance(event, ExecutorBuried)]
+
+
+async def test_a_transactional_steps_row_stands_before_its_statements_and_its_writes_not_without_its_checkpoint(
+    database: str,
+) -> None:
+    """P20, I5: the row comes through the committer first; a crash before COMMIT leaves the row and nothing else."""
+    app = App("shop")
+    topic = Topic("orders", Order, key=lambda order: order.key)
+    gate = asyncio.Event()
+    began: list[int] = []
+
+    @app.transaction()
+    async def book(tx: Transaction, order: Order) -> None:
+        await tx.execute("INSERT INTO entry VALUES (%s)", (order.n,))
+        began.append(order.n)
+        await gate.wait()
+
+    @app.workflow(on=topic)
+    async def fulfil(order: Order) -> None:
+        await book(order)
+
+    async with Bench(app, database, settings=replace(FAST, persist_after=timedelta(seconds=60))) as bench:
+        await bench.execute("CREATE TABLE entry (n int)")
+        await bench.deliver(topic, Order(key="a", n=0))
+        await until(lambda: began)
+        assert await statuses(bench) == [(0, "PENDING")]
+        await bench.crash_now()
+        assert await bench.fetch_all(
+            "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM dbos.operation_outputs)"
+        ) == [(0, 0)]
+        gate.set()
+        await bench.settle()
+
+        assert began == [0, 0]
+        assert await bench.fetch_all(
+            "SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM dbos.operation_outputs)"
+        ) == [(1, 1)]
+
+
+async def test_another_topic_of_the_same_name_is_a_claim_with_ids_of_its_own(database: str) -> None:
+    """P30, I2: epoch + 1, `next` and `high` set anew; offset 0 of the second topic is not offset 0 of the first."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        ref = bench.ref(shop.topic)
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        before = bench.source(shop.topic)
+        await bench.release(ref)
+        await bench.engine.sources.new_incarnation(ref, topic_id="another", start=0, by="policy")
+        await bench.claim(ref)
+        await bench.settle()
+
+        source = bench.source(shop.topic)
+        assert source.epoch > before.epoch
+        assert (source.progress.incarnation, source.progress.topic_id, source.progress.next) == (2, "another", 1)
+        ids = await bench.fetch_all("SELECT workflow_uuid, status FROM dbos.workflow_status ORDER BY 1")
+        assert ids == [("orders-0-0", "SUCCESS"), ("orders~2-0-0", "SUCCESS")]
