@@ -539,6 +539,8 @@ class Inbox:
             run.record, run.argument = None, UNDECODED
             self.go(run)
             return
+        if ending.status is WorkflowStatus.SUCCESS and self.handler.breaker is not None:
+            self._outcomes.append(False)  # here, where those of fused groups pass too
         if ending.hold is not None:
             kind, key, reason = ending.hold
             if kind == "halt":
@@ -553,9 +555,9 @@ class Inbox:
             return None
         failed = ending.status is not WorkflowStatus.SUCCESS
         breaker = self.handler.breaker
-        if breaker is not None:
-            self._outcomes.append(failed)
-            if failed and len(self._outcomes) == breaker.window:
+        if breaker is not None and failed:
+            self._outcomes.append(True)
+            if len(self._outcomes) == breaker.window:
                 share = sum(self._outcomes) / breaker.window
                 if share > breaker.ratio:
                     return "halt", None, f"breaker: {share:.0%} of the last {breaker.window} records failed"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from engine.telemetry import FlushRetried
-from processor import App, Record, Retry, SyncTransaction, Topic, Transaction
+from processor import App, Breaker, Record, Retry, SyncTransaction, Topic, Transaction
 from processor.testing import Bench, CrashPoint
 from tests.fixtures.proxy import losing_proxy
 
@@ -184,3 +184,24 @@ async def test_a_fused_record_that_fails_for_a_while_is_retried_as_a_workflow(da
 
         assert await bench.fetch_all("SELECT amount FROM entry ORDER BY id") == [(n,) for n in range(10)]
         assert failures["5"] == 3
+
+
+async def test_the_breaker_counts_the_successes_of_groups(database: str) -> None:
+    """One record in ten fails, over many windows: the failures alone would fill one (design section 7)."""
+    app = App("bank")
+
+    @app.transaction(on=payments, breaker=Breaker(window=10, ratio=0.5))
+    async def book(tx: Transaction, payment: Payment) -> None:
+        if payment.amount < 0:
+            raise ValueError("negative")
+        await tx.execute("INSERT INTO entry (account, amount) VALUES (%s, %s)", (payment.account, payment.amount))
+
+    async with Bench(app, database) as bench:
+        await prepare(bench)
+        for n in range(150):
+            await bench.deliver(payments, Payment(account=f"a{n}", amount=-1 if n % 10 == 9 else 1))
+            if n % 10 == 9:
+                await bench.settle()
+
+        assert await bench.fetch_all("SELECT reason FROM dbos.hold") == []
+        assert await bench.fetch_all("SELECT count(*) FROM entry") == [(135,)]
