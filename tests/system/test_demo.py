@@ -1,0 +1,58 @@
+"""The demo itself: a short one ends well, and a signal at any time leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from processor.demo import demo
+
+COMMAND = [sys.executable, "-m", "processor", "demo"]
+
+
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A directory for temporary files that must be empty at the end; short, for the paths of sockets."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
+
+
+@pytest.mark.timeout(240)
+def test_a_short_demo_ends_with_clean_books(own_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = demo.run(demo.Options(orders=12_000, rate=400, kill_every_s=3, away_s=8, seed=1))
+
+    said = capsys.readouterr().out
+    assert code == 0, said
+    result = json.loads(said.splitlines()[-1])
+    assert result["produced"] == 12_000 == result["effects"] + result["dead_letters"]
+    assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
+    assert result["kills"] >= 5
+
+
+@pytest.mark.parametrize("after_s", [0.3, 2.0, 7.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_time_leaves_nothing_behind(own_tmp: Path, number: signal.Signals, after_s: float) -> None:
+    process = subprocess.Popen([*COMMAND, "--rate", "200"], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None
+    if after_s > 1:
+        process.stdout.readline()  # it has begun
+    time.sleep(after_s)
+    family = psutil.Process(process.pid).children(recursive=True)
+
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    assert process.returncode != 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert list(own_tmp.iterdir()) == []
