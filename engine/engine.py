@@ -410,6 +410,9 @@ class Engine:
             except psycopg.Error as error:
                 self.telemetry.emit(ServiceFailed("lease", error, REBIRTH_WAIT_S))
                 await asyncio.sleep(REBIRTH_WAIT_S)
+            except Exception as error:
+                self.failed(error)  # nothing would be claimed again, and nobody would see why
+                raise
         self.telemetry.emit(ExecutorStarted(self.executor_id, summary(RuntimeError("registered anew"))))
         self._reborn = None
         self._alive.set()

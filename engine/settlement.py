@@ -17,6 +17,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -66,7 +67,7 @@ class Settlement:
                 await self._fenced(flush, error)
                 return [flush]
             case Fault.WENT_BACK:
-                self._engine.went_back(str(error))
+                self._went_back(flush.parts, str(error))
                 return [flush]
             case Fault.WEATHER:
                 await self._weather(error)
@@ -108,10 +109,16 @@ class Settlement:
             source = part.source
             row = stored.get((source.ref.service_name, source.ref.key))
             if _went_back(source.epoch, source.progress, row):
-                self._engine.went_back(f"{source.ref}: progress is behind what was written")
+                self._went_back(lost, f"{source.ref}: progress is behind what was written")
                 return
         for part in lost:
             part.source.drop("fenced")
+
+    def _went_back(self, parts: Sequence[Part], reason: str) -> None:
+        """Abandon everything; a process that is stopping already registers no new executor, but drops these as well."""
+        self._engine.went_back(reason)
+        for part in parts:
+            part.source.drop(reason)
 
     async def _unknown(self, flush: Flush) -> list[Flush]:  # noqa: C901  # a decision with its cases
         """P23: was it committed? Raising the epoch waits for our own transaction and ends its right to commit."""
@@ -140,7 +147,7 @@ class Settlement:
             elif row.value == source.value:
                 committed = committed or False
             else:
-                self._engine.went_back(f"{source.ref}: progress is neither what was written nor what was before")
+                self._went_back(flush.parts, f"{source.ref}: progress is neither what was written nor what was before")
                 return []
         if not committed:
             return [flush] if flush.group is None else flush.group.again(flush)

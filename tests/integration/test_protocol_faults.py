@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from engine.settings import EngineSettings
+from engine.telemetry import FlushRetried
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench
 from tests.integration.protocol import FAST, LAZY, Order, Shop, statuses, until, until_row
@@ -242,3 +243,19 @@ async def test_no_partition_starves_behind_one_that_fills_every_flush(database: 
 
         behind = shop.ended[shop.ended.index("second 1000") :]
         assert len(behind) > 20, "partition 1 was served only when partition 0 had nothing left"
+
+
+async def test_a_process_that_stops_over_a_database_that_went_back_ends_at_once(database: str) -> None:
+    """P4, P11: its release is refused; it is dropped, not sent again until the drain budget is used up."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        bench.engine.lease.is_held_back = True  # it learns of it by the release itself
+        await asyncio.sleep(0.1)
+        await bench.execute("UPDATE dbos.event_dispatch_kv SET value = replace(value, '\"flush\":', '\"flush\":-')")
+        started = time.monotonic()
+        await bench.engine.stop(timedelta(seconds=20))
+
+        assert time.monotonic() - started < 10
+        assert len([event for event in bench.events if isinstance(event, FlushRetried)]) < 5
