@@ -99,21 +99,32 @@ class DatabaseFence:
 
     def saw(self, lsn: str) -> None:
         """Note a WAL position; the highest counts."""
-        high, _, low = lsn.partition("/")
-        position = (int(high, 16) << 32) | int(low, 16)
+        position = _position(lsn)
         if position > self._position:
             self._position, self.lsn = position, lsn
 
-    def is_behind(self, timeline: str, lsn: str) -> bool:
-        """Whether a reading is older than one before it."""
-        high, _, low = lsn.partition("/")
-        return bool(self.timeline) and (
-            timeline != self.timeline or ((int(high, 16) << 32) | int(low, 16)) < self._position
-        )
+    def seen(self) -> tuple[str, int]:
+        """Timeline and position now: what a statement that is sent from now on must not be behind."""
+        return self.timeline, self._position
+
+    @staticmethod
+    def is_behind(timeline: str, lsn: str, seen: tuple[str, int]) -> bool:
+        """Whether a reading is older than what was seen before its statement was sent.
+
+        Compared with what is seen when its reply is looked at, a reading would be called old whose statement ran
+        beside a commit that was heard of first.
+        """
+        before, position = seen
+        return bool(before) and (timeline != before or _position(lsn) < position)
 
     def reset(self) -> None:
         """After registering anew: what was seen belongs to another history."""
         self.timeline, self.lsn, self._position = "", "0/0", 0
+
+
+def _position(lsn: str) -> int:
+    high, _, low = lsn.partition("/")
+    return (int(high, 16) << 32) | int(low, 16)
 
 
 class Engine:
@@ -365,9 +376,14 @@ class Engine:
         else:
             self.sources.woken.set()
 
-    def renewed(self, renewal: Renewal, known: Mapping[tuple[str, str], tuple[int, int]]) -> None:
-        """A heartbeat's reply: `known` is (epoch, flush number) of each source before it was sent (P1, P4)."""
-        if self.database.is_behind(renewal.timeline, renewal.lsn):
+    def renewed(
+        self,
+        renewal: Renewal,
+        known: Mapping[tuple[str, str], tuple[int, int]],
+        seen: tuple[str, int],
+    ) -> None:
+        """A heartbeat's reply: `known` is (epoch, flush number) of each source, `seen` the WAL, before it was sent (P1, P4)."""
+        if self.database.is_behind(renewal.timeline, renewal.lsn, seen):
             self.went_back(f"timeline {renewal.timeline} at {renewal.lsn} after {self.database.lsn}")
             return
         self.database.timeline = renewal.timeline
@@ -401,12 +417,15 @@ class Engine:
         # that do not stay taken (P12).
         await self.late.all_ended(self.settings.lease.total_seconds())
         await asyncio.to_thread(self.lease.stop, leave=True)
-        self.executor_id = new_executor_id()
-        self.database.reset()
         while not self.is_aborted:
+            self.executor_id = new_executor_id()
+            self.database.reset()
             try:
                 await asyncio.to_thread(self.lease.start)
-                break
+                if self.lease.is_valid():
+                    break
+                # Dead before it lived: a namesake (P3), or the database went back again.
+                await asyncio.to_thread(self.lease.stop, leave=True)
             except psycopg.Error as error:
                 self.telemetry.emit(ServiceFailed("lease", error, REBIRTH_WAIT_S))
                 await asyncio.sleep(REBIRTH_WAIT_S)
