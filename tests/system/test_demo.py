@@ -11,9 +11,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 from processor.demo import demo
+from tests.fixtures.kafka import Kafka
 
 COMMAND = [sys.executable, "-m", "processor", "demo"]
 
@@ -37,6 +39,33 @@ def test_a_short_demo_ends_with_clean_books(own_tmp: Path, capsys: pytest.Captur
     assert result["produced"] == 12_000 == result["effects"] + result["dead_letters"]
     assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
     assert result["kills"] >= 5
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_a_demo_on_given_servers_leaves_no_topic_and_no_schema(
+    own_tmp: Path, capsys: pytest.CaptureFixture[str], kafka: Kafka, empty_database: str
+) -> None:
+    given = demo.Options(
+        orders=12_000,
+        rate=400,
+        kill_every_s=3,
+        away_s=8,
+        seed=2,
+        kafka=kafka.bootstrap_servers,
+        postgres=empty_database,
+    )
+
+    code = demo.run(given)
+
+    assert code == 0, capsys.readouterr().out
+    deadline = time.monotonic() + 10  # metadata follows the deletion
+    while left := [name for name in kafka.admin.list_topics(timeout=10).topics if name.startswith("demo.")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    with psycopg.connect(empty_database) as connection:
+        found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'processor_demo%'").fetchall()
+    assert found == []
 
 
 @pytest.mark.parametrize("after_s", [0.3, 2.0, 7.0])
