@@ -35,6 +35,8 @@ class LateRuns:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._runs: set[Run] = set()
+        self._by_place: dict[tuple[str, object], set[Run]] = {}
+        """By key, and by workflow ID: of a raw row the key may be known to one claim and not to the next."""
         self._waiting: dict[tuple[str, object], list[Run]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -45,16 +47,17 @@ class LateRuns:
     def add(self, run: Run) -> None:
         """A run outlived its claim."""
         self._runs.add(run)
+        for place in _places(run):
+            self._by_place.setdefault(place, set()).add(run)
         self._empty.clear()
 
     def holds(self, run: Run) -> bool:
         """Whether an abandoned run here still has this run's key, or is of its record; then `run` goes on after it."""
         if not self._runs:
             return False
-        place = _place(run)
-        for late in self._runs:
-            if late.standing is Standing.ABANDONED and (_place(late) == place or late.id == run.id):
-                self._waiting.setdefault(_place(late), []).append(run)
+        for place in _places(run):
+            if any(late.standing is Standing.ABANDONED for late in self._by_place.get(place, ())):
+                self._waiting.setdefault(place, []).append(run)
                 return True
         return False
 
@@ -63,10 +66,14 @@ class LateRuns:
         self._runs.discard(run)
         if not self._runs:
             self._empty.set()
-        place = _place(run)
-        if not any(_place(late) == place for late in self._runs):
-            for waiting in self._waiting.pop(place, []):
-                waiting.inbox.go(waiting)
+        for place in _places(run):
+            late = self._by_place.get(place)
+            if late is not None:
+                late.discard(run)
+            if not late:
+                self._by_place.pop(place, None)
+                for waiting in self._waiting.pop(place, []):
+                    waiting.inbox.go(waiting)
 
     async def all_ended(self, timeout_s: float) -> bool:
         """Wait until none is left, or the time is over."""
@@ -191,5 +198,6 @@ class LateRuns:
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=source))
 
 
-def _place(run: Run) -> tuple[str, object]:
-    return run.inbox.source.name, run.id if run.key is None else run.key
+def _places(run: Run) -> tuple[tuple[str, object], ...]:
+    name = run.inbox.source.name
+    return ((name, run.id),) if run.key is None else ((name, run.id), (name, run.key))

@@ -146,6 +146,7 @@ class Lease:
     def _renew(self, connection: Connection[Any]) -> None:
         before = self.now()
         attached = self._engine.sources.attached()
+        seen = self._engine.database.seen()
         known = {
             (source.ref.service_name, source.ref.key): (source.epoch, source.progress.flush) for source in attached
         }
@@ -172,7 +173,7 @@ class Lease:
         self._renewed_at = before
         self.renewals += 1
         self._engine.emit_from_thread(HeartbeatRenewed(self._engine.executor_id, time.perf_counter() - started))
-        self._engine.from_thread(self._engine.renewed, renewal, known)
+        self._engine.from_thread(self._engine.renewed, renewal, known, seen)
         self._observe(connection, renewal)
 
     def _observe(self, connection: Connection[Any], renewal: Renewal) -> None:
