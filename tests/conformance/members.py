@@ -8,7 +8,7 @@ What a member does and does not do is the recipe that the tests prove:
   while the client closes, and an assignment may still arrive then;
 - it leaves in order: unsubscribe, poll until nothing is owned, close. A plain `close()` of a cooperative member while
   a rebalance is under way can hang for ever inside the callback's assign call (librdkafka issue 4884; with 2.16 on the
-  mock cluster in three runs of three within a hundred closes, on real Kafka in none of 150).
+  mock cluster at the 3rd, 7th and 8th rebalance of three runs, on real Kafka in none of 150).
 """
 
 import contextlib
