@@ -106,10 +106,18 @@ class Cluster:
         """First offsets."""
         return await self._offsets(dict.fromkeys(places, OffsetSpec.earliest()))
 
-    async def ends(self, places: Sequence[Place], *, committed_only: bool = False) -> dict[Place, int]:
-        """Next offsets. `committed_only`: what a reader of committed records can reach now (last stable offset)."""
+    async def ends(
+        self, places: Sequence[Place], *, committed_only: bool = False, partial: bool = False
+    ) -> dict[Place, int]:
+        """Next offsets.
+
+        Args:
+            places: Of these.
+            committed_only: What a reader of committed records can reach now (last stable offset).
+            partial: Leave out those that cannot be had, such as of a topic that was deleted, instead of failing.
+        """
         isolation = IsolationLevel.READ_COMMITTED if committed_only else IsolationLevel.READ_UNCOMMITTED
-        return await self._offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation)
+        return await self._offsets(dict.fromkeys(places, OffsetSpec.latest()), isolation, partial=partial)
 
     async def at_time(self, places: Sequence[Place], timestamp_ms: int) -> dict[Place, int]:
         """First offsets not older than a time; the end where there is none."""
@@ -181,7 +189,11 @@ class Cluster:
         )
 
     async def _offsets(
-        self, wanted: Mapping[Place, Any], isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+        self,
+        wanted: Mapping[Place, Any],
+        isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+        *,
+        partial: bool = False,
     ) -> dict[Place, int]:
         if not wanted:
             return {}
@@ -190,14 +202,21 @@ class Cluster:
             "Mapping[TopicPartition, Future[Any]]",
             self._admin.list_offsets(request, isolation_level=isolation, request_timeout=self._timeout_s),
         )
-        results = await asyncio.gather(*(self._answer(future) for future in futures.values()))
-        places = [(each.topic, each.partition) for each in futures]
-        return {place: int(result.offset) for place, result in zip(places, results, strict=True)}
+        answers = await asyncio.gather(*(self._answer(each) for each in futures.values()), return_exceptions=True)
+        offsets: dict[Place, int] = {}
+        for each, answer in zip(futures, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                offsets[each.topic, each.partition] = int(answer.offset)
+            elif not partial or not isinstance(answer, KafkaException):
+                raise answer
+        return offsets
 
     async def _answer(self, future: "Future[_T]") -> _T:
         # The client's own timeout covers a request that was sent; ours one that waits for metadata as well.
+        # `timeout`, not `wait_for`, which swallows a cancellation that meets the answer (Python 3.11).
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout_s + 1)
+            async with asyncio.timeout(self._timeout_s + 1):
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise KafkaException(KafkaError(TIMED_OUT, "no answer from the brokers")) from error
 

@@ -142,7 +142,8 @@ class Group:
         self._stopping = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
         await self._mirror_progress()
         self._poller.detach_all()
         for place in list(self._partitions):
@@ -298,7 +299,7 @@ class Group:
             while True:
                 try:
                     await action()
-                except KafkaException as error:
+                except Exception as error:  # noqa: BLE001  # brokers do not answer, or a bug: the next round tries again
                     self._events.emit(ServiceFailed(name, error, every.total_seconds()))
                 await asyncio.sleep(every.total_seconds())
 
@@ -314,7 +315,11 @@ class Group:
     async def _look_at_topics(self) -> None:
         """A topic created again under an attached partition: the client goes on at the old offset, without a word."""
         for topic in {place[0] for place, partition in self._partitions.items() if partition.number is not None}:
-            topic_id = (await self._cluster.topic(topic)).topic_id
+            try:
+                topic_id = (await self._cluster.topic(topic)).topic_id
+            except KafkaException as error:  # deleted, for instance; the others are looked at all the same
+                self._events.emit(ServiceFailed("topic check", error, self._settings.topic_check_every.total_seconds()))
+                continue
             for place, partition in list(self._partitions.items()):
                 if place[0] == topic:
                     partition.seen(topic_id)

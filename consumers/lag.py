@@ -33,9 +33,11 @@ class LogEnds:
 
     async def refresh(self, places: Sequence[Place]) -> None:
         """Ask for the partitions that are ours now, and forget the others."""
-        reachable = await self._cluster.ends(places, committed_only=True)
-        ends = await self._cluster.ends(places)
-        self._ends = {place: LogEnd(reachable[place], max(ends[place] - reachable[place], 0)) for place in places}
+        reachable = await self._cluster.ends(places, committed_only=True, partial=True)
+        ends = await self._cluster.ends(places, partial=True)
+        self._ends = {
+            place: LogEnd(end, max(ends[place] - end, 0)) for place, end in reachable.items() if place in ends
+        }
 
     def get(self, place: Place) -> LogEnd | None:
         """A partition's end, `None` while it is not known."""

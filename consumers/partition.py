@@ -375,7 +375,8 @@ class Partition:
 
     async def _until_ended(self, timeout_s: float | None = None) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
 
     async def _look_again_later(self, reason: str) -> None:
         self.reason = reason

@@ -148,7 +148,8 @@ class Poller:
             return True
         self._ask(self._close)
         try:
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
         except TimeoutError:
             return False
         return True
