@@ -27,6 +27,7 @@ from engine.progress import Offsets
 from engine.records import Record
 from engine.rows import allowed, record_of
 from engine.runner import UNDECODED, Ending, Phase, Row, Run, Standing, now_ms
+from engine.settings import EngineSettings
 from engine.states import OPEN, WorkflowStatus
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.workflow_status import AcquiredRow, FoundRow, OpenRow
@@ -112,8 +113,12 @@ class Inbox:
             self._take_in()
         finally:
             self._is_pumping = False
-        self.source.congested = len(self.backlog) > engine.settings.backlog_max or (
-            self.parked > engine.settings.parked_max
+        self.source.congested = is_congested(
+            engine.settings,
+            was=self.source.congested,
+            backlog=len(self.backlog),
+            backlog_bytes=engine.backlog_bytes,
+            parked=self.parked,
         )
 
     def _take_in(self) -> None:
@@ -763,6 +768,27 @@ class Inbox:
         """Whatever is still counted leaves with the source."""
         for run in self.runs.values():
             self._uncount(run)
+
+
+def is_congested(settings: EngineSettings, *, was: bool, backlog: int, backlog_bytes: int, parked: int) -> bool:
+    """Whether a partition should be paused (I10): on at a limit, off at half of it.
+
+    A pause throws away what the client has fetched ahead, and a resume fetches it again: a partition that went back
+    and forth at one threshold paused ten times a second.
+
+    Args:
+        settings: The limits.
+        was: Whether it is paused for this now.
+        backlog: Records of the partition that wait for room.
+        backlog_bytes: Theirs and all other partitions' bytes; counts for those that have a backlog.
+        parked: Rows of the partition at rest behind their keys.
+    """
+    share = 0.5 if was else 1.0
+    return (
+        backlog > settings.backlog_max * share
+        or parked > settings.parked_max * share
+        or (backlog > 0 and backlog_bytes > settings.in_flight_bytes_max * share)
+    )
 
 
 def _undecodable_ending(error: Exception) -> Ending:
