@@ -10,9 +10,11 @@ broker            both, one after the other: what must behave alike
 """
 
 import asyncio
+import gc
 import os
 from collections import Counter
 from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -56,6 +58,43 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except LookupError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+# -- CPython 3.11.7 here, and others before gh-106905 was mended: `ast.parse` fails with "AST constructor recursion depth mismatch" if the garbage
+# collector runs inside it and a finalizer parses as well, as one does that logs a traceback. Reports and late
+# imports of plugins parse; one such error ends the whole run.
+
+
+@contextmanager
+def _no_collection_inside() -> Generator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    if call.excinfo is None:
+        return (yield)
+    with _no_collection_inside():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    with _no_collection_inside():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish() -> Generator[None, object, object]:
+    # Until the process ends: the summary comes from within.
+    gc.collect()
+    gc.disable()
+    return (yield)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

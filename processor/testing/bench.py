@@ -95,6 +95,7 @@ class Bench:
     # -- life --
 
     async def __aenter__(self) -> Self:
+        asyncio.get_running_loop().set_exception_handler(_pass_over_crashes)
         if self.app.lifespan is not None:
             await self._stack.enter_async_context(self.app.lifespan(self.app))
         await self.engine.start()
@@ -396,6 +397,12 @@ class Bench:
         if len(self.engine.late):
             left.append(f"{len(self.engine.late)} late runs")
         return left
+
+
+def _pass_over_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nobody awaits a task that crashed: it is no news that it raised."""
+    if not isinstance(context.get("exception"), Crashed):
+        loop.default_exception_handler(context)
 
 
 def engine_renamed_from(registrations: Any, handler: str) -> str | None:
