@@ -454,8 +454,6 @@ class Inbox:
                 may_run = run not in self._raw or self._takes_its_key(run)
             except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self._end(run, _undecodable_ending(error))
-                if run.is_alone:
-                    self.engine.suspects.ended(run)
                 return
             if not may_run:
                 if run.is_alone:
@@ -490,7 +488,7 @@ class Inbox:
 
     def ended(self, run: Run, ending: Ending | None) -> None:
         """A run's code has ended, and every step it called (P12)."""
-        if run.is_alone:
+        if run.is_alone and run.standing is not Standing.ACTIVE:
             self.engine.suspects.ended(run)
         if run.doom is not None:
             ending = run.doom
@@ -536,6 +534,9 @@ class Inbox:
         """A run's ending is durable: free its key, or let it rest until its next attempt."""
         ending = run.ending
         assert ending is not None, "finished with an ending"
+        if run.is_alone:
+            # Not before: of two suspects, the one whose end was not durable would be blamed for the next one's death.
+            self.engine.suspects.ended(run)
         self._uncount(run)
         if not ending.is_final:
             run.ending = None
@@ -585,6 +586,8 @@ class Inbox:
         run.wake_waiters()
         if run.task is not None and not run.task.done() and run.phase is Phase.RUNNING:
             return  # `ended` follows when its running steps have ended (P18)
+        if run.is_alone:
+            self.engine.suspects.ended(run)
         if self.is_open:
             self._free_after_look(run)
 
@@ -741,6 +744,9 @@ class Inbox:
             self.runs.pop(run.id, None)
             self._uncount(run)
         self.group.clear()
+        for run in self.runs.values():
+            if run.is_alone:
+                self.engine.suspects.ended(run)
         return list(self.runs.values())
 
     def _park(self, run: Run) -> None:

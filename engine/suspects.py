@@ -45,7 +45,7 @@ class Suspects:
         self._deferred.append(run)
 
     def ended(self, run: Run) -> None:
-        """The suspect's code has ended."""
+        """The suspect has ended, durably, or its source has."""
         run.is_alone = False
         self._ended.set()
 
