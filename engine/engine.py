@@ -172,7 +172,7 @@ class Engine:
         self.failure = self.loop.create_future()
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler")
         self.step_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="step")
-        self.pool = Pool(self.settings)
+        self.pool = Pool(self.settings, executor.session_name(self.executor_id))
         self.sources = Sources(self)
         self.late = LateRuns(self)
         self.suspects = Suspects(self)
@@ -269,7 +269,7 @@ class Engine:
 
     async def connect(self) -> AsyncConnection[Any]:
         """A connection for a committer."""
-        return await connect(self.settings, "onceflow committer")
+        return await connect(self.settings, executor.session_name(self.executor_id))
 
     def has_room(self) -> bool:
         """Whether another workflow may begin (I10)."""

@@ -191,6 +191,7 @@ class Lease:
             elif now - seen[1] > lease_s:
                 buried = self._execute(connection, executor.bury(executor_id=ExecutorId(name), counter=counter))
                 if buried:
+                    self._execute(connection, executor.end_sessions(executor_id=ExecutorId(name)))
                     self._engine.emit_from_thread(ExecutorBuried(name, "no heartbeat for a lease"))
                     self._engine.hinted_from_thread("processor_claims", f"dead {name}")
 

@@ -39,7 +39,7 @@ async def configure(settings: EngineSettings, connection: AsyncConnection[Any]) 
 class Pool:
     """The pool for everything that is not a committer."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, application: str) -> None:
         async def configured(connection: AsyncConnection[Any]) -> None:
             await configure(settings, connection)
 
@@ -53,7 +53,7 @@ class Pool:
             kwargs={
                 "autocommit": True,
                 "connect_timeout": max(1, int(settings.connect_timeout.total_seconds())),
-                "application_name": "onceflow pool",
+                "application_name": application,
                 "prepare_threshold": 0 if settings.prepare else None,
             },
             reconnect_timeout=settings.statement_timeout.total_seconds(),

@@ -100,6 +100,29 @@ def bury(*, executor_id: ExecutorId, counter: int) -> Statement[tuple[str]]:
     )
 
 
+def session_name(executor_id: ExecutorId) -> str:
+    """`application_name` of an executor's sessions."""
+    return f"onceflow {executor_id}"
+
+
+def end_sessions(*, executor_id: ExecutorId) -> Statement[tuple[int]]:
+    """End the sessions of an executor that was just buried.
+
+    A process that stopped in the middle of a pipeline keeps its locks for as long as it is stopped: no time-out of
+    Postgres before version 17 counts there. Its lease has run out, so nothing it does may count any more (P1, P2).
+    """
+    return Statement(
+        """
+        SELECT count(pg_terminate_backend(a.pid))
+          FROM pg_stat_activity AS a
+         WHERE a.application_name = %(name)s
+           AND a.usename = current_user
+           AND a.datname = current_database()
+        """,
+        {"name": session_name(executor_id)},
+    )
+
+
 def condemn(*, executor_id: ExecutorId) -> Statement[tuple[str]]:
     """Mark an executor dead that lives and does not answer a request within a lease (P9).
 

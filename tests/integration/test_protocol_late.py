@@ -235,7 +235,7 @@ async def test_a_halt_that_cannot_be_stored_at_once_still_releases_the_partition
     async with Bench(shop.app, database, settings=replace(FAST, scan=timedelta(hours=1))) as bench:
         await bench.claim(bench.ref(shop.topic))
         await bench.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'onceflow pool' AND datname = current_database()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'onceflow %' AND datname = current_database()"
         )
         await bench.deliver(shop.topic, Order(key="a", n=0))
         await until(lambda: bench.ref(shop.topic) in bench.engine.sources.halted, within=8)
