@@ -186,7 +186,7 @@ class Seat:
                     continue
                 if self.system.assigned[partition] != self.number:
                     await claimed.release()
-                    return
+                    continue  # it may have come back meanwhile, and `attach` saw this task at work
                 await claimed.open(self)
             except psycopg.Error:
                 await asyncio.sleep(0.05)
