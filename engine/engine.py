@@ -43,6 +43,7 @@ from engine.store.executor import Renewal
 from engine.store.statement import send
 from engine.suspects import Suspects
 from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
+from engine.transaction_groups import TransactionGroups
 
 REBIRTH_WAIT_S = 1.0
 """Between two tries to register anew while Postgres is away."""
@@ -176,6 +177,7 @@ class Engine:
         self.sources = Sources(self)
         self.late = LateRuns(self)
         self.suspects = Suspects(self)
+        self.transaction_groups = TransactionGroups(self)
         self.lease = Lease(self)
         self.scan = Scan(self)
         self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]

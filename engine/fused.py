@@ -25,8 +25,8 @@ from engine.flush import Flush, Part, Work
 from engine.handlers import Handler, HandlerKind, TransactionStep
 from engine.runner import Encoded, Ending, Phase, Run
 from engine.states import WorkflowStatus
-from engine.transaction import SyncTransaction, Transaction, name_statement
-from engine.transactional import begin_user_transaction, call_transaction
+from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
+from engine.transactional import call_transaction
 
 if TYPE_CHECKING:
     from engine.inbox import Inbox

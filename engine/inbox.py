@@ -606,7 +606,7 @@ class Inbox:
         """A workflow is durably terminal and its run has ended: its key goes on (P18)."""
         run.phase = Phase.DONE
         # The task's context knows the run: a cycle, which only the garbage collector would end.
-        run.task = None
+        run.task = run.context = None
         self.runs.pop(run.id, None)
         self._raw.discard(run)
         if run.key is not None and run.key in self.blocked and run.followers and self.keys.get(run.key) is run:

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,7 @@ class Run:
         "alone_deaths",
         "argument",
         "attempt",
+        "context",
         "counted",
         "doom",
         "durable",
@@ -189,6 +190,7 @@ class Run:
         self.handled_error = False
         self.was_suspended = False
         self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None
         self.recovery_attempts = 0
         self.alone_deaths = 0
         self.is_alone = False
@@ -218,7 +220,8 @@ class Run:
         self.started_ms = self.started_ms or now_ms()
         self.function_id = 0
         self.error_given = self.handled_error = self.was_suspended = False
-        self.task = self.inbox.loop.create_task(self._main())
+        self.context = copy_context()
+        self.task = self.inbox.loop.create_task(self._main(), context=self.context)
         self.inbox.engine.tasks.add(self.task)
 
     async def _main(self) -> None:

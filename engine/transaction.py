@@ -9,6 +9,8 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum
+from functools import lru_cache
 from typing import Any, Generic, LiteralString, TypeVar, cast
 
 import psycopg
@@ -26,8 +28,23 @@ Query = LiteralString | bytes | SQL | Composed
 STATEMENTS_NAMED_MAX = 10_000
 """Statements of one transaction that are remembered to name one that failed."""
 
+
+class _Lasting(Enum):
+    """What a statement does to those after it."""
+
+    NOTHING = 0
+    UNTIL_COMMIT = 1
+    """A setting, a temporary table, a cursor."""
+    ENDS = 2
+    """It ends the transaction."""
+
+
 _ENDS = re.compile(
     r"\s*(?:begin|start\s+transaction|commit|end|rollback(?!\s+to)|abort|prepare\s+transaction)\b", re.IGNORECASE
+)
+_LASTS = re.compile(
+    r"\s*(?:set|reset|create\s+(?:(?:local|global)\s+)?temp|declare|savepoint)|.*\bset_config\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -41,6 +58,8 @@ class Transaction:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection: AsyncConnection[Any] | None = connection
         self._sent: deque[tuple[AsyncCursor[Any], Query]] = deque(maxlen=STATEMENTS_NAMED_MAX)
+        self.lingers = False
+        """Whether a statement left something that lasts until the commit: nobody else's statements may follow."""
 
     async def execute(
         self, query: Query, params: Params | None = None, *, rows: AsyncRowFactory[Any] = tuple_row
@@ -56,10 +75,16 @@ class Transaction:
             psycopg.Error: Of this statement, or of an earlier one.
         """
         connection = self._open()
-        if isinstance(query, str) and _ENDS.match(query):
-            raise TransactionEndedError(
-                f"{query.strip()[:60]!r}: the transaction commits with the record of its step; return to commit, raise to roll back"
-            )
+        match _lasting(query):
+            case _Lasting.ENDS:
+                raise TransactionEndedError(
+                    f"{_text(query).strip()[:60]!r}: the transaction commits with the record of its step; "
+                    f"return to commit, raise to roll back"
+                )
+            case _Lasting.UNTIL_COMMIT:
+                self.lingers = True
+            case _Lasting.NOTHING:
+                pass
         cursor = connection.cursor(row_factory=rows)
         self._sent.append((cursor, query))
         return await cursor.execute(query, params)
@@ -163,9 +188,45 @@ class SyncResult(Generic[Row]):
         return self.cursor.rowcount
 
 
+def _text(query: Query) -> str:
+    if isinstance(query, str):
+        return query
+    return query.decode(errors="replace") if isinstance(query, bytes) else query.as_string()
+
+
+def _lasting(query: Query) -> _Lasting:
+    return _lasting_text(query if isinstance(query, str) else _text(query))
+
+
+@lru_cache(maxsize=1024)
+def _lasting_text(text: str) -> _Lasting:
+    if _ENDS.match(text):
+        return _Lasting.ENDS
+    return _Lasting.UNTIL_COMMIT if _LASTS.match(text) else _Lasting.NOTHING
+
+
 def name_statement(error: Exception, transaction: Transaction) -> None:
     """Note on a database error which statement it is about; pipelined errors surface later than they happen."""
     if isinstance(error, psycopg.Error) and (statement := transaction.failed_statement()):
         note = f"in the statement: {statement[:500]}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+
+
+async def begin_user_transaction(
+    connection: AsyncConnection[Any], *, isolation: str = "read committed", read_only: bool = False, idle_ms: int
+) -> None:
+    """First statements of a transaction that runs user code: its mode, and an end to idling before the lease (design 6)."""
+    if isolation != "read committed" or read_only:
+        mode = "READ ONLY" if read_only else "READ WRITE"
+        await connection.execute(
+            SQL("SET TRANSACTION ISOLATION LEVEL {}, {}").format(SQL(_ISOLATION[isolation]), SQL(mode))
+        )
+    await connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(idle_ms)])
+
+
+_ISOLATION: dict[str, Any] = {
+    "read committed": "READ COMMITTED",
+    "repeatable read": "REPEATABLE READ",
+    "serializable": "SERIALIZABLE",
+}

@@ -3,6 +3,8 @@
     row persisted through the committer
     BEGIN ─ user's statements ─ INSERT checkpoint ─ row fence ─ COMMIT        on a pool connection of its own
 
+A step first tries it together with other workflows that are at the same step (`transaction_groups`). What is here runs
+alone: steps with another isolation level or read-only, and whatever failed in a group, so that it is judged by itself.
 The fence is last and raises, so that COMMIT, sent in the same pipeline, becomes a rollback when the row is no longer
 ours (P7) or the database went back (P4). A lost reply is settled by locking the row and reading the checkpoint (P24):
 the user's SQL is not idempotent, that is the point.
@@ -11,11 +13,12 @@ the user's SQL is not idempotent, that is the point.
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from engine.checkpoint import in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
@@ -27,7 +30,9 @@ from engine.handlers import TransactionStep
 from engine.runner import Checkpoint, Run, now_ms
 from engine.store import operation_outputs, workflow_status
 from engine.store.statement import Statement, send
-from engine.transaction import SyncTransaction, Transaction, name_statement
+from engine.telemetry import StepsFinished
+from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
+from engine.transaction_groups import NotCommittedError
 
 WEATHER_WAIT_MAX_S = 5.0
 """Longest wait between two tries while Postgres is away."""
@@ -62,12 +67,27 @@ async def run_transaction(
             run.error_given = True
             raise decode_error(recorded.error)
         return step.decode(recorded.output or "null")
-    await run.ready()
+    if not run.is_ready():
+        await run.ready()
     run.running_steps += 1
     try:
+        if step.isolation == "read committed" and not step.read_only:
+            with suppress(NotCommittedError):
+                return await _grouped(run, step, function_id, args, kwargs)
         return await _decided(run, step, function_id, args, kwargs)
     finally:
         run.step_ended()
+
+
+async def _grouped(
+    run: Run, step: TransactionStep, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """In one commit with other workflows that are at the same step. Raises `NotCommittedError` if that does not work."""
+
+    async def function(transaction: Transaction) -> Any:
+        return await call_function(run, step, transaction, args, kwargs)
+
+    return await run.inbox.engine.transaction_groups.call(run, step, function_id, function)
 
 
 async def _decided(
@@ -132,7 +152,7 @@ class _Attempt:
                         idle_ms=engine.settings.idle_ms,
                     )
                     self._in_user_code = True
-                    result = await self._call(transaction, args, kwargs)
+                    result = await call_function(run, step, transaction, args, kwargs)
                     output = step.encode(result)
                     transaction.end()
                     self._in_user_code = False
@@ -161,12 +181,9 @@ class _Attempt:
             engine.database.saw(row[0])
             run.recovery_attempts = run.alone_deaths = 0
             run.was_recorded(self._function_id)
+            seconds = (now_ms() - self._started_ms) / 1000
+            engine.telemetry.emit(StepsFinished(run.handler.name, step.name, "success", [seconds]))
         return result
-
-    async def _call(self, transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._step.is_async:
-            return await self._step.function(transaction, *args, **kwargs)
-        return await in_thread(self._run, self._step.function, transaction, args, kwargs)
 
     async def _record(self, connection: AsyncConnection[Any], output: str) -> None:
         await send(
@@ -220,7 +237,16 @@ def row_fence(run: Run, *, timeline: str, lsn: str) -> Statement[Any]:
     )
 
 
-async def in_thread(
+async def call_function(
+    run: Run, step: TransactionStep, transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call the user's function; a sync one in a thread."""
+    if step.is_async:
+        return await step.function(transaction, *args, **kwargs)
+    return await _in_thread(run, step.function, transaction, args, kwargs)
+
+
+async def _in_thread(
     run: Run, function: Callable[..., Any], transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Call a sync function with its transaction in a thread, and send what it gathered."""
@@ -242,12 +268,7 @@ async def _settled(run: Run, function_id: int) -> str | None:
     while True:
         try:
             async with engine.pool.connection() as connection, connection.transaction():
-                await connection.execute(
-                    sql.SQL("SELECT 1 FROM {}.workflow_status WHERE workflow_uuid = %s FOR UPDATE").format(
-                        sql.Identifier(engine.settings.schema)
-                    ),
-                    [run.id],
-                )
+                await send(connection, engine.settings.schema, workflow_status.lock(ids=[run.id]))
                 cursor = await send(connection, engine.settings.schema, operation_outputs.of_workflows(ids=[run.id]))
                 for recorded in await cursor.fetchall():
                     if recorded.function_id == function_id:
@@ -259,22 +280,3 @@ async def _settled(run: Run, function_id: int) -> str | None:
                 raise
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
             wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
-
-
-async def begin_user_transaction(
-    connection: AsyncConnection[Any], *, isolation: str = "read committed", read_only: bool = False, idle_ms: int
-) -> None:
-    """First statements of a transaction that runs user code: its mode, and an end to idling before the lease (design 6)."""
-    if isolation != "read committed" or read_only:
-        mode = "READ ONLY" if read_only else "READ WRITE"
-        await connection.execute(
-            sql.SQL("SET TRANSACTION ISOLATION LEVEL {}, {}").format(sql.SQL(_ISOLATION[isolation]), sql.SQL(mode))
-        )
-    await connection.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [str(idle_ms)])
-
-
-_ISOLATION: dict[str, Any] = {
-    "read committed": "READ COMMITTED",
-    "repeatable read": "REPEATABLE READ",
-    "serializable": "SERIALIZABLE",
-}

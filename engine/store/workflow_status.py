@@ -367,6 +367,46 @@ def look_up(*, ids: Sequence[str]) -> Statement[FoundRow]:
     )
 
 
+def lock(*, ids: Sequence[str]) -> Statement[Any]:
+    """Lock rows in the order of their IDs: waits for whoever writes them (P24)."""
+    return Statement(
+        """
+        SELECT 1
+          FROM {schema}.workflow_status AS w
+         WHERE w.workflow_uuid = ANY (%(ids)b::text[])
+         ORDER BY w.workflow_uuid
+           FOR UPDATE OF w
+        """,
+        {"ids": ids},
+    )
+
+
+def fence_rows(
+    *,
+    ids: Sequence[str],
+    owners: Sequence[str],
+    checkpoint_ids: Sequence[str],
+    function_ids: Sequence[int],
+    timeline: str,
+    lsn: str,
+) -> Statement[tuple[str]]:
+    """P7 and P4 for several rows: raises KP002 or KP003; returns the WAL position."""
+    return Statement(
+        """
+        SELECT {schema}.fence_rows(%(ids)b::text[], %(owners)b::text[], %(checkpoint_ids)b::text[],
+                                   %(function_ids)b::integer[], %(timeline)s, %(lsn)s::pg_lsn)::text
+        """,
+        {
+            "ids": ids,
+            "owners": owners,
+            "checkpoint_ids": checkpoint_ids,
+            "function_ids": function_ids,
+            "timeline": timeline,
+            "lsn": lsn,
+        },
+    )
+
+
 def foreign_rows(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, str | None, str | None, str]]:
     """Which of these IDs have rows, and whose: after a conflict."""
     return Statement(

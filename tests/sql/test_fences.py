@@ -153,6 +153,49 @@ async def test_a_missing_row_is_refused(conn: Connection) -> None:
     assert (raised.value.sqlstate, raised.value.diag.message_detail) == ("KP002", "nobody")
 
 
+FENCE_ROWS = "SELECT dbos.fence_rows(%s::text[], %s::text[], %s::text[], %s::integer[], %s, %s::pg_lsn)"
+
+
+async def test_rows_of_several_workflows_pass_together(conn: Connection) -> None:
+    """P7 for a group; `v` has no checkpoint yet."""
+    await workflow(conn)
+    await conn.execute(
+        "INSERT INTO dbos.workflow_status (workflow_uuid, status, owner_xid) VALUES ('v', 'PENDING', 'you')"
+    )
+    timeline, lsn = await position(conn)
+
+    cursor = await conn.execute(FENCE_ROWS, (["w", "v"], ["me", "you"], ["w", "w"], [0, 1], timeline, lsn))
+
+    row = await cursor.fetchone()
+    assert row is not None
+    assert row[0] >= lsn
+
+
+@pytest.mark.parametrize(
+    "status, owner, checkpoints, refusal",
+    [
+        ("PENDING", "another", 2, ("KP002", '["w"]')),
+        ("CANCELLED", "me", 2, ("KP002", '["w"]')),
+        ("PENDING", "me", 1, ("KP003", None)),
+    ],
+    ids=["another owner", "cancelled", "a checkpoint a restore took away"],
+)
+async def test_a_group_is_told_which_row_is_not_ours(
+    conn: Connection, status: str, owner: str, checkpoints: int, refusal: tuple[str, str | None]
+) -> None:
+    """P7: who is not in the detail may try again."""
+    await workflow(conn, status=status, owner=owner, checkpoints=checkpoints)
+    await conn.execute(
+        "INSERT INTO dbos.workflow_status (workflow_uuid, status, owner_xid) VALUES ('v', 'PENDING', 'you')"
+    )
+    timeline, lsn = await position(conn)
+
+    with pytest.raises(psycopg.Error) as raised:
+        await conn.execute(FENCE_ROWS, (["w", "v"], ["me", "you"], ["w", "w"], [0, 1], timeline, lsn))
+
+    assert (raised.value.sqlstate, raised.value.diag.message_detail) == refusal
+
+
 @pytest.mark.private_postgres
 @pytest.mark.parametrize("new_timeline", [False, True], ids=["position goes back", "timeline changes"])
 async def test_a_restored_backup_is_noticed(private_postgres: PostgresServer, new_timeline: bool) -> None:

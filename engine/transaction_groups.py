@@ -1,0 +1,495 @@
+"""Transactional steps of several workflows in one commit (P7, P20, P24; decision 0006).
+
+    workflows' tasks                      one group, on a pool connection
+    ────────────────                      ───────────────────────────────
+    join ─▶ queue of the step ──────────▶ BEGIN
+    turn: its function runs here,  ◀────  next in the queue, one after the other,
+    its statements are pipelined  ─────▶  until the queue is empty, GROUP_S are over, or GROUP_MAX are in
+                                          INSERT checkpoints ─ fence of all rows ─ COMMIT
+    verdict ◀───────────────────────────  durable | again | alone
+
+Nobody waits for company: the first to come opens a group, and whoever comes while a group is under way is in the next
+one. A function that waits long has the group nearly for itself, since the others do not wait behind it for longer than
+GROUP_S. When anything of a group fails, all of it is rolled back: who failed runs alone, in a transaction of its own
+(`transactional`), which decides what the failure means; the others run again in smaller groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextvars import Context
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from engine.crashpoints import CrashPoint, reach
+from engine.current import CurrentStep, current_step
+from engine.faults import Fault, fault_of, is_weather_error
+from engine.ids import WorkflowId
+from engine.runner import Row, Run, now_ms
+from engine.store import operation_outputs, workflow_status
+from engine.store.statement import send
+from engine.telemetry import StepsFinished
+from engine.transaction import Transaction, begin_user_transaction
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.handlers import TransactionStep
+
+GROUP_S = 0.05
+"""How long a group takes in others: how long a row lock of the first waits for the last."""
+
+GROUP_MAX = 500
+"""Most workflows of one commit."""
+
+TRIES_MAX = 3
+"""Failed groups after which a workflow runs alone, whoever failed."""
+
+SLOW_S = 0.01
+"""A function that takes longer has others start a group beside it."""
+
+POOL_KEPT = 2
+"""Connections of the pool that groups leave to claims, look-ups and transactions alone."""
+
+WEATHER_WAIT_FIRST_S = 0.05
+WEATHER_WAIT_MAX_S = 5.0
+"""Wait between two tries while Postgres is away, doubled each time."""
+
+
+Function = Callable[[Transaction], Awaitable[Any]]
+
+
+class Verdict(Enum):
+    """What became of a member's group."""
+
+    DURABLE = "durable"
+    AGAIN = "again"
+    """Nothing was written, and nothing is known against it."""
+    ALONE = "alone"
+    """Nothing was written; a transaction of its own decides."""
+
+
+class NotCommittedError(Exception):
+    """The group came to nothing, and a transaction of the step's own is to decide."""
+
+
+class _FunctionFailed(Exception):  # noqa: N818  # never leaves this module
+    """A member's function raised; its `__cause__` is what."""
+
+
+class _Member:
+    """One call of a transactional step."""
+
+    __slots__ = (
+        "context",
+        "ended",
+        "error",
+        "function",
+        "function_id",
+        "output",
+        "result",
+        "run",
+        "said",
+        "started_ms",
+        "task",
+        "transaction",
+        "tries",
+    )
+
+    def __init__(self, run: Run, function_id: int, function: Function) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "called in a workflow"
+        self.run = run
+        self.function_id = function_id
+        self.function = function
+        self.task = task
+        self.context = context_of(run, task)
+        self.started_ms = now_ms()
+        self.tries = 0
+        self.transaction: Transaction | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Before it joins a queue, again or for the first time."""
+        loop = self.run.inbox.loop
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.output = ""
+        self.said: asyncio.Future[_Begun | Verdict] = loop.create_future()
+        """What its task is told: to go on with the function that was begun, or the verdict."""
+        self.ended: asyncio.Future[None] | None = None
+        """The function, which its task goes on with, has returned or raised."""
+
+    def begin(self, step: TransactionStep, transaction: Transaction) -> asyncio.Future[None] | None:
+        """Call the function, in the context and on behalf of its own task. Returns what to wait for, if it waits.
+
+        Most functions only send statements, which waits for nothing: a turn of the loop for each would cost more than
+        the statement.
+        """
+        self.transaction = transaction
+        coroutine = self._call(step, transaction)
+        loop = self.run.inbox.loop
+        if self.context is None:
+            begun = _Begun(coroutine)
+        else:
+            group = asyncio.current_task()
+            assert group is not None, "a group has a task"
+            # What `asyncio.eager_task_factory` does: whoever asks for the current task gets the workflow's.
+            _leave_task(loop, group)
+            _enter_task(loop, self.task)
+            try:
+                waits_for = self.context.run(coroutine.send, None)
+            except StopIteration:
+                return None
+            finally:
+                _leave_task(loop, self.task)
+                _enter_task(loop, group)
+            begun = _Begun(coroutine, waits_for)
+        self.ended = loop.create_future()
+        tell(self.said, begun)
+        return self.ended
+
+    async def _call(self, step: TransactionStep, transaction: Transaction) -> None:
+        token = current_step.set(CurrentStep(self.run.id, self.function_id, step.name, 1))
+        try:
+            self.result = await self.function(transaction)
+            self.output = step.encode(self.result)
+            reach(CrashPoint.TRANSACTION_OPEN)
+        except BaseException as error:  # noqa: BLE001  # the group rolls back; what it means is decided alone
+            self.error = error
+        finally:
+            transaction.end()
+            current_step.reset(token)
+
+
+class _Begun:
+    """A function that was begun in the group's task, to be gone on with in its own."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any = None) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        coroutine, waits_for = self._coroutine, self._waits_for
+        try:
+            if waits_for is None:
+                waits_for = coroutine.send(None)
+            elif asyncio.isfuture(waits_for):
+                waits_for._asyncio_future_blocking = True  # noqa: SLF001  # as `Future.__await__` says that it is awaited
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # noqa: BLE001  # thrown in: a cancellation
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(value)
+        except StopIteration:
+            return
+
+    def cancel(self) -> None:
+        """Its task was cancelled before it went on."""
+        self._coroutine.close()
+
+
+def context_of(run: Run, task: asyncio.Task[Any]) -> Context | None:
+    """The context that a task runs in; `None` where Python does not say (3.11, for tasks that are not the run's)."""
+    if task is run.task:
+        return run.context
+    get = getattr(task, "get_context", None)
+    return None if get is None else get()
+
+
+class TransactionGroups:
+    """The groups of one engine, a queue for each step."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.running = 0
+        """Groups under way, of all steps."""
+        self._queues: dict[int, _Queue] = {}
+
+    @property
+    def running_max(self) -> int:
+        """Connections for groups."""
+        return max(1, self.engine.settings.pool_max - POOL_KEPT)
+
+    async def call(self, run: Run, step: TransactionStep, function_id: int, function: Function) -> Any:
+        """Run a function in a group and return its result once that is durable.
+
+        Raises:
+            NotCommittedError: It, or too many of its groups, failed: nothing was written.
+            Suspended: The run may not go on here.
+        """
+        queue = self._queues.get(id(step))
+        if queue is None:
+            queue = self._queues[id(step)] = _Queue(self, step)
+        return await queue.call(_Member(run, function_id, function))
+
+
+class _Queue:
+    """Who waits for a group of one step."""
+
+    def __init__(self, groups: TransactionGroups, step: TransactionStep) -> None:
+        self.step = step
+        self.waiting: deque[_Member] = deque()
+        self.size_max = GROUP_MAX
+        """Halved after a failure, grown by successes."""
+        self._groups = groups
+        self.engine = groups.engine
+        self._gathering: set[_Group] = set()
+        self._wait_s = WEATHER_WAIT_FIRST_S
+
+    # -- in the workflow's task --
+
+    async def call(self, member: _Member) -> Any:
+        run = member.run
+        while True:
+            if run.row is not Row.RUNNING:
+                await run.persisted()
+            if not run.is_ready():
+                await run.ready()
+            self.waiting.append(member)
+            self.start_another()
+            said = await self._until_verdict(member)
+            if said is Verdict.DURABLE:
+                return member.result
+            if member.error is not None and not isinstance(member.error, Exception):
+                raise member.error
+            if said is Verdict.ALONE:
+                raise NotCommittedError
+            member.renew()
+
+    async def _until_verdict(self, member: _Member) -> Verdict:
+        while True:
+            said = member.said
+            try:
+                found = await said
+                if isinstance(found, Verdict):
+                    return found
+                member.said = self.engine.loop.create_future()
+                await found
+            except BaseException:
+                if said.done() and not said.cancelled() and isinstance(begun := said.result(), _Begun):
+                    begun.cancel()
+                raise
+            finally:
+                if member.ended is not None and not member.ended.done():
+                    member.ended.set_result(None)
+
+    # -- groups --
+
+    def start_another(self) -> None:
+        """Start a group if somebody waits whom none will take in soon."""
+        if not self.waiting or self._groups.running >= self._groups.running_max:
+            return
+        if self._gathering:
+            now = time.monotonic()
+            if any(now - group.turn_began < SLOW_S for group in self._gathering):
+                return
+        self._groups.running += 1
+        self.engine.spawn(self._run())
+
+    async def _run(self) -> None:
+        """Groups, one after the other, until nobody waits."""
+        try:
+            while self.waiting and not self.engine.is_aborted:
+                try:
+                    # Given back after every group: whoever waits for a connection has its turn in between.
+                    async with self.engine.pool.connection() as connection:
+                        await self._run_one(connection)
+                except psycopg.OperationalError:
+                    await self._wait_for_weather()
+        finally:
+            self._groups.running -= 1
+        self.start_another()
+
+    async def _run_one(self, connection: AsyncConnection[Any]) -> None:
+        group = _Group(self, connection)
+        look_again = self.engine.loop.call_later(SLOW_S, self.start_another)
+        self._gathering.add(group)
+        try:
+            lsn = await group.commit()
+        except Exception as error:  # noqa: BLE001  # of the users' functions and of the database
+            await self._failed(group, error)
+            return
+        finally:
+            look_again.cancel()
+            self._gathering.discard(group)
+        self._wait_s = WEATHER_WAIT_FIRST_S
+        if group.members:
+            self._durable(group.members, lsn)
+            self.size_max = min(GROUP_MAX, self.size_max + 1 + self.size_max // 8)
+
+    def sent(self, group: _Group) -> None:
+        """A group takes nobody in any more."""
+        self._gathering.discard(group)
+        self.start_another()
+
+    def _durable(self, members: Sequence[_Member], lsn: str) -> None:
+        reach(CrashPoint.TRANSACTION_DURABLE)
+        engine = self.engine
+        engine.database.saw(lsn)
+        now = now_ms()
+        durations: dict[str, list[float]] = {}
+        for member in members:
+            run = member.run
+            run.recovery_attempts = run.alone_deaths = 0
+            run.was_recorded(member.function_id)
+            durations.setdefault(run.handler.name, []).append((now - member.started_ms) / 1000)
+            tell(member.said, Verdict.DURABLE)
+        for handler, seconds in durations.items():
+            engine.telemetry.emit(StepsFinished(handler, self.step.name, "success", seconds))
+
+    # -- failures --
+
+    async def _failed(self, group: _Group, error: Exception) -> None:
+        """Nothing of the group is durable, unless its COMMIT was sent and its reply lost (P24)."""
+        members = group.members
+        if group.connection.closed or (is_weather_error(error) and not isinstance(error, _FunctionFailed)):
+            if group.is_sent:
+                await self._settle(members)
+            for member in members:
+                tell(member.said, Verdict.AGAIN)
+            await self._wait_for_weather()
+            return
+        if fault_of(error) is Fault.WENT_BACK:
+            self.engine.went_back(str(error))
+        at_fault = group.at_fault(error)
+        self.size_max = max(1, len(members) // 2)
+        for member in members:
+            member.tries += 1
+            alone = member.run.id in at_fault or member.tries >= TRIES_MAX
+            tell(member.said, Verdict.ALONE if alone else Verdict.AGAIN)
+
+    async def _settle(self, members: Sequence[_Member]) -> None:
+        """P24 for a group: lock the rows, which waits for our own lost transaction, and read what stands."""
+        engine = self.engine
+        ids = [member.run.id for member in members]
+        while not engine.is_aborted:
+            try:
+                async with engine.pool.connection() as connection, connection.transaction():
+                    await send(connection, engine.settings.schema, workflow_status.lock(ids=ids))
+                    cursor = await send(connection, engine.settings.schema, operation_outputs.recorded(ids=ids))
+                    recorded = set(await cursor.fetchall())
+            except psycopg.OperationalError:
+                await self._wait_for_weather()
+                continue
+            self._durable([m for m in members if (m.run.id, m.function_id) in recorded], engine.database.lsn)
+            return
+
+    async def _wait_for_weather(self) -> None:
+        await asyncio.sleep(self._wait_s * random.uniform(0.5, 1.5))
+        self._wait_s = min(self._wait_s * 2, WEATHER_WAIT_MAX_S)
+
+
+class _Group:
+    """One BEGIN to COMMIT."""
+
+    def __init__(self, queue: _Queue, connection: AsyncConnection[Any]) -> None:
+        self.connection = connection
+        self.members: list[_Member] = []
+        self.is_sent = False
+        self.turn_began = time.monotonic()
+        self._queue = queue
+        self.engine = queue.engine
+
+    async def commit(self) -> str:
+        """Take in whoever waits, and commit. Returns the WAL position, as the fence saw it; '' if nobody had begun."""
+        connection = self.connection
+        async with connection.pipeline(), connection.transaction():
+            await begin_user_transaction(connection, idle_ms=self.engine.settings.idle_ms)
+            await self._take_in()
+            if not self.members:
+                raise psycopg.Rollback
+            self._queue.sent(self)
+            fenced = await self._record()
+            reach(CrashPoint.TRANSACTION_WRITTEN)
+            self.is_sent = True
+        if not self.members:
+            return ""
+        row = await fenced.fetchone()
+        assert row is not None, "fence_rows returns a row or raises"
+        return str(row[0])
+
+    async def _take_in(self) -> None:
+        queue = self._queue
+        waiting, members = queue.waiting, self.members
+        ends = time.monotonic() + GROUP_S
+        while waiting and len(members) < queue.size_max:
+            member = waiting.popleft()
+            if member.said.done():
+                continue  # cancelled while it waited
+            if not member.run.is_ready():
+                tell(member.said, Verdict.AGAIN)  # the wait has outlived the lease or the claim (P1)
+                continue
+            transaction = Transaction(self.connection)
+            members.append(member)
+            if (ended := member.begin(queue.step, transaction)) is not None:
+                await ended
+            if member.error is not None:
+                raise _FunctionFailed from member.error
+            now = self.turn_began = time.monotonic()
+            if now >= ends or transaction.lingers:
+                return
+
+    async def _record(self) -> Any:
+        """The checkpoints, and the fence of all rows: it raises, so that COMMIT becomes a rollback."""
+        engine, members = self.engine, self.members
+        schema = engine.settings.schema
+        now = now_ms()
+        await send(
+            self.connection,
+            schema,
+            operation_outputs.insert(
+                ids=[m.run.id for m in members],
+                function_ids=[m.function_id for m in members],
+                names=[self._queue.step.name] * len(members),
+                outputs=[m.output for m in members],
+                errors=[None] * len(members),
+                starts=[m.started_ms for m in members],
+                ends=[now] * len(members),
+            ),
+        )
+        forgiven = [m.run for m in members if m.run.recovery_attempts or m.run.alone_deaths]
+        if forgiven:
+            await send(
+                self.connection,
+                schema,
+                workflow_status.reset_blame(ids=[r.id for r in forgiven], owners=[r.owner for r in forgiven]),
+            )
+        earlier = [(m.run.id, function_id) for m in members for function_id in m.run.durable_ids]
+        return await send(
+            self.connection,
+            schema,
+            workflow_status.fence_rows(
+                ids=[m.run.id for m in members],
+                owners=[m.run.owner for m in members],
+                checkpoint_ids=[i for i, _ in earlier],
+                function_ids=[f for _, f in earlier],
+                timeline=engine.database.timeline,
+                lsn=engine.database.lsn,
+            ),
+        )
+
+    def at_fault(self, error: Exception) -> set[WorkflowId]:
+        """Whose failure it was, as far as that can be told: a lost row, a failed statement, the last to have its turn."""
+        if isinstance(error, psycopg.Error) and error.sqlstate == "KP002" and error.diag.message_detail:
+            return set(json.loads(error.diag.message_detail))
+        for member in self.members:
+            if member.transaction is not None and member.transaction.failed_statement() is not None:
+                return {member.run.id}
+        return {self.members[-1].run.id} if isinstance(error, _FunctionFailed) else set()
+
+
+def tell(future: asyncio.Future[Any], value: Any) -> None:
+    """Set a result, unless who waits has been cancelled."""
+    if not future.done():
+        future.set_result(value)
