@@ -32,7 +32,7 @@ from psycopg import AsyncConnection
 
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_step
-from engine.faults import Fault, fault_of, is_weather_error
+from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.runner import Row, Run, now_ms
 from engine.store import operation_outputs, workflow_status
@@ -89,6 +89,7 @@ class _Member:
     """One call of a transactional step."""
 
     __slots__ = (
+        "conflicts",
         "context",
         "ended",
         "error",
@@ -114,6 +115,7 @@ class _Member:
         self.context = context_of(run, task)
         self.started_ms = now_ms()
         self.tries = 0
+        self.conflicts = 0
         self.transaction: Transaction | None = None
         self.renew()
 
@@ -221,6 +223,12 @@ class TransactionGroups:
         """Connections for groups."""
         return max(1, self.engine.settings.pool_max - POOL_KEPT)
 
+    def ended(self) -> None:
+        """A connection is free: for whichever step waits."""
+        self.running -= 1
+        for queue in self._queues.values():
+            queue.start_another()
+
     async def call(self, run: Run, step: TransactionStep, function_id: int, function: Function) -> Any:
         """Run a function in a group and return its result once that is durable.
 
@@ -245,6 +253,11 @@ class _Queue:
         self._groups = groups
         self.engine = groups.engine
         self._gathering: set[_Group] = set()
+        self._is_starting = False
+        """Whether a group waits for its connection, and will take in who waits now."""
+        self._running = 0
+        self._running_max = float(groups.running_max)
+        """Halved after a conflict, until groups of this step wait for each other no longer."""
         self._wait_s = WEATHER_WAIT_FIRST_S
 
     # -- in the workflow's task --
@@ -290,17 +303,21 @@ class _Queue:
         """Start a group if somebody waits whom none will take in soon."""
         if not self.waiting or self._groups.running >= self._groups.running_max:
             return
+        if self._is_starting or self._running >= max(1, int(self._running_max)):
+            return
         if self._gathering:
             now = time.monotonic()
             if any(now - group.turn_began < SLOW_S for group in self._gathering):
                 return
         self._groups.running += 1
+        self._running += 1
+        self._is_starting = True
         self.engine.spawn(self._run())
 
     async def _run(self) -> None:
         """Groups, one after the other, until nobody waits."""
         try:
-            while self.waiting and not self.engine.is_aborted:
+            while self.waiting and not self.engine.is_aborted and self._running <= max(1, int(self._running_max)):
                 try:
                     # Given back after every group: whoever waits for a connection has its turn in between.
                     async with self.engine.pool.connection() as connection:
@@ -308,10 +325,12 @@ class _Queue:
                 except psycopg.OperationalError:
                     await self._wait_for_weather()
         finally:
-            self._groups.running -= 1
-        self.start_another()
+            self._is_starting = False
+            self._running -= 1
+            self._groups.ended()
 
     async def _run_one(self, connection: AsyncConnection[Any]) -> None:
+        self._is_starting = False
         group = _Group(self, connection)
         look_again = self.engine.loop.call_later(SLOW_S, self.start_another)
         self._gathering.add(group)
@@ -327,6 +346,7 @@ class _Queue:
         if group.members:
             self._durable(group.members, lsn)
             self.size_max = min(GROUP_MAX, self.size_max + 1 + self.size_max // 8)
+            self._running_max = min(float(self._groups.running_max), self._running_max + 0.1)
 
     def sent(self, group: _Group) -> None:
         """A group takes nobody in any more."""
@@ -362,12 +382,24 @@ class _Queue:
             return
         if fault_of(error) is Fault.WENT_BACK:
             self.engine.went_back(str(error))
+        cause = error.__cause__ if isinstance(error, _FunctionFailed) else error
+        if cause is not None and is_conflict(cause):
+            self._lost_a_conflict(members)
+            return
         at_fault = group.at_fault(error)
         self.size_max = max(1, len(members) // 2)
         for member in members:
             member.tries += 1
             alone = member.run.id in at_fault or member.tries >= TRIES_MAX
             tell(member.said, Verdict.ALONE if alone else Verdict.AGAIN)
+
+    def _lost_a_conflict(self, members: Sequence[_Member]) -> None:
+        """Again, in fewer groups at once: within one, functions wait for nobody (P26)."""
+        self._running_max = max(1.0, self._running_max / 2)
+        for member in members:
+            member.conflicts += 1
+            given_up = member.conflicts >= self.step.conflict_attempts
+            tell(member.said, Verdict.ALONE if given_up else Verdict.AGAIN)
 
     async def _settle(self, members: Sequence[_Member]) -> None:
         """P24 for a group: lock the rows, which waits for our own lost transaction, and read what stands."""

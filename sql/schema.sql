@@ -332,7 +332,7 @@ DECLARE
 BEGIN
     PERFORM 1 FROM "dbos".workflow_status AS w
       WHERE w.workflow_uuid = id AND w.owner_xid = owner AND w.status = 'PENDING'
-        FOR UPDATE;
+        FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'row fence: workflow % is not PENDING under owner %', id, owner USING ERRCODE = 'KP002', DETAIL = id;
     END IF;
@@ -362,7 +362,7 @@ BEGIN
           JOIN "dbos".workflow_status AS w
             ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
          ORDER BY w.workflow_uuid
-           FOR UPDATE OF w
+           FOR NO KEY UPDATE OF w
     ) AS l;
     IF cardinality(ids) > COALESCE(cardinality(held), 0) THEN
         SELECT array_agg(t.id) INTO lost FROM unnest(ids) AS t (id) WHERE t.id <> ALL (COALESCE(held, '{}'));

@@ -375,7 +375,7 @@ def lock(*, ids: Sequence[str]) -> Statement[Any]:
           FROM {schema}.workflow_status AS w
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
          ORDER BY w.workflow_uuid
-           FOR UPDATE OF w
+           FOR NO KEY UPDATE OF w
         """,
         {"ids": ids},
     )

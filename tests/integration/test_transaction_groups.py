@@ -267,3 +267,27 @@ async def test_a_crash_of_a_group_books_each_once(database: str, point: CrashPoi
 
         assert bench.crashes == 1
         assert await booked(bench) == dict.fromkeys(range(MANY), 1)
+
+
+async def test_more_steps_than_connections(database: str) -> None:
+    """A step that finds every connection taken is served when one is free again."""
+
+    def slow(n: int) -> Any:
+        async def book_slowly(tx: Transaction, sale: Sale) -> None:
+            await book(tx, sale)
+            await asyncio.sleep(0.02)
+
+        book_slowly.__name__ = f"book_{n}"
+        return book_slowly
+
+    app = App("till")
+    steps = [app.transaction(name=f"book_{n}")(slow(n)) for n in range(12)]
+
+    @app.workflow(on=sales)
+    async def sell(sale: Sale) -> None:
+        await steps[sale.n % 12](sale)
+
+    async with Bench(app, database) as bench:
+        await sold(bench)
+
+        assert await booked(bench) == dict.fromkeys(range(MANY), 1)

@@ -24,7 +24,13 @@ POINTS = {
     "fused": [*BOTH_ENDS, CrashPoint.FUSED_CALLED, *FLUSHES, CrashPoint.RELEASED],
     "batch": [*BOTH_ENDS, CrashPoint.FUSED_CALLED, *FLUSHES, CrashPoint.RELEASED],
 }
-PASSES = {CrashPoint.STEP_CALLED: 60, CrashPoint.CHECKPOINTED: 70, **dict.fromkeys(TRANSACTIONS, 50)}
+PASSES = {
+    CrashPoint.STEP_CALLED: 60,
+    CrashPoint.CHECKPOINTED: 70,
+    CrashPoint.TRANSACTION_OPEN: 50,
+    CrashPoint.TRANSACTION_WRITTEN: 5,
+    CrashPoint.TRANSACTION_DURABLE: 5,
+}
 """Which pass kills: of points that every record meets a later one, so that the path was gone before."""
 
 
