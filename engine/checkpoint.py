@@ -60,7 +60,7 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Answer from the history, or run the step and record it."""
+    """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         if recorded.error is not None:
             run.error_given = True
@@ -69,45 +69,40 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
     if not run.is_ready():
         await run.ready()
     run.running_steps += 1
-    try:
-        return await _attempts(run, step, function_id, args, kwargs)
-    finally:
-        run.step_ended()
-
-
-async def _attempts(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The tries of one step: its own retries are inside one checkpoint."""
     started_ms = now_ms()
     attempt = 1
-    while True:
-        token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
-        try:
-            if step.timeout is None:
-                result = await step.function(*args, **kwargs)
-            else:
-                async with asyncio.timeout(step.timeout.total_seconds()):
+    try:
+        while True:
+            token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
+            try:
+                if step.timeout is None:
                     result = await step.function(*args, **kwargs)
-            output = step.encode(result)
-        except Suspended:
-            raise
-        except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
-            delay = step.retry.delay_after(attempt, error)
-            if delay is None:
-                given = _final(step, attempt, error)
-                text, given = as_recorded(given)
-                run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
-                run.error_given = True
-                raise given from given.__cause__
-        else:
-            reach(CrashPoint.STEP_CALLED)
-            run.checkpoint(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
-            reach(CrashPoint.CHECKPOINTED)
-            return result
-        finally:
-            current_step.reset(token)
-        await asyncio.sleep(delay.total_seconds())
-        attempt += 1
-        await run.ready()
+                else:
+                    async with asyncio.timeout(step.timeout.total_seconds()):
+                        result = await step.function(*args, **kwargs)
+                output = step.encode(result)
+            except Suspended:
+                raise
+            except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
+                delay = step.retry.delay_after(attempt, error)
+                if delay is None:
+                    given = _final(step, attempt, error)
+                    text, given = as_recorded(given)
+                    run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+                    run.error_given = True
+                    raise given from given.__cause__
+            else:
+                reach(CrashPoint.STEP_CALLED)
+                run.checkpoint(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
+                reach(CrashPoint.CHECKPOINTED)
+                return result
+            finally:
+                current_step.reset(token)
+            await asyncio.sleep(delay.total_seconds())
+            attempt += 1
+            await run.ready()
+    finally:
+        run.step_ended()
 
 
 def _final(step: Step, attempt: int, error: Exception) -> Exception:

@@ -192,13 +192,15 @@ class Committer:
         for work in flush.works:
             run = work.run
             run.submitted = False
-            if not flush.qualified(work, written):
-                run.inbox.refuse(run, "cancelled or taken over")
-                continue
-            qualified.append(work)
             if work.inserts:
                 run.inbox.offsets.settle(run.offset)
                 run.row = work.row_after
+            elif not flush.qualified(work, written):
+                run.inbox.refuse(run, "cancelled or taken over")
+                continue
+            qualified.append(work)
+            if not work.checkpoints:
+                continue
             run.durable += len(work.checkpoints)
             for checkpoint in work.checkpoints:
                 run.durable_ids.append(checkpoint.function_id)
@@ -206,16 +208,17 @@ class Committer:
                 steps[run.handler.name, checkpoint.name, outcome].append(
                     (checkpoint.ended_ms - checkpoint.started_ms) / 1000
                 )
-            if work.checkpoints and run.recovery_attempts:
+            if run.recovery_attempts:
                 run.recovery_attempts = run.alone_deaths = 0
+        now_ms = now * 1000
         for work in qualified:
             run, inbox, ending = work.run, work.run.inbox, work.ending
             if run.waiters:
                 run.wake_waiters()
             if ending is not None:
-                if ending.is_final:
-                    began_ms = run.record.timestamp_ms if run.record is not None else run.started_ms
-                    finished[run.handler.name, ending.status].append(max(0.0, now - (began_ms or now * 1000) / 1000))
+                if ending.wake_at is None:
+                    began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or now_ms
+                    finished[run.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
                     if ending.reason:
                         inbox.source.dead_lettered(run, ending)
                 inbox.finished(run)

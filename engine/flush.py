@@ -82,6 +82,10 @@ class Work:
         self.checkpoints: list[Checkpoint]
         self.checkpoints, run.unsent = run.unsent, []
         self.ending: Ending | None = run.ending if run.phase is Phase.ENDED else None
+        if run.row is Row.NONE and self.ending is not None and self.ending.wake_at is None:
+            # Nearly every record: its row comes with its end.
+            self.inserts, self.rests, self.row_after = True, False, Row.RUNNING
+            return
         self.inserts = run.row is Row.NONE and (
             self.ending is not None or bool(self.checkpoints) or run.needs_first_row or releases
         )
@@ -188,9 +192,10 @@ class Flush:
 
     def prune(self) -> None:
         """Leave out sources that are gone, and compute every part's progress anew."""
-        self.parts = [part for part in self.parts if not part.source.is_gone]
-        kept = {part.source for part in self.parts}
-        self.works = [work for work in self.works if work.run.inbox.source in kept]
+        if any(part.source.is_gone for part in self.parts):
+            self.parts = [part for part in self.parts if not part.source.is_gone]
+            kept = {part.source for part in self.parts}
+            self.works = [work for work in self.works if work.run.inbox.source in kept]
         if self.group is not None:
             left_out = set(self.group.left_out())
             self.works = [work for work in self.works if work.run not in left_out]

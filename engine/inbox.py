@@ -512,7 +512,8 @@ class Inbox:
     def _end(self, run: Run, ending: Ending) -> None:
         run.phase = Phase.ENDED
         run.ending = ending
-        ending.hold = self._hold_for(run, ending)
+        if ending.status is not WorkflowStatus.SUCCESS:
+            ending.hold = self._hold_for(run, ending)
         run.submit()
 
     def persisted(self, run: Run) -> None:
@@ -753,10 +754,6 @@ class Inbox:
         if not run.is_parked:
             run.is_parked = True
             self.parked += 1
-
-    def submit(self, run: Run) -> None:
-        """Hand a run to the committer."""
-        self.source.wants(run=run)
 
     def _count(self, run: Run) -> None:
         if run.counted is None:

@@ -120,92 +120,53 @@ UNDECODED: Any = object()
 class Run:
     """One workflow in this process. Lives on the loop; sync handlers touch it through `checkpoint`."""
 
-    __slots__ = (
-        "alone_deaths",
-        "argument",
-        "attempt",
-        "context",
-        "counted",
-        "doom",
-        "durable",
-        "durable_ids",
-        "ending",
-        "entered_at",
-        "error_given",
-        "followers",
-        "function_id",
-        "handled_error",
-        "history",
-        "id",
-        "inbox",
-        "is_alone",
-        "is_parked",
-        "key",
-        "needs_first_row",
-        "offset",
-        "owner",
-        "phase",
-        "place",
-        "record",
-        "recorded",
-        "recovery_attempts",
-        "row",
-        "running_steps",
-        "standing",
-        "started_ms",
-        "submitted",
-        "task",
-        "unsent",
-        "waiters",
-        "wake_at",
-        "was_suspended",
-    )
+    # What every run begins with stands on the class: an instance sets what differs, a third of it.
+    argument: Any = UNDECODED
+    row = Row.NONE
+    phase = Phase.WAITING
+    standing = Standing.ACTIVE
+    followers: list[Run] | None = None
+    function_id = 0
+    history: dict[int, CheckpointRow] | None = None
+    recorded = 0
+    durable = 0
+    ending: Ending | None = None
+    doom: Ending | None = None
+    """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
+    submitted = False
+    waiters: list[asyncio.Future[None]] | None = None
+    running_steps = 0
+    error_given = False
+    handled_error = False
+    was_suspended = False
+    task: asyncio.Task[None] | None = None
+    context: Context | None = None
+    """The task's: of it there is no other way to ask before Python 3.12."""
+    recovery_attempts = 0
+    alone_deaths = 0
+    is_alone = False
+    is_parked = False
+    counted: int | None = None
+    needs_first_row = False
+    attempt = 0
+    wake_at: int | None = None
+    started_ms = 0
 
-    def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
+    def __init__(
+        self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None, entered_at: float = 0.0
+    ) -> None:
         self.inbox = inbox
+        self.handler: Handler = inbox.handler
+        """What it runs."""
         self.id = WorkflowId(f"{inbox.id_prefix}{offset}")
         self.offset = offset
         self.place = offset
         self.key = key
         self.record = record
-        self.argument: Any = UNDECODED
-        self.row = Row.NONE
-        self.phase = Phase.WAITING
-        self.standing = Standing.ACTIVE
         self.owner: OwnerToken = inbox.token
-        self.followers: list[Run] | None = None
-        self.function_id = 0
-        self.history: dict[int, CheckpointRow] | None = None
-        self.recorded = 0
-        self.durable = 0
         self.durable_ids: list[int] = []
         self.unsent: list[Checkpoint] = []
-        self.ending: Ending | None = None
-        self.doom: Ending | None = None
-        """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
-        self.submitted = False
-        self.waiters: list[asyncio.Future[None]] | None = None
-        self.running_steps = 0
-        self.error_given = False
-        self.handled_error = False
-        self.was_suspended = False
-        self.task: asyncio.Task[None] | None = None
-        self.context: Context | None = None
-        self.recovery_attempts = 0
-        self.alone_deaths = 0
-        self.is_alone = False
-        self.is_parked = False
-        self.counted: int | None = None
-        self.needs_first_row = False
-        self.attempt = 0
-        self.wake_at: int | None = None
-        self.entered_at = time.monotonic()
-        self.started_ms = 0
-
-    @property
-    def handler(self) -> Handler:
-        """What it runs."""
-        return self.inbox.handler
+        self.entered_at = entered_at or time.monotonic()
 
     @property
     def is_replaying(self) -> bool:
@@ -219,42 +180,39 @@ class Run:
         self.phase = Phase.RUNNING
         self.started_ms = self.started_ms or now_ms()
         self.function_id = 0
-        self.error_given = self.handled_error = self.was_suspended = False
+        if self.was_suspended or self.error_given:
+            self.error_given = self.handled_error = self.was_suspended = False
         self.context = copy_context()
         self.task = self.inbox.loop.create_task(self._main(), context=self.context)
         self.inbox.engine.tasks.add(self.task)
 
     async def _main(self) -> None:
-        try:
-            await self._run_code()
-        finally:
-            # Not by a callback of the task's: that is another turn of the loop for every record.
-            assert self.task is not None, "started"
-            self.inbox.engine.tasks.discard(self.task)
-
-    async def _run_code(self) -> None:
         current_run.set(self)
-        handler = self.handler
+        inbox, handler = self.inbox, self.handler
         ending: Ending | None = None
         try:
-            call: Callable[..., Any] = self.inbox.body
-            if handler.is_async:
-                result = await call(self.argument)
-            else:
-                in_context = functools.partial(copy_context().run, call, self.argument)
-                result = await self.inbox.loop.run_in_executor(self.inbox.engine.threads, in_context)
-            output = str(result) if isinstance(result, Encoded) else handler.encode(result)
-            ending = Ending(WorkflowStatus.SUCCESS, output=output)
-        except Suspended:
-            self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
-            if self.standing is Standing.ABANDONED or self.inbox.engine.is_aborted:
+            try:
+                call: Callable[..., Any] = inbox.body
+                if handler.is_async:
+                    result = await call(self.argument)
+                else:
+                    in_context = functools.partial(copy_context().run, call, self.argument)
+                    result = await inbox.loop.run_in_executor(inbox.engine.threads, in_context)
+                output = str(result) if isinstance(result, Encoded) else handler.encode(result)
+                ending = Ending(WorkflowStatus.SUCCESS, output)
+            except Suspended:
                 self.was_suspended = True
-            else:
-                ending = self._failed(error)
-        while self.running_steps:
-            await self._step_ended()
-        self.inbox.ended(self, None if self.was_suspended else ending)
+            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
+                if self.standing is Standing.ABANDONED or inbox.engine.is_aborted:
+                    self.was_suspended = True
+                else:
+                    ending = self._failed(error)
+            while self.running_steps:
+                await self._step_ended()
+            inbox.ended(self, None if self.was_suspended else ending)
+        finally:
+            # Not by a callback of the task's: that is another turn of the loop for every record.
+            inbox.engine.tasks.discard(self.task)  # pyright: ignore[reportArgumentType]  # started
 
     def _failed(self, error: BaseException) -> Ending:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
@@ -343,7 +301,7 @@ class Run:
         """Have the committer look at this run. A late run is looked at when it ends."""
         if not self.submitted and self.standing is Standing.ACTIVE:
             self.submitted = True
-            self.inbox.submit(self)
+            self.inbox.source.submit(self)
 
     def wake_waiters(self) -> None:
         """Tell whoever waits in `ready`, `persisted` or for the last step to look again."""

@@ -179,13 +179,15 @@ class Source:
             self._dirty or self._acquires or self._wants_look_up or self._wants_progress or self.inbox.group
         ) or (self._releasing and not self._is_gone)
 
-    def wants(
-        self, *, run: Run | None = None, acquire: Run | None = None, look_up: bool = False, group: bool = False
-    ) -> None:
+    def submit(self, run: Run) -> None:
+        """A run has something for the next flush."""
+        self._dirty.append(run)
+        if self._committer is not None:
+            self._committer.wants(self)
+
+    def wants(self, *, acquire: Run | None = None, look_up: bool = False, group: bool = False) -> None:
         """Note work for the next flush."""
         del group  # lies in the inbox
-        if run is not None:
-            self._dirty.append(run)
         if acquire is not None:
             self._acquires.append(acquire)
         if look_up:
@@ -212,16 +214,17 @@ class Source:
             self._acquires.clear()
             return 0
         taken = 0
-        while self._dirty and taken < room:
-            run = self._dirty.popleft()
+        dirty, works = self._dirty, flush.works
+        while dirty and taken < room:
+            run = dirty.popleft()
             work = Work(run)
-            if work.is_empty or run.standing is not Standing.ACTIVE:
+            if run.standing is not Standing.ACTIVE or work.is_empty:
                 run.submitted = False
                 continue
-            if work.inserts and work.row_after is Row.REST and run.phase is Phase.WAITING:
+            if work.row_after is Row.REST and work.inserts and run.phase is Phase.WAITING:
                 run.phase = Phase.RESTING
-            flush.works.append(work)
-            taken += work.size
+            works.append(work)
+            taken += 1 + len(work.checkpoints)
         part.acquires, self._acquires = self._acquires, []
         if self._wants_look_up:
             self._wants_look_up = False

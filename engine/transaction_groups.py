@@ -301,7 +301,7 @@ class _Queue:
 
     def start_another(self) -> None:
         """Start a group if somebody waits whom none will take in soon."""
-        if not self.waiting or self._groups.running >= self._groups.running_max:
+        if not self.waiting or self.engine.is_aborted or self._groups.running >= self._groups.running_max:
             return
         if self._is_starting or self._running >= max(1, int(self._running_max)):
             return
