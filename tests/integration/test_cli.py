@@ -292,6 +292,37 @@ def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
 
 
+@pytest.mark.fresh_environment
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_the_commands_that_a_new_project_is_begun_with_work(tmp_path: Path, tool: str) -> None:
+    """As a stranger types them, with the pip that came with Python, and with uv; onceflow is on no package index."""
+    hidden = ("PROCESSOR_", "PYTEST_", "VIRTUAL_ENV", "PYTHON")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    env["PATH"] = f"{tmp_path / 'venv' / 'bin'}:{Path(sys.executable).parent}:{env['PATH']}"
+
+    def sh(line: str, folder: Path = tmp_path) -> str:
+        ended = subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{line}\n{ended.stdout}"
+        return ended.stdout
+
+    sh(f"'{sys.executable}' -m venv venv && venv/bin/pip install -q '{ROOT}'")
+    _, _, pip, _, uv = re.split(r"^(with pip|or with uv).*\n", sh("processor new my-shop"), flags=re.MULTILINE)
+    install, test, develop = (line.strip() for line in (pip if tool == "pip" else uv).strip().splitlines())
+
+    sh(install, tmp_path / "my-shop")
+    assert " passed" in sh(test, tmp_path / "my-shop")
+    assert "usage: processor dev" in sh(f"{develop} --help", tmp_path / "my-shop")
+
+
 def env_of(database: str, cluster: MockCluster) -> dict[str, str]:
     return {
         "PROCESSOR_POSTGRES_DSN": database,
