@@ -15,7 +15,10 @@ these do not go away on their own:
 
 from enum import Enum
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
+
+from engine.errors import EngineError
+from engine.faults import comes_from_outside
 
 TIMED_OUT = KafkaError._TIMED_OUT
 
@@ -59,6 +62,11 @@ def meaning_of(error: KafkaError) -> Meaning:
     if known is not None:
         return known
     return Meaning.FATAL if error.fatal() else Meaning.PASSING
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether trying again may help: brokers, Postgres or the machine raised it. Anything else is a bug of ours."""
+    return isinstance(error, KafkaException | EngineError) or comes_from_outside(error)
 
 
 def is_truncation(text: str) -> bool:

@@ -21,7 +21,7 @@ from consumers import telemetry
 from consumers.assignment import State
 from consumers.backpressure import PauseReason
 from consumers.cluster import Cluster
-from consumers.errors import Meaning
+from consumers.errors import Meaning, may_pass
 from consumers.handover import Place
 from consumers.lag import LogEnd, LogEnds
 from consumers.partition import Partition, Surroundings
@@ -124,11 +124,14 @@ class Group:
             poller=self._poller,
             settings=self._settings,
             telemetry=self._events,
+            failed=self._fail,
         )
         await self._poller.start()
         self._repeat("lag", self._settings.lag_every, self._look_at_lag)
         self._repeat("topic check", self._settings.topic_check_every, self._look_at_topics)
-        self._tasks.append(asyncio.create_task(self._pass_on_hints(sources), name="hints about claims"))
+        hints = asyncio.create_task(self._pass_on_hints(sources), name="hints about claims")
+        hints.add_done_callback(self._on_life_ended)
+        self._tasks.append(hints)
         if self._settings.mirror_every:
             self._repeat("mirror", self._settings.mirror_every, self._mirror_progress)
 
@@ -265,7 +268,8 @@ class Group:
         self._events.emit(telemetry.ClientRecreated(error, retry_s))
 
     def poll_failed(self, error: BaseException) -> None:
-        """The poll thread has ended."""
+        """The poll thread has ended, or could not hand over: what it tells from now on may lie behind a gap (I1)."""
+        self._around.attached.clear()
         self._fail(error)
 
     # -- helpers
@@ -286,6 +290,7 @@ class Group:
             del self._leaving[place]
 
     def _on_life_ended(self, life: asyncio.Task[None]) -> None:
+        """Of a partition, or of a task of the group's own: what it raised is a bug of ours."""
         if not life.cancelled() and (error := life.exception()) is not None:
             self._fail(error)
 
@@ -299,11 +304,15 @@ class Group:
             while True:
                 try:
                     await action()
-                except Exception as error:  # noqa: BLE001  # brokers do not answer, or a bug: the next round tries again
+                except Exception as error:
+                    if not may_pass(error):
+                        raise
                     self._events.emit(ServiceFailed(name, error, every.total_seconds()))
                 await asyncio.sleep(every.total_seconds())
 
-        self._tasks.append(asyncio.create_task(forever(), name=f"{name} of group {self._settings.group}"))
+        task = asyncio.create_task(forever(), name=f"{name} of group {self._settings.group}")
+        task.add_done_callback(self._on_life_ended)
+        self._tasks.append(task)
 
     async def _pass_on_hints(self, sources: Sources) -> None:
         while True:

@@ -62,7 +62,7 @@ class PollListener(Protocol):
         ...
 
     def poll_failed(self, error: BaseException) -> None:
-        """The thread has ended and nothing will be polled any more."""
+        """The thread has ended, or one of these calls raised: nothing more can be taken of what it brings."""
         ...
 
 

@@ -12,7 +12,7 @@ release runs beside the rebalance; whatever was awaited at that moment ends by i
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,6 +23,7 @@ from consumers import telemetry
 from consumers.assignment import Event, State, after
 from consumers.backpressure import PauseReason
 from consumers.cluster import Cluster
+from consumers.errors import may_pass
 from consumers.handover import Place
 from consumers.poller import Poller
 from consumers.settings import GroupSettings, Subscription
@@ -60,6 +61,8 @@ class Surroundings:
     poller: Poller
     settings: GroupSettings
     telemetry: Telemetry
+    failed: Callable[[BaseException], None]
+    """Ends the member: a bug of ours, which would come again at every try."""
     attached: dict[int, "Partition"] = field(default_factory=dict[int, "Partition"])
     """By number of the attachment: where what the poll thread hands over goes to."""
     operator_pauses: set[Place] = field(default_factory=set[Place])
@@ -114,7 +117,7 @@ class Partition:
         try:
             self.source.deliver(records)
         except Exception as error:  # noqa: BLE001  # the records of the other partitions in this batch must go on
-            self._fail(error)
+            self._break(error)
 
     def reached(self, offset: int) -> None:
         """Nothing below `offset` will come any more."""
@@ -123,7 +126,7 @@ class Partition:
         try:
             self.source.reached(offset)
         except Exception as error:  # noqa: BLE001  # as above
-            self._fail(error)
+            self._break(error)
 
     def refused(self, error: str) -> None:
         """The log is not what it was taken for: give the claim back and validate again."""
@@ -179,7 +182,10 @@ class Partition:
             except ConfigurationError as error:
                 self._halt(str(error))
                 await self._until_ended(self._around.settings.reclaim_every.total_seconds())
-            except Exception as error:  # noqa: BLE001  # Postgres or Kafka does not answer, or a bug: try again, visibly
+            except Exception as error:
+                if not may_pass(error):
+                    self._detach()
+                    raise
                 self._fail(error)
             self._give_back()
             if not self._over:
@@ -312,7 +318,7 @@ class Partition:
     def _detach(self) -> None:
         number, self.number = self.number, None
         if number is not None:
-            del self._around.attached[number]
+            self._around.attached.pop(number, None)
             self._around.poller.detach(number)
 
     def _end(self, reason: str) -> None:
@@ -320,6 +326,11 @@ class Partition:
         self._detach()
         self.reason = reason
         self._ended.set()
+
+    def _break(self, error: Exception) -> None:
+        """The engine could not take what came: nothing more of this attachment may reach it (I1)."""
+        self._end(f"{type(error).__name__}: {error}")
+        self._around.failed(error)
 
     def _fail(self, error: Exception) -> None:
         self._around.telemetry.emit(ServiceFailed(f"partition {self.ref}", error, self._retry_s))
@@ -366,6 +377,8 @@ class Partition:
             await source.release()
         except Exception as error:  # noqa: BLE001  # its owner's death is then observed by others (P2)
             self._around.telemetry.emit(ServiceFailed(f"release {self.ref}", error, None))
+            if not may_pass(error):
+                self._around.failed(error)
 
     async def _releasing(self) -> None:
         while self._releases:

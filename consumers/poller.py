@@ -163,9 +163,16 @@ class Poller:
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None, "started"
         try:
-            self._loop.call_soon_threadsafe(partial(function, *arguments))
+            self._loop.call_soon_threadsafe(self._call, function, *arguments)
         except RuntimeError:  # the loop is closed: the process ends, or a test forgot us
             self._closing = True
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """On the loop, which would log an error and go on without what the call was for."""
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001  # a bug: whoever listens ends
+            self._listener.poll_failed(error)
 
     def _run(self) -> None:
         try:
@@ -397,9 +404,13 @@ class Poller:
         return new_consumer(self._settings, on_error=self._on_error, on_commit=self._on_commit)
 
     def _survive(self, error: BaseException) -> None:
-        """After any exception: attach everything again at our own next offset, with a new client if need be.
+        """After an exception: attach everything again at our own next offset, with a new client if need be.
+
+        Only after one of the client's, or of a machine without memory (case 7): it may not come again. One of our own
+        code would, at every turn.
 
         Raises:
+            BaseException: The error itself, where it is a bug of ours.
             ConfigurationError: Another process has our `group.instance.id`. Joining again would throw that one out.
         """
         if self._fatal is not None and meaning_of(self._fatal) is Meaning.FENCED:
@@ -408,6 +419,8 @@ class Poller:
                 f"{self._settings.instance_id!r}: {self._fatal.str()}\n"
                 f"  Give every process one of its own that it keeps across restarts (the ordinal of a StatefulSet)."
             ) from error
+        if not isinstance(error, KafkaException | RuntimeError | MemoryError):
+            raise error
         if self._fatal is None and self._consumer is not None:
             try:
                 self._attach_again(self._consumer)

@@ -310,6 +310,16 @@ class Engine:
         if not self.failure.done():
             self.failure.set_result(error)
 
+    def call_later(self, delay_s: float, function: Callable[..., None], *args: Any) -> None:
+        """Call on the loop after a while; an error is the engine's failure, where the loop would only log it."""
+        self.loop.call_later(delay_s, self._owned_call, function, *args)
+
+    def _owned_call(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001  # nobody else hears of it
+            self.failed(error)
+
     def notify(self, channel: str, payload: str) -> None:
         """Send a hint, without waiting for it."""
         if self._is_started or self.sources.current:
@@ -326,7 +336,7 @@ class Engine:
         self._watched.append((run.entered_at + self._persist_after_s, run))
         if not self._ticking:
             self._ticking = True
-            self.loop.call_later(self._persist_after_s / 2, self._tick)
+            self.call_later(self._persist_after_s / 2, self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -342,7 +352,7 @@ class Engine:
                 run.needs_first_row = True
                 run.submit()
         if watched:
-            self.loop.call_later(self._persist_after_s / 2, self._tick)
+            self.call_later(self._persist_after_s / 2, self._tick)
         else:
             self._ticking = False
 
@@ -359,9 +369,9 @@ class Engine:
     # -- the lease --
 
     def from_thread(self, function: Callable[..., None], *args: Any) -> None:
-        """Call on the loop, from the lease's thread."""
+        """Call on the loop, from a thread of the engine's; an error is the engine's failure."""
         with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(function, *args)
+            self.loop.call_soon_threadsafe(self._owned_call, function, *args)
 
     def emit_from_thread(self, event: Event) -> None:
         """Tell observers from the lease's thread."""

@@ -51,6 +51,13 @@ def fault_of(error: BaseException) -> Fault:
     return Fault.BROKEN
 
 
+def comes_from_outside(error: BaseException) -> bool:
+    """Whether the server, the network or the machine raised it. Anything else out of our own code is a bug of ours."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is not None or fault_of(error) is Fault.WEATHER
+    return isinstance(error, OSError)
+
+
 def is_weather(state: str | None) -> bool:
     """Connection lost, resources short, server going down or read-only: as true for a user's statement (P25)."""
     if state is None:

@@ -357,7 +357,7 @@ class Inbox:
             self.engine.watch_foreign(run)
         elif run.row is Row.REST:
             if run.wake_at is not None and (delay_ms := run.wake_at - now_ms()) > 0:
-                self.loop.call_later(delay_ms / 1000, self._wake, run)
+                self.engine.call_later(delay_ms / 1000, self._wake, run)
             else:
                 self._wake(run)
         elif self.handler.kind is not HandlerKind.JOURNALED and run.key is None and self._may_fuse(run):

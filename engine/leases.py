@@ -131,6 +131,9 @@ class Lease:
                     connection = self._connection = None
                 self._stop.wait(0.2)
                 next_at = self.now()
+            except Exception as error:  # noqa: BLE001  # a bug: without a lease nothing would begin, and nobody see why
+                self._engine.from_thread(self._engine.failed, error)
+                return
         if self._is_dead and connection is not None and not connection.closed and self._engine.is_aborted:
             connection.close()
 

@@ -10,6 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
+from engine.errors import ConfigurationError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -48,12 +50,22 @@ class Progress:
 
     @classmethod
     def decode(cls, value: str) -> Self:
-        """Read a stored value. Unknown keys of a newer version are an error: rewriting would drop them."""
-        stored = json.loads(value)
-        unknown = stored.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"progress has unknown keys {sorted(unknown)}: written by a newer version")
-        return cls(**stored)
+        """Read a stored value.
+
+        Raises:
+            ConfigurationError: It has keys of a newer version, which rewriting would drop; or it is no progress at all.
+        """
+        try:
+            stored = json.loads(value)
+            unknown = stored.keys() - {f.name for f in fields(cls)}
+            if not unknown:
+                return cls(**stored)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"event_dispatch_kv: {value[:200]!r} is no progress of a partition") from error
+        raise ConfigurationError(
+            f"event_dispatch_kv: progress has the unknown keys {sorted(unknown)}: a newer version wrote it.\n"
+            f"  Run that version, or a later one."
+        )
 
     def to(self, **changes: object) -> Self:
         """A changed copy, one flush on."""

@@ -224,6 +224,47 @@ async def test_an_exception_between_the_client_and_us_loses_nothing(
     assert thread.told.kinds() == ["assigned"]
 
 
+class Broken(Steered):
+    """Has a bug where records are handed over."""
+
+    turns = 0
+
+    def _hand_over(self, messages: Any) -> None:
+        self.turns += 1
+        raise TypeError(f"a bug of ours, with {len(messages)} messages")
+
+
+async def test_a_bug_of_ours_ends_the_thread_and_does_not_come_again_at_every_turn(
+    broker: Broker, topic: str, threads: Threads
+) -> None:
+    produce(broker.bootstrap_servers, topic, values(10))
+    thread = threads(kind=Broken)
+    await thread.joined(4)
+    thread.attach(0)
+
+    await until(lambda: thread.told.failure is not None, thread)
+    left = await thread.poller.close(5)
+
+    assert left
+    assert isinstance(thread.told.failure, TypeError)
+    assert isinstance(thread.poller, Broken)
+    assert thread.poller.turns == 1
+    assert thread.told.kinds("recreated") == []
+
+
+async def test_what_cannot_be_taken_on_the_loop_ends_the_listener(broker: Broker, topic: str, threads: Threads) -> None:
+    """An assignment that the loop only logs an error about would never be claimed."""
+    thread = threads()
+
+    def assigned(*_: object) -> None:
+        raise KeyError("a bug of ours")
+
+    thread.told.assigned = assigned
+    await thread.poller.start()
+
+    await until(lambda: isinstance(thread.told.failure, KeyError), thread)
+
+
 async def test_a_client_that_became_unusable_is_replaced(
     broker: Broker, topic: str, threads: Threads, protocol: GroupProtocol
 ) -> None:

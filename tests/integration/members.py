@@ -93,9 +93,12 @@ class Member:
             await self._body(text)
         return text
 
-    async def start(self) -> "Member":
+    async def start(self, prepare: "Callable[[Member], None] | None" = None) -> "Member":
+        """Start; `prepare` is called when the engine stands and nothing is consumed yet."""
         await self.engine.start()
         try:
+            if prepare is not None:
+                prepare(self)
             await self.group.start()
         except BaseException:
             await self.engine.stop(timedelta(seconds=1))

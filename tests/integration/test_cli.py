@@ -215,6 +215,28 @@ def test_run_handles_records_and_stops_in_order_on_sigterm(
     assert ("nap",) in recorded
 
 
+def test_a_bug_of_ours_ends_the_process_with_its_traceback_and_exit_code_1(
+    project: Path, database: str, mock_cluster: MockCluster
+) -> None:
+    """And not with a partition that is tried again for ever."""
+    mock_cluster.create_topic("orders", 1)
+    produce(mock_cluster.bootstrap_servers, {"order_id": "o-1"})
+    (project / "broken.py").write_text(
+        "from engine.inbox import Inbox\nfrom shop import app\n\n\n"
+        "def deliver(self, records):\n    raise TypeError('a bug of ours')\n\n\nInbox.deliver = deliver\n"
+    )
+
+    with running(project, "run", "broken:app", env=env_of(database, mock_cluster)) as program:
+        code = program.wait()
+
+    assert code == 1, program.lines
+    lines = [json.loads(line) for line in program.lines if line.startswith("{")]
+    (told,) = [line for line in lines if line["event"] == "service failed"]
+    assert "broken.py" in told["traceback"]
+    assert [line["error"] for line in lines if line["event"] == "cannot go on"] == ["TypeError: a bug of ours"]
+    assert fetch(database, "SELECT value::json ->> 'released' FROM dbos.event_dispatch_kv") == [("true",)]
+
+
 def test_a_second_signal_ends_it_at_once(project: Path, database: str, mock_cluster: MockCluster) -> None:
     mock_cluster.create_topic("orders", 1)
     produce(mock_cluster.bootstrap_servers, {"order_id": "o-1", "naps_s": 50})

@@ -6,7 +6,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from consumers.mock import MockCluster
 from consumers.settings import GroupProtocol, OnGap, OnRecreated, Security, StartAt, StartAtTime, Subscription
 from engine.errors import ConfigurationError
 from engine.migrations import migrate
-from engine.telemetry import SourceClaimed
+from engine.telemetry import ServiceFailed, SourceClaimed
 from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka, KafkaServer, unique
 from tests.fixtures.kafka import Security as BrokerSecurity
@@ -52,12 +52,13 @@ async def members(database: str, topic: str) -> AsyncGenerator[Members]:
     group = unique("billing")
 
     async def start(broker: Broker, *subscriptions: Subscription, **changes: Any) -> Member:
+        prepare: Callable[[Member], None] | None = changes.pop("prepare", None)
         chosen = subscriptions or (Subscription(topic=topic, handler="fulfil"),)
         member = Member(
             changes.pop("database", database), broker.bootstrap_servers, changes.pop("group", group), *chosen, **changes
         )
         made.append(member)
-        return await member.start()
+        return await member.start(prepare)
 
     yield start
     await asyncio.gather(*(member.stop() for member in made), return_exceptions=True)
@@ -508,6 +509,73 @@ async def test_an_outage_of_the_brokers_loses_and_repeats_nothing(
     await settled(database, 200, member)
 
     assert set(member.ran.values()) == {1}
+
+
+# -- bugs of ours
+
+
+def break_down(*_: object, **__: object) -> None:
+    raise TypeError("a bug of ours")
+
+
+async def test_a_bug_where_records_are_taken_ends_the_member_and_loses_nothing(
+    broker: Broker, topic: str, database: str, members: Members
+) -> None:
+    """I1: no position that lies behind the records which were not taken moves progress; the next process runs them."""
+    broker.create_topic(topic, 2)
+    broken = await members(broker)
+    await until(lambda: set(broken.states.values()) == {"attached"}, broken)
+    (source,) = (each for each in broken.engine.sources.attached() if each.ref.partition == 0)
+    source.inbox.deliver = break_down
+    for partition in range(2):
+        produce(broker.bootstrap_servers, topic, texts(f"{partition}-", 20), partition=partition, key="k")
+
+    await until(broken.group.failed.done, broken)
+    await broken.stop()
+    healthy = await members(broker)
+    await settled(database, 40, broken, healthy)
+
+    assert isinstance(broken.group.failed.exception(), TypeError)
+    assert not [text for text in broken.ran if text.startswith("0-")]
+    assert set((broken.ran + healthy.ran).values()) == {1}
+
+
+@pytest.mark.parametrize("where", ["claim", "stored"])
+async def test_a_bug_in_a_partitions_life_ends_the_member_and_is_not_tried_again(
+    broker: Broker, topic: str, members: Members, where: str
+) -> None:
+    broker.create_topic(topic, 1)
+
+    def prepare(member: Member) -> None:
+        setattr(member.engine.sources, where, break_down)
+
+    broken = await members(broker, prepare=prepare)
+    await until(broken.group.failed.done, broken)
+
+    assert isinstance(broken.group.failed.exception(), TypeError)
+    assert [event.error for event in broken.told(ServiceFailed)] == [broken.group.failed.exception()]
+
+
+async def test_progress_that_a_newer_version_wrote_halts_its_partition_alone(
+    broker: Broker, topic: str, database: str, members: Members
+) -> None:
+    broker.create_topic(topic, 2)
+    first = await members(broker)
+    await until(lambda: set(first.states.values()) == {"attached"}, first)
+    await first.stop()
+    await fetch(
+        database,
+        """UPDATE dbos.event_dispatch_kv
+              SET value = left(value, -1) || ',"newer":1}'
+            WHERE key = %s AND service_name LIKE 'kafka:%%'""",
+        f"{topic}-0",
+    )
+
+    second = await members(broker)
+    await until(lambda: "newer" in second.partitions[0].reason if second.partitions else False, second)
+
+    assert second.states[0] == "halted"
+    assert "a newer version wrote it" in second.partitions[0].reason
 
 
 # -- what is wrong at start
