@@ -112,16 +112,3 @@ async def list_partitions(
         )
         for row in await cursor.fetchall()
     ]
-
-
-async def release_holds(connection: AsyncConnection[Any], schema: str, *, group: str, topic_partition: str) -> int:
-    """Lift every hold of a partition and its keys: it goes on within a second. Returns how many there were."""
-    cursor = await send(
-        connection,
-        schema,
-        Statement(
-            "DELETE FROM {schema}.hold AS h WHERE h.service_name = %(service)s AND h.key = %(key)s RETURNING h.hold_id",
-            {"service": f"kafka:{group}", "key": topic_partition},
-        ),
-    )
-    return len(await cursor.fetchall())

@@ -1,4 +1,4 @@
-"""Statements of `hold`, `dead_letter`, `topic_owner`, `gap`."""
+"""Statements of `hold`, `dead_letter`, `topic_owner`, `gap`, `horizon`, `audit`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -58,6 +58,18 @@ def place(
             "reasons": reasons,
             "workflows": workflows,
         },
+    )
+
+
+def lift(*, service: str, key: str, kinds: Sequence[str]) -> Statement[tuple[str, str]]:
+    """Take holds of a partition and its keys away; returns kind and reason of each."""
+    return Statement(
+        """
+        DELETE FROM {schema}.hold AS h
+         WHERE h.service_name = %(service)s AND h.key = %(key)s AND h.kind = ANY (%(kinds)b::text[])
+        RETURNING h.kind, h.reason
+        """,
+        {"service": service, "key": key, "kinds": kinds},
     )
 
 
@@ -140,6 +152,14 @@ def gap(*, source: str, start: int, end: int, reason: str, by: str) -> Statement
         VALUES (%(source)s, %(start)s, %(end)s, %(reason)s, %(by)s, {schema}.now_ms())
         """,
         {"source": source, "start": start, "end": end, "reason": reason, "by": by},
+    )
+
+
+def horizon(*, source: str) -> Statement[tuple[int]]:
+    """Below it rows were deleted; locked, so that no retention moves it under a seek (P30)."""
+    return Statement(
+        "SELECT h.horizon FROM {schema}.horizon AS h WHERE h.kafka_source = %(source)s FOR UPDATE",
+        {"source": source},
     )
 
 

@@ -5,7 +5,6 @@ Every retry and discard is recorded with its actor, and a discard with its reaso
 
 import argparse
 import asyncio
-import getpass
 import json
 from typing import Any
 
@@ -14,6 +13,7 @@ from engine.errors import ConfigurationError
 from engine.inspection import connected
 from engine.settings import EngineSettings
 from processor.cli import DONE, add_act
+from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, payload, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         changing.add_argument("ids", nargs="*", type=int, metavar="ID", help="which; or those of a filter")
         _add_filter(changing)
         changing.add_argument("--all", action="store_true", help="every open one, where no filter is given")
-        changing.add_argument("--actor", default=None, help="who does it, for the record (default: the system user)")
+        add_actor_argument(changing)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,11 +73,11 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 print(json.dumps(_row(letter) | _record(letter), indent=2, ensure_ascii=False))
             case "retry":
                 ids = await _chosen(arguments, connection, schema)
-                count = await retry(connection, schema, ids, actor=_actor(arguments))
+                count = await retry(connection, schema, ids, actor=actor_of(arguments))
                 print(f"{count} back to work")
             case _:
                 ids = await _chosen(arguments, connection, schema)
-                count = await discard(connection, schema, ids, note=arguments.note, actor=_actor(arguments))
+                count = await discard(connection, schema, ids, note=arguments.note, actor=actor_of(arguments))
                 print(f"{count} discarded")
     return DONE
 
@@ -110,15 +110,6 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 
 def _filter(arguments: argparse.Namespace) -> dict[str, str | None]:
     return {"topic": arguments.topic, "handler": arguments.handler, "reason": arguments.reason}
-
-
-def _actor(arguments: argparse.Namespace) -> str:
-    if arguments.actor:
-        return str(arguments.actor)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return "operator"
 
 
 def _row(letter: DeadLetterRow) -> dict[str, Any]:

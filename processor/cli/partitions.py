@@ -1,17 +1,28 @@
-"""`processor partitions`: what is stored of every partition, whoever runs it; and lifting what holds one."""
+"""`processor partitions`: what is stored of every partition, whoever runs it; and acts on one.
+
+Every act is recorded with its actor, and why.
+"""
 
 import argparse
 import asyncio
-from typing import Any
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigurationError
-from engine.inspection import PartitionRow, connected, list_partitions, release_holds
-from processor.cli import DONE, add_act
+from consumers.settings import StartAt
+from engine.inspection import PartitionRow, connected, list_partitions
+from engine.partitions import Place, Seek, pause, release, resume, seek, unknown
+from processor.cli import DONE, MISTAKE, add_act
+from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
+from processor.config import Settings
 from processor.loading import load_settings
-from processor.wiring import engine_settings
+from processor.wiring import engine_settings, group_settings
 
-HELP = "List partitions with progress, owner and holds; let a held one go on"
+if TYPE_CHECKING:
+    from consumers.offsets import Target
+
+HELP = "List partitions with progress, owner and holds; pause, resume, release or move one"
 
 _COLUMNS = ("group", "partition", "handler", "next", "high", "epoch", "owner", "written_at", "dead_letters", "holds")
 
@@ -22,40 +33,114 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = add_act(acts, "list", "progress, owner and holds of every partition, as stored")
     listing.add_argument("--group", help="only of this consumer group")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    release = add_act(acts, "release", "lift every hold of a partition and its keys: it goes on within a second")
-    release.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
-    release.add_argument("--group", required=True, help="its consumer group")
+    paused = add_act(acts, "pause", "stop a partition, whoever runs it, until it is resumed; running steps end")
+    resumed = add_act(acts, "resume", "take a pause away; what else holds the partition stays")
+    released = add_act(acts, "release", "lift every hold of a partition and its keys: it goes on within a second")
+    moved = add_act(acts, "seek", "move a partition's progress; shows what it would do unless --yes is given")
+    moved.add_argument(
+        "--to",
+        required=True,
+        type=_target,
+        metavar="WHERE",
+        help="an offset, 'earliest', 'latest', or a time with its zone (2026-01-31T08:00:00Z): the first record since",
+    )
+    moved.add_argument("--yes", action="store_true", help="do it")
+    moved.add_argument(
+        "--force", action="store_true", help="also where rows were deleted already: those records run again"
+    )
+    for act in (paused, resumed, released, moved):
+        act.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
+        act.add_argument("--group", required=True, help="its consumer group")
+        act.add_argument("--note", required=act in (paused, moved), default="", help="why; it is recorded")
+        add_actor_argument(act)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List, or release."""
-    settings = engine_settings(load_settings(arguments.config))
+    """Do one of the acts."""
+    return asyncio.run(_act(arguments, load_settings(arguments.config)))
 
-    async def act() -> int:
-        async with connected(settings) as connection:
-            if arguments.act == "list":
-                found = await list_partitions(connection, settings.schema, group=arguments.group)
-                print_rows(
-                    _COLUMNS,
-                    [_row(each) for each in found],
-                    as_json=arguments.json,
-                    nothing="no partition has progress",
-                )
-                return DONE
-            known = await list_partitions(connection, settings.schema, group=arguments.group)
-            if arguments.partition not in {each.topic_partition for each in known}:
-                raise ConfigurationError(
-                    f"group {arguments.group!r} has no partition {arguments.partition!r}: see `processor partitions list`"
-                )
-            count = await release_holds(
-                connection, settings.schema, group=arguments.group, topic_partition=arguments.partition
-            )
-            print(
-                f"{arguments.partition}: {count} holds lifted" if count else f"{arguments.partition}: nothing holds it"
-            )
-            return DONE
 
-    return asyncio.run(act())
+async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
+    engine = engine_settings(settings)
+    schema = engine.schema
+    if arguments.act == "list":
+        async with connected(engine) as connection:
+            found = await list_partitions(connection, schema, group=arguments.group)
+        rows = [_row(each) for each in found]
+        print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no partition has progress")
+        return DONE
+    place = Place(arguments.group, arguments.partition)
+    note, actor = arguments.note, actor_of(arguments)
+    async with connected(engine) as connection:
+        match arguments.act:
+            case "pause":
+                placed = await pause(connection, schema, place, note=note, actor=actor)
+                print(f"{place.topic_partition}: {'paused' if placed else 'is paused already'}")
+            case "resume":
+                count = await resume(connection, schema, place, note=note, actor=actor)
+                print(f"{place.topic_partition}: {'resumed' if count else 'was not paused'}")
+            case "release":
+                count = await release(connection, schema, place, note=note, actor=actor)
+                print(f"{place.topic_partition}: " + (f"{count} holds lifted" if count else "nothing holds it"))
+            case _:
+                return await _seek(arguments, settings, connection, place)
+    return DONE
+
+
+async def _seek(arguments: argparse.Namespace, settings: Settings, connection: Any, place: Place) -> int:
+    from consumers.offsets import offset_of
+
+    schema = settings.postgres.schema_name
+    stored = await list_partitions(connection, schema, group=place.group)
+    partition = next((each for each in stored if each.topic_partition == place.topic_partition), None)
+    if partition is None:
+        raise unknown(place)
+    ref = place.ref(partition.handler)
+    done = await seek(
+        connection,
+        schema,
+        place,
+        to=await offset_of(group_settings(settings, place.group), ref.topic, ref.partition, arguments.to),
+        note=arguments.note,
+        actor=actor_of(arguments),
+        force=arguments.force,
+        dry_run=not arguments.yes,
+    )
+    print(_shown(place, done, partition))
+    if arguments.yes:
+        return DONE
+    print("processor: nothing was changed; with --yes it is done", file=sys.stderr)
+    return MISTAKE
+
+
+def _target(text: str) -> "Target":
+    if text.isdecimal():
+        return int(text)
+    if text in ("earliest", "latest"):
+        return StartAt(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no offset, 'earliest', 'latest' or time") from None
+    if at.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: a time needs its zone, as 2026-01-31T08:00:00Z")
+    return at
+
+
+def _shown(place: Place, done: Seek, partition: PartitionRow) -> str:
+    """What a seek does, for people."""
+    before, after = done.before.next, done.after.next
+    lines = [f"{place.topic_partition} of group {place.group}: next {before} becomes {after}, epoch {done.epoch}"]
+    if after > before:
+        lines.append(f"offsets {before} to {after - 1} are passed over: a recorded gap")
+    elif after < before:
+        lines.append(f"offsets {after} to {before - 1} are delivered again; what has a row does not run again")
+    if done.horizon is not None and after < done.horizon:
+        lines.append(f"rows below {done.horizon} were deleted: those records run again")
+    if done.owner_alive:
+        lines.append(f"executor {done.before.owner} has the claim: it is fenced, and it or another claims anew")
+    lines += [f"it does not go on before it is released: {hold}" for hold in partition.holds[:1]]
+    return "\n  ".join(lines)
 
 
 def _row(partition: PartitionRow) -> dict[str, Any]:

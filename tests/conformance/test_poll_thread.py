@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from consumers.backpressure import PauseReason
-from consumers.handover import Sorted
+from consumers.handover import Place, Sorted
 from consumers.mock import Api, MockCluster
 from consumers.settings import GroupProtocol
 from engine.errors import ConfigurationError
 from tests.conformance.members import produce
-from tests.conformance.poll_thread import PATIENCE_S, Steered, Thread, until
+from tests.conformance.poll_thread import PATIENCE_S, Steered, Thread, Told, until
 from tests.fixtures.kafka import Kafka, unique
 
 Broker = MockCluster | Kafka
@@ -252,14 +252,17 @@ async def test_a_bug_of_ours_ends_the_thread_and_does_not_come_again_at_every_tu
     assert thread.told.kinds("recreated") == []
 
 
+class Deaf(Told):
+    """Has a bug where an assignment is taken."""
+
+    def assigned(self, assignments: Mapping[Place, int], generation: int) -> None:
+        raise KeyError("a bug of ours")
+
+
 async def test_what_cannot_be_taken_on_the_loop_ends_the_listener(broker: Broker, topic: str, threads: Threads) -> None:
     """An assignment that the loop only logs an error about would never be claimed."""
     thread = threads()
-
-    def assigned(*_: object) -> None:
-        raise KeyError("a bug of ours")
-
-    thread.told.assigned = assigned
+    thread.told.__class__ = Deaf
     await thread.poller.start()
 
     await until(lambda: isinstance(thread.told.failure, KeyError), thread)
