@@ -331,7 +331,11 @@ def _insert(flush: Flush, new: Sequence[Any]) -> Statement[Any]:
         "attempts",
         "wakes",
     ]
-    return workflow_status.insert(executor_id=flush.executor_id, **dict(zip(names, columns, strict=True)))
+    return workflow_status.insert(
+        executor_id=flush.executor_id,
+        inputs_inline_max=new[0].run.inbox.engine.settings.inputs_inline_max,
+        **dict(zip(names, columns, strict=True)),
+    )
 
 
 def _checkpoints(works: Sequence[Any]) -> Statement[Any]:

@@ -18,6 +18,8 @@ class EngineSettings:
         backlog_max: Records of one partition waiting for room, before the partition is paused.
         parked_max: Records of one partition waiting behind keys in the database, before it is paused.
         persist_after: Running or waiting longer than this gives a record its row (P8).
+        inputs_inline_max: Characters of a record's inputs up to which they stand in its row, and not in
+            `workflow_inputs`.
         lease: Silence after which an executor is dead.
         heartbeat: Between two renewals.
         committers: Connections that commit journaled work, each with its own partitions; as many for fused handlers.
@@ -42,6 +44,7 @@ class EngineSettings:
     backlog_max: int = 4_000
     parked_max: int = 10_000
     persist_after: timedelta = timedelta(milliseconds=20)
+    inputs_inline_max: int = 64 * 1024
     lease: timedelta = timedelta(seconds=10)
     heartbeat: timedelta = timedelta(seconds=3)
     committers: int = 2

@@ -277,6 +277,9 @@ class ExecutorSettings(Section):
     persist_after: Duration = timedelta(milliseconds=20)
     """A record that ran or waited so long gets its row; what ends sooner needs one commit."""
 
+    inputs_inline_max: Size = 64 * 1024
+    """A record's inputs up to this length stand in its row of `workflow_status`, longer ones in `workflow_inputs`."""
+
     lease: Duration = timedelta(seconds=10)
     """Silence after which a process counts as dead and others take its partitions."""
 

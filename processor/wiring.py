@@ -32,6 +32,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         backlog_max=executor.backlog_max,
         parked_max=settings.partitions.parked_max,
         persist_after=executor.persist_after,
+        inputs_inline_max=executor.inputs_inline_max,
         lease=executor.lease,
         heartbeat=executor.heartbeat,
         committers=executor.committers,

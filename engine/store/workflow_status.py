@@ -1,7 +1,7 @@
-"""Statements of `workflow_status`: rows of records, their outcomes, waking, looking up."""
+"""Statements of `workflow_status`: rows of records, their outcomes, waking, looking up; and of `workflow_inputs`."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg.rows import args_row
 
@@ -52,6 +52,39 @@ class AcquiredRow(NamedTuple):
     alone: int
 
 
+INPUTS_ELSEWHERE: Final = '{"args": [], "kwargs": {}, "stored_in": "workflow_inputs"}'
+"""What `inputs` holds where the inputs themselves are too large for a row that is read and written so often."""
+
+_INSERT: Final = """
+    INSERT INTO {schema}.workflow_status
+           (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
+            executor_id, created_at, updated_at, started_at_epoch_ms,
+            kafka_source, kafka_offset, kafka_key, kafka_attempt, kafka_wake_at)
+    SELECT t.id, COALESCE(t.status, %(status)s), COALESCE(t.name, %(name)s), COALESCE(t.version, %(version)s),
+           t.request, t.inputs, COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s),
+           COALESCE(t.owner, %(owner)s), %(executor)s, c.now, c.now, t.started,
+           COALESCE(t.source, %(source)s), t.kafka_offset, t.key,
+           COALESCE(t.attempt, %(attempt)s::integer), COALESCE(t.wake, %(wake)s::bigint)
+      FROM (SELECT {schema}.now_ms() AS now) AS c,
+           unnest(%(ids)b::text[], %(statuses)b::text[], %(names)b::text[], %(versions)b::text[],
+                  %(requests)b::text[], %(inputs)b::text[], %(outputs)b::text[], %(errors)b::text[],
+                  %(owners)b::text[], %(sources)b::text[], %(offsets)b::bigint[], %(keys)b::bigint[],
+                  %(starts)b::bigint[], %(attempts)b::integer[], %(wakes)b::bigint[])
+             AS t (id, status, name, version, request, inputs, output, error, owner, source, kafka_offset, key,
+                   started, attempt, wake)
+"""
+
+# One command: the foreign key is checked when it has ended.
+_INSERT_WITH_LARGE: Final = (
+    "WITH record AS ("
+    + _INSERT
+    + """)
+    INSERT INTO {schema}.workflow_inputs (workflow_uuid, inputs)
+    SELECT t.id, t.inputs FROM unnest(%(large_ids)b::text[], %(large_inputs)b::text[]) AS t (id, inputs)
+    """
+)
+
+
 def insert(
     *,
     executor_id: ExecutorId,
@@ -70,8 +103,18 @@ def insert(
     starts: list[int | None],
     attempts: list[int | None],
     wakes: list[int | None],
+    inputs_inline_max: int,
 ) -> Statement[Any]:
-    """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2)."""
+    """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2).
+
+    Inputs of more than `inputs_inline_max` characters go to `workflow_inputs`, by the same statement.
+    """
+    large: dict[str, list[str]] = {}
+    if places := [place for place, text in enumerate(inputs) if len(text) > inputs_inline_max]:
+        large = {"large_ids": [ids[place] for place in places], "large_inputs": [inputs[place] for place in places]}
+        inputs = list(inputs)
+        for place in places:
+            inputs[place] = INPUTS_ELSEWHERE
     statuses, status = squeezed(statuses)
     names, name = squeezed(names)
     versions, version = squeezed(versions)
@@ -82,24 +125,7 @@ def insert(
     attempts, attempt = squeezed(attempts)
     wakes, wake = squeezed(wakes)
     return Statement(
-        """
-        INSERT INTO {schema}.workflow_status
-               (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
-                executor_id, created_at, updated_at, started_at_epoch_ms,
-                kafka_source, kafka_offset, kafka_key, kafka_attempt, kafka_wake_at)
-        SELECT t.id, COALESCE(t.status, %(status)s), COALESCE(t.name, %(name)s), COALESCE(t.version, %(version)s),
-               t.request, t.inputs, COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s),
-               COALESCE(t.owner, %(owner)s), %(executor)s, c.now, c.now, t.started,
-               COALESCE(t.source, %(source)s), t.kafka_offset, t.key,
-               COALESCE(t.attempt, %(attempt)s::integer), COALESCE(t.wake, %(wake)s::bigint)
-          FROM (SELECT {schema}.now_ms() AS now) AS c,
-               unnest(%(ids)b::text[], %(statuses)b::text[], %(names)b::text[], %(versions)b::text[],
-                      %(requests)b::text[], %(inputs)b::text[], %(outputs)b::text[], %(errors)b::text[],
-                      %(owners)b::text[], %(sources)b::text[], %(offsets)b::bigint[], %(keys)b::bigint[],
-                      %(starts)b::bigint[], %(attempts)b::integer[], %(wakes)b::bigint[])
-                 AS t (id, status, name, version, request, inputs, output, error, owner, source, kafka_offset, key,
-                       started, attempt, wake)
-        """,
+        _INSERT if not large else _INSERT_WITH_LARGE,
         {
             "executor": executor_id,
             "status": status,
@@ -117,6 +143,7 @@ def insert(
             "versions": versions,
             "requests": requests,
             "inputs": inputs,
+            **large,
             "outputs": outputs,
             "errors": errors,
             "owners": owners,
@@ -248,10 +275,20 @@ def acquire(
            AND w.status IN ('PENDING', 'ENQUEUED')
            AND (w.owner_xid IS NULL OR w.owner_xid = t.owner OR {schema}.executor_is_gone(w.executor_id))
            AND (w.kafka_wake_at IS NULL OR t.rested)
-        RETURNING w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''), w.recovery_attempts,
-                  COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
+        RETURNING w.workflow_uuid, COALESCE(w.request, ''),
+                  COALESCE(CASE WHEN w.inputs = %(elsewhere)s
+                                THEN (SELECT i.inputs FROM {schema}.workflow_inputs AS i
+                                       WHERE i.workflow_uuid = w.workflow_uuid)
+                                ELSE w.inputs END, ''),
+                  w.recovery_attempts, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
         """,
-        {"executor": executor_id, "ids": ids, "owners": owners, "rested": rested},
+        {
+            "executor": executor_id,
+            "ids": ids,
+            "owners": owners,
+            "rested": rested,
+            "elsewhere": INPUTS_ELSEWHERE,
+        },
         args_row(AcquiredRow),
     )
 
@@ -260,13 +297,17 @@ def owned(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow
     """Rows that stand under these owners: what an acquisition whose reply was lost made ours (P23)."""
     return Statement(
         """
-        SELECT w.workflow_uuid, COALESCE(w.request, ''), COALESCE(w.inputs, ''),
+        SELECT w.workflow_uuid, COALESCE(w.request, ''),
+               COALESCE(CASE WHEN w.inputs = %(elsewhere)s
+                             THEN (SELECT i.inputs FROM {schema}.workflow_inputs AS i
+                                    WHERE i.workflow_uuid = w.workflow_uuid)
+                             ELSE w.inputs END, ''),
                COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
           FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
           JOIN {schema}.workflow_status AS w
             ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
         """,
-        {"ids": ids, "owners": owners},
+        {"ids": ids, "owners": owners, "elsewhere": INPUTS_ELSEWHERE},
         args_row(AcquiredRow),
     )
 
