@@ -6,13 +6,16 @@ called once, here. The message is dropped afterwards; nothing of the client outl
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from engine.records import Headers, Record
+from engine.records import UNREADABLE_HEADERS, Headers, Record
 
 
 def record_of(message: Message, topic: str, partition: int, offset: int) -> Record:
     """Build a record. Topic, partition and offset are the caller's, who has read them already."""
     kind, timestamp_ms = message.timestamp()
-    headers = message.headers()
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeError):  # the client decodes a name, and fails to say that it cannot
+        headers = list(UNREADABLE_HEADERS)
     return Record(
         topic,
         partition,

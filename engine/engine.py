@@ -248,6 +248,7 @@ class Engine:
             raise explain_connect_error(error, self.settings.conninfo) from error
         async with connection:
             await migrations.check(connection, self.settings.schema)
+            await migrations.check_rights(connection, self.settings.schema)
 
     # -- for the parts --
 

@@ -67,7 +67,10 @@ async def connected(settings: EngineSettings) -> AsyncGenerator[AsyncConnection[
         raise explain_connect_error(error, settings.conninfo) from error
     async with connection:
         await migrations.check(connection, settings.schema)
-        yield connection
+        try:
+            yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise await migrations.not_allowed(connection, settings.schema, error) from error
 
 
 async def list_partitions(

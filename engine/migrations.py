@@ -147,6 +147,47 @@ async def check(conn: AsyncConnection[TupleRow], schema: str = DEFAULT_SCHEMA) -
         )
 
 
+async def check_rights(conn: AsyncConnection[TupleRow], schema: str = DEFAULT_SCHEMA) -> None:
+    """Whether this role may write every table of the schema, as an engine must.
+
+    Raises:
+        ConfigurationError: It may not. Names the tables, and the GRANT.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT string_agg(c.relname, ', ' ORDER BY c.relname)
+          FROM pg_class AS c
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = %(schema)s
+           AND c.relkind IN ('r', 'p')
+           AND c.relname NOT IN ('processor_migration', 'dbos_migrations')
+           AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
+        """,
+        {"schema": schema},
+    )
+    row = await cursor.fetchone()
+    if row is not None and row[0] is not None:
+        raise await _refused(conn, schema, f"may not write the tables {row[0]}")
+
+
+async def not_allowed(
+    conn: AsyncConnection[TupleRow], schema: str, error: errors.InsufficientPrivilege
+) -> ConfigurationError:
+    """What to tell a user whose role may not do what it is asked to."""
+    return await _refused(conn, schema, f"may not do this: {error.diag.message_primary}")
+
+
+async def _refused(conn: AsyncConnection[TupleRow], schema: str, what: str) -> ConfigurationError:
+    role, _, _ = await _who_and_where(conn, schema)
+    quoted = _quote(schema)
+    return ConfigurationError(
+        f"schema {schema!r}: role {role} {what}.\n"
+        f"  Run: GRANT USAGE ON SCHEMA {quoted} TO {role};\n"
+        f"       GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {quoted} TO {role};"
+    )
+
+
 # -- the steps of `migrate`
 
 
@@ -270,12 +311,7 @@ async def _read(conn: AsyncConnection[TupleRow], schema: str) -> dict[int, Appli
         async with conn.transaction():
             return await _applied(conn, quoted) if await _has_list(conn, quoted) else {}
     except errors.InsufficientPrivilege as error:
-        role, _, _ = await _who_and_where(conn, schema)
-        raise ConfigurationError(
-            f"schema {schema!r}: role {role} may not read it: {error.diag.message_primary}.\n"
-            f"  Run: GRANT USAGE ON SCHEMA {quoted} TO {role};\n"
-            f"       GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {quoted} TO {role};"
-        ) from error
+        raise await not_allowed(conn, schema, error) from error
 
 
 async def _has_list(conn: AsyncConnection[TupleRow], quoted: str) -> bool:

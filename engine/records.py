@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
+UNREADABLE_HEADERS: Headers = (("(a header's name is not UTF-8)", None),)
+"""Of a record whose headers the client cannot give: it is a dead letter, and no reason to stop."""
+
 
 @dataclass(slots=True)
 class Record:

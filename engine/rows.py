@@ -2,7 +2,8 @@
 
 `inputs` is `{"args": [payload], "kwargs": {}}`: a JSON payload's text stands there as it came, never re-encoded, so
 that recovery hands the handler the same bytes. Anything else is `{"base64": "…"}`, and `request` says so.
-`request` has the coordinates, the key, the timestamp, and the headers on the allow-list.
+`request` has the coordinates, the key, the timestamp, and the headers on the allow-list. Inputs that are too large for the row
+are put elsewhere, and found again, by the statements (engine/store/workflow_status.py).
 """
 
 import json
@@ -10,7 +11,7 @@ from base64 import b64decode, b64encode
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from engine.records import Headers, Record
+from engine.records import UNREADABLE_HEADERS, Headers, Record
 
 _HEAD, _TAIL = '{"args": [', '], "kwargs": {}}'
 
@@ -41,13 +42,19 @@ def request_text(record: Record, *, embeds_json: bool, stored_headers: frozenset
         text += ', "tombstone": true'
     elif not embeds_json or b"\x00" in record.value or not _is_utf8(record.value):
         text += ', "encoding": "base64"'
-    if stored_headers and (kept := allowed(record.headers, stored_headers)):
+    if stored_headers and (kept := _kept(record.headers, stored_headers)):
         text += f', "headers": {headers_text(kept)}'
     return text + "}"
 
 
 def allowed(headers: Headers, names: frozenset[str]) -> Headers:
-    """The headers on the allow-list, in their order."""
+    """The headers on the allow-list, in their order. Raises `ValueError` where the client could not read them."""
+    if headers == UNREADABLE_HEADERS:
+        raise ValueError("a header's name is not UTF-8")
+    return _kept(headers, names)
+
+
+def _kept(headers: Headers, names: frozenset[str]) -> Headers:
     return tuple(header for header in headers if header[0] in names)
 
 

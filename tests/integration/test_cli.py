@@ -151,6 +151,51 @@ def test_a_database_that_does_not_answer_is_one_message(project: Path, arguments
     assert "hunter2" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "lacks, message",
+    [
+        ("settings", "PROCESSOR_EXECUTOR_IN_FLIGHT_MAX: Input should be a valid integer"),
+        ("migrations", "Run `processor migrate`"),
+        ("rights", "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"),
+        ("brokers", "Kafka at 127.0.0.1:1 did not answer"),
+        ("topic", "topics ['orders'] do not exist"),
+    ],
+)
+def test_what_the_world_lacks_is_one_message_that_says_what_to_do(
+    project: Path, request: pytest.FixtureRequest, mock_cluster: MockCluster, lacks: str, message: str
+) -> None:
+    """And exit code 2; nothing has begun."""
+    database: str = request.getfixturevalue("empty_database" if lacks == "migrations" else "database")
+    env = env_of(database, mock_cluster)
+    match lacks:
+        case "settings":
+            env["PROCESSOR_EXECUTOR_IN_FLIGHT_MAX"] = "many"
+        case "rights":
+            fetch(database, "CREATE ROLE onceflow_reader")
+            fetch(database, "GRANT USAGE ON SCHEMA dbos TO onceflow_reader")
+            fetch(database, "GRANT SELECT ON ALL TABLES IN SCHEMA dbos TO onceflow_reader")
+            request.addfinalizer(lambda: fetch(database, "DROP ROLE onceflow_reader"))
+            request.addfinalizer(lambda: fetch(database, "DROP OWNED BY onceflow_reader"))
+            env["PGOPTIONS"] = "-c role=onceflow_reader"
+        case "brokers":
+            env["PROCESSOR_KAFKA_BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
+        case _:
+            pass
+
+    ended = command(project, "run", "shop:app", env=env)
+
+    assert ended.returncode == 2, ended.stderr
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    if lacks == "rights":
+        listed, discarded = (
+            command(project, "dead-letters", *words, env=env)
+            for words in (("list",), ("discard", "1", "--note", "as a test"))
+        )
+        assert listed.returncode == 0, listed.stderr
+        assert (discarded.returncode, message in discarded.stderr) == (2, True), discarded.stderr
+
+
 # -- what commands do
 
 

@@ -4,12 +4,15 @@
 """
 
 import asyncio
+import ctypes
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
+import confluent_kafka
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
@@ -511,6 +514,30 @@ async def test_an_outage_of_the_brokers_loses_and_repeats_nothing(
     assert set(member.ran.values()) == {1}
 
 
+# -- what bad producers send
+
+
+async def test_a_header_whose_name_is_no_text_makes_one_dead_letter_and_stops_nobody(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members
+) -> None:
+    """Case 40: the client cannot give such headers, and says so with an error that would come at every try."""
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, ["before"], key="k")
+    produce_with_a_header_named(b"\xff\xfe", mock_cluster.bootstrap_servers, topic, b"strange")
+    produce(mock_cluster.bootstrap_servers, topic, ["after"], key="k")
+
+    member = await members(mock_cluster)
+    await until(lambda: member.ran.keys() == {"before", "after"}, member)
+    while (found := await workflows(database)) != {"SUCCESS": 2, "ERROR": 1}:
+        assert found.total() <= 3
+        await asyncio.sleep(0.05)
+
+    ((reason, value, error),) = await fetch(database, "SELECT reason, record_value, error FROM dbos.dead_letter")
+    assert (reason, value) == ("undecodable", b"strange")
+    assert "a header's name is not UTF-8" in error
+    assert not member.told(telemetry.ClientRecreated)
+
+
 # -- bugs of ours
 
 
@@ -647,6 +674,26 @@ async def test_oauth_tokens_are_asked_for(topic: str, database: str) -> None:
 
 
 # -- helpers
+
+
+def produce_with_a_header_named(name: bytes, bootstrap_servers: str, topic: str, value: bytes) -> None:
+    """As producers in other languages can: this client's own takes text only."""
+    folder = Path(confluent_kafka.__file__).parent
+    (library,) = [*folder.parent.glob("confluent_kafka.libs/librdkafka*"), *folder.glob(".dylibs/librdkafka*")][:1]
+    client = ctypes.CDLL(str(library))
+    for function in ("rd_kafka_conf_new", "rd_kafka_new", "rd_kafka_headers_new"):
+        getattr(client, function).restype = ctypes.c_void_p
+    said = ctypes.create_string_buffer(512)
+    settings = ctypes.c_void_p(client.rd_kafka_conf_new())
+    client.rd_kafka_conf_set(settings, b"bootstrap.servers", bootstrap_servers.encode(), said, 512)
+    producer = ctypes.c_void_p(client.rd_kafka_new(0, settings, said, 512))
+    headers = ctypes.c_void_p(client.rd_kafka_headers_new(1))
+    client.rd_kafka_header_add(headers, name, len(name), b"v", 1)
+    # RD_KAFKA_VTYPE_: TOPIC 1, PARTITION 3, VALUE 4, MSGFLAGS 7 (2: copy), HEADERS 10, END 0.
+    size = ctypes.c_size_t(len(value))
+    assert client.rd_kafka_producev(producer, 1, topic.encode(), 3, 0, 4, value, size, 7, 2, 10, headers, 0) == 0
+    assert client.rd_kafka_flush(producer, 10_000) == 0
+    client.rd_kafka_destroy(producer)
 
 
 def flow(broker: Broker, topic: str, round_: str) -> None:

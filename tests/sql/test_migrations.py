@@ -12,7 +12,7 @@ from psycopg.sql import SQL, Identifier
 
 import sql
 from engine.errors import ConfigurationError, SchemaMissingError, StoreUnavailableError
-from engine.migrations import check, migrate, pending
+from engine.migrations import check, check_rights, migrate, pending
 from tests.fixtures.postgres import Databases, address_of
 from tests.fixtures.processes import free_ports
 
@@ -163,6 +163,22 @@ async def test_a_role_that_may_not_read_the_schema_is_told_so(database: str) -> 
             owner.execute("GRANT USAGE ON SCHEMA dbos TO onceflow_limited")
             owner.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dbos TO onceflow_limited")
             await check(conn)
+
+
+async def test_a_role_that_may_only_read_is_told_which_tables_it_may_not_write(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as owner, role(database) as limited:
+        owner.execute("GRANT USAGE ON SCHEMA dbos TO onceflow_limited")
+        owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA dbos TO onceflow_limited")
+        owner.execute("GRANT INSERT, UPDATE, DELETE ON dbos.executor TO onceflow_limited")
+        async with connected(limited) as conn:
+            await check(conn)
+            with pytest.raises(ConfigurationError, match="may not write the tables audit, .*workflow_status") as told:
+                await check_rights(conn)
+
+            owner.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dbos TO onceflow_limited")
+            await check_rights(conn)
+
+    assert "executor" not in str(told.value)
 
 
 async def test_a_refused_check_leaves_the_callers_transaction_usable(database: str) -> None:
