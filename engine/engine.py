@@ -26,6 +26,7 @@ from psycopg import AsyncConnection
 
 from engine import migrations
 from engine.committer import Committer
+from engine.depths import Depth, Depths
 from engine.errors import ConfigurationError
 from engine.failures import summary
 from engine.fused import journaled
@@ -88,6 +89,7 @@ class EngineSnapshot:
     lease_silence_s: float
     lease_is_valid: bool
     pool: Mapping[str, int]
+    dead_letters: tuple[Depth, ...]
 
 
 class DatabaseFence:
@@ -180,6 +182,7 @@ class Engine:
         self.transaction_groups = TransactionGroups(self)
         self.lease = Lease(self)
         self.scan = Scan(self)
+        self.depths = Depths(self)
         self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]
         kinds = {handler.kind for handler in self._handlers.values()}
         self.fused_committers = (
@@ -471,6 +474,7 @@ class Engine:
             lease_silence_s=self.lease.silence_s,
             lease_is_valid=self.lease.is_valid(),
             pool=self.pool.snapshot(),
+            dead_letters=self.depths.latest,
         )
 
 

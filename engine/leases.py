@@ -58,6 +58,8 @@ class Lease:
         self._renewed_at = 0.0
         self.renewals = 0
         self.now: Callable[[], float] = boottime
+        self.is_first = False
+        """Whether this executor's ID is the lowest of all that live: it does what one process does for all."""
         self.is_held_back = False
         """Set by tests: renewals stop as if the thread hung."""
 
@@ -185,6 +187,7 @@ class Lease:
         lease_s = self._settings.lease.total_seconds()
         alive: dict[str, int] = dict(cast("list[tuple[str, int]]", renewal.executors or []))
         self._seen = {name: seen for name, seen in self._seen.items() if name in alive}
+        self.is_first = min(alive, default="") == self._engine.executor_id
         for name, counter in alive.items():
             if name == self._engine.executor_id:
                 continue

@@ -3,7 +3,8 @@
 - rows at rest that nobody here knows: an operator's retry, a client's resume, what a late run handed over;
 - rows that another live executor's late run owned when we last looked (P12, P18);
 - holds that operators placed or lifted;
-- once a lease, rows that name a superseded claim of ours and have no run here (P12).
+- once a lease, rows that name a superseded claim of ours and have no run here (P12);
+- now and then, in one process, how many dead letters are open (engine/depths.py).
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Scan:
                     # Also without a partition: what it left may name it still (P12).
                     self._swept_at = time.monotonic()
                     await self._engine.late.sweep()
+                await self._engine.depths.look_if_due()
             except psycopg.Error as error:
                 if fault_of(error) is not Fault.WEATHER:
                     self._engine.failed(error)

@@ -19,6 +19,11 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         "pool_connections": [((), snapshot.pool.get("pool_size", 0))],
         "pool_waiting": [((), snapshot.pool.get("requests_waiting", 0))],
     }
+    for depth in snapshot.dead_letters:
+        labels = (depth.group, depth.topic)
+        age_s = 0.0 if depth.oldest_at is None else max(now_s - depth.oldest_at / 1000, 0.0)
+        samples.setdefault("dead_letters_open", []).append((labels, depth.count))
+        samples.setdefault("dead_letter_oldest_seconds", []).append((labels, age_s))
     for source in snapshot.sources:
         values: dict[str, float] = {
             "partition_progress_offset": source.next,

@@ -44,6 +44,20 @@ METRICS: tuple[Metric, ...] = (
         ("handler", "reason"),
         "Records and workflows given up, kept with error and history.",
     ),
+    Metric(
+        "dead_letters_open",
+        Kind.GAUGE,
+        "records",
+        ("group", "topic"),
+        "Dead letters that nobody has decided about, at most 10,000. Shown by one process for all, as old as 30 s.",
+    ),
+    Metric(
+        "dead_letter_oldest_seconds",
+        Kind.GAUGE,
+        "seconds",
+        ("group", "topic"),
+        "Age of the oldest of them; 0 where there is none. Shown by the same process.",
+    ),
     Metric("holds_total", Kind.COUNTER, "holds", ("kind",), "Keys and partitions stopped until an operator decides."),
     Metric(
         "suspects_total",

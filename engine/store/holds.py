@@ -124,6 +124,50 @@ def bury(
     )
 
 
+class DepthRow(NamedTuple):
+    """Open dead letters of a topic of a group."""
+
+    service_name: str
+    topic: str
+    open_count: int
+    oldest_at: int
+
+
+def depths(*, count_max: int, places_max: int) -> Statement[DepthRow]:
+    """Open dead letters by group and topic, from the index of open ones alone: each place is one descent in it."""
+    return Statement(
+        """
+        WITH RECURSIVE place AS (
+            (SELECT d.service_name, d.topic
+               FROM {schema}.dead_letter AS d
+              WHERE d.state = 'OPEN'
+              ORDER BY d.service_name, d.topic
+              LIMIT 1)
+            UNION ALL
+            SELECT following.service_name, following.topic
+              FROM place AS p
+             CROSS JOIN LATERAL (
+                    SELECT d.service_name, d.topic
+                      FROM {schema}.dead_letter AS d
+                     WHERE d.state = 'OPEN' AND (d.service_name, d.topic) > (p.service_name, p.topic)
+                     ORDER BY d.service_name, d.topic
+                     LIMIT 1) AS following
+        )
+        SELECT p.service_name, p.topic, counted.count, counted.oldest_at
+          FROM (SELECT place.service_name, place.topic FROM place LIMIT %(places_max)s) AS p
+         CROSS JOIN LATERAL (
+                SELECT count(*) AS count, min(letter.created_at) AS oldest_at
+                  FROM (SELECT d.created_at
+                          FROM {schema}.dead_letter AS d
+                         WHERE d.state = 'OPEN' AND d.service_name = p.service_name AND d.topic = p.topic
+                         ORDER BY d.created_at
+                         LIMIT %(count_max)s) AS letter) AS counted
+        """,
+        {"count_max": count_max, "places_max": places_max},
+        args_row(DepthRow),
+    )
+
+
 def own_topic(*, topic: str, service: str) -> Statement[Any]:
     """Register a topic: the first group's IDs have no prefix, for ever."""
     return Statement(

@@ -1,0 +1,74 @@
+"""How many dead letters wait for an operator, and since when: looked at rarely, by one process of all.
+
+The first of the live executors looks, by its ID, so that many processes cost Postgres as much as one, and no two show
+the same series. The look is bounded: so many places, and so many dead letters of each (I10).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.store import holds
+from engine.store.statement import send
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+LOOK_EVERY_S = 30.0
+"""Between two looks."""
+
+COUNT_MAX = 10_000
+"""Dead letters of one topic that are counted: beyond it the exact number changes nothing."""
+
+PLACES_MAX = 1_000
+"""Topics of groups that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Open dead letters of one topic of one group. `oldest_at` is in epoch ms, `None` where there are none."""
+
+    group: str
+    topic: str
+    count: int
+    oldest_at: int | None
+
+
+class Depths:
+    """What the last look found; nothing in every process but one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.look_again()
+        self.latest: tuple[Depth, ...] = ()
+
+    async def look_if_due(self) -> None:
+        """Look, if it is time and this is the process that looks."""
+        if not self._engine.lease.is_first:
+            self.latest = ()
+            self.look_again()
+        elif time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            await self.look()
+
+    def look_again(self) -> None:
+        """Look at the next occasion, however short ago the last look was."""
+        self._looked_at = time.monotonic() - LOOK_EVERY_S
+
+    async def look(self) -> None:
+        """Look now. Topics that this process consumes are shown with 0 as well."""
+        engine = self._engine
+        self._looked_at = time.monotonic()
+        async with engine.pool.connection() as connection:
+            reading = holds.depths(count_max=COUNT_MAX, places_max=PLACES_MAX)
+            cursor = await send(connection, engine.settings.schema, reading)
+            rows = await cursor.fetchall()
+        found = {
+            (source.ref.group, source.ref.topic): Depth(source.ref.group, source.ref.topic, 0, None)
+            for source in engine.sources.attached()
+        }
+        for row in rows:
+            group = row.service_name.removeprefix("kafka:")
+            found[group, row.topic] = Depth(group, row.topic, row.open_count, row.oldest_at)
+        self.latest = tuple(depth for _, depth in sorted(found.items()))
