@@ -16,15 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
-from urllib.parse import urlsplit
 
 from engine.crashpoints import CrashPoint
 from engine.migrations import migrate
 from processor.demo.workers import Worker
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.proxy import LosingProxy, losing_proxy
 from tests.system.field import Field
-from tests.system.proxy import LossyProxy
 
 KINDS = ("transactional", "journaled", "fused", "batch")
 WORKERS = ("one", "two", "three")
@@ -42,7 +41,7 @@ class Mix:
     """One run on servers of its own."""
 
     def __init__(
-        self, field: Field, kafka: KafkaServer, postgres: PostgresServer, proxy: LossyProxy, seed: int
+        self, field: Field, kafka: KafkaServer, postgres: PostgresServer, proxy: LosingProxy, seed: int
     ) -> None:
         self._field = field
         self._kafka = kafka
@@ -77,7 +76,7 @@ class Mix:
             for worker in self._field.workers.values():
                 if not worker.is_running:
                     worker.start()
-        self._proxy.lose = 0
+        self._proxy.lose_commits = 0
 
     async def produce(self) -> None:
         """Orders at a rate, until cancelled."""
@@ -111,7 +110,7 @@ class Mix:
         worker.process.send_signal(signal.SIGCONT)
 
     async def _lose(self) -> None:
-        self._proxy.lose += self._random.randrange(1, 4)
+        self._proxy.lose_commits += self._random.randrange(1, 4)
 
     async def _restart_kafka(self) -> None:
         if self._random.random() < 0.5:
@@ -134,41 +133,41 @@ async def run(seed: int, minutes: float) -> int:
     say(f"seed {seed}: {kind} handlers, {protocol} protocol, {minutes:g} minutes")
     with KafkaServer() as kafka, PostgresServer() as postgres:
         await migrate(postgres.dsn())
-        server = urlsplit(postgres.dsn())
-        async with LossyProxy("127.0.0.1", server.port or 5432) as proxy:
-            through = postgres.dsn().replace(f":{server.port}/", f":{proxy.port}/")
-            async with Field(
+        async with (
+            losing_proxy(postgres.dsn()) as (proxy, through),
+            Field(
                 kafka.bootstrap_servers, postgres.dsn(), kind, through=through, protocol=protocol, seed=seed
-            ) as field:
-                mix = Mix(field, kafka, postgres, proxy, seed)
-                producing = asyncio.ensure_future(mix.produce())
-                try:
-                    await mix.run(minutes)
-                    producing.cancel()
-                    audit = await field.finish()
-                except AssertionError as error:
-                    say(f"seed {seed}: VIOLATION after {dict(mix.faults)}: {error}")
-                    return 1
-                finally:
-                    producing.cancel()
-                say(
-                    json.dumps(
-                        {
-                            "seed": seed,
-                            "kind": kind,
-                            "protocol": protocol,
-                            "faults": dict(mix.faults),
-                            "replies_lost": proxy.lost,
-                            "produced": audit.produced,
-                            "effects": audit.effects,
-                            "missing": audit.missing,
-                            "duplicates": audit.duplicates,
-                            "out_of_order": audit.out_of_order,
-                            "dead_letters": audit.dead_letters,
-                        }
-                    )
+            ) as field,
+        ):
+            mix = Mix(field, kafka, postgres, proxy, seed)
+            producing = asyncio.ensure_future(mix.produce())
+            try:
+                await mix.run(minutes)
+                producing.cancel()
+                audit = await field.finish()
+            except AssertionError as error:
+                say(f"seed {seed}: VIOLATION after {dict(mix.faults)}: {error}")
+                return 1
+            finally:
+                producing.cancel()
+            say(
+                json.dumps(
+                    {
+                        "seed": seed,
+                        "kind": kind,
+                        "protocol": protocol,
+                        "faults": dict(mix.faults),
+                        "replies_lost": proxy.lost,
+                        "produced": audit.produced,
+                        "effects": audit.effects,
+                        "missing": audit.missing,
+                        "duplicates": audit.duplicates,
+                        "out_of_order": audit.out_of_order,
+                        "dead_letters": audit.dead_letters,
+                    }
                 )
-                return 0
+            )
+            return 0
 
 
 def say(text: str) -> None:
