@@ -226,10 +226,13 @@ class Lease:
             application_name="onceflow lease",
             prepare_threshold=None,
         )
-        lease_ms = self._lease_ms()
-        connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(lease_ms)])
-        for channel in HINT_CHANNELS:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        try:
+            connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(self._lease_ms())])
+            for channel in HINT_CHANNELS:
+                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        except psycopg.Error:
+            connection.close()
+            raise
         return connection
 
     def _execute(self, connection: Connection[Any], statement: Statement[Any]) -> list[Any]:

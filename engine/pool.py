@@ -75,7 +75,11 @@ async def connect(settings: EngineSettings, application: str) -> AsyncConnection
         application_name=application,
         prepare_threshold=0 if settings.prepare else None,
     )
-    await configure(settings, connection)
+    try:
+        await configure(settings, connection)
+    except BaseException:  # cancelled as well: nobody else knows of it
+        await connection.close()
+        raise
     return connection
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
+import pytest
 from psycopg import sql
 
+from engine.pool import connect
 from engine.settings import EngineSettings
 from engine.telemetry import FlushRetried
 from processor import App, Retry, Topic, Transaction
@@ -86,6 +88,19 @@ async def test_a_server_that_takes_no_writes_for_a_while_ends_no_process(databas
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await until_row(bench, "status = 'SUCCESS'")
+
+
+async def test_a_connection_that_cannot_be_set_up_is_not_left_open(database: str) -> None:
+    """I10: an executor that ends while it connects, or whose settings the server refuses, leaves no session behind."""
+    refused = replace(FAST, conninfo=database, statement_timeout=timedelta(seconds=-1))
+    with pytest.raises(psycopg.Error) as raised:
+        await connect(refused, "refused")
+    async with asyncio.timeout(15), await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        query = "SELECT FROM pg_stat_activity WHERE application_name = 'refused' AND datname = current_database()"
+        while await (await connection.execute(query)).fetchall():
+            await asyncio.sleep(0.02)
+
+    assert raised.value.sqlstate == "22023"
 
 
 async def test_attempts_that_end_in_errors_are_not_deaths(database: str) -> None:
