@@ -199,6 +199,8 @@ class Engine:
             committer.start()
         self.scan.start()
         self._is_started = True
+        if not self.lease.is_valid():
+            self._abandon("dead before it lived")  # `died` came before there was anything to abandon
 
     async def stop(self, drain: timedelta = timedelta(seconds=30)) -> None:
         """Release every source and wait for the steps that still run, at most `drain`; then close (P11)."""

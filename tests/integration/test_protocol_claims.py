@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+import psycopg
+
 from engine.telemetry import ExecutorBuried
 from processor import App, Topic, Transaction
 from processor.testing import Bench
@@ -29,6 +31,32 @@ async def test_a_process_of_the_same_name_takes_over_from_its_predecessor_at_onc
 
             assert await statuses(second) == [(0, "SUCCESS")]
             assert not [event for event in second.events if isinstance(event, ExecutorBuried)]
+
+
+async def test_an_executor_that_is_dead_before_its_engine_has_started_registers_anew(database: str) -> None:
+    """P2, P3: a namesake that starts at the same moment may be between its registration and its first heartbeat."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("CREATE SEQUENCE births")
+        await connection.execute(
+            """
+            CREATE FUNCTION stillborn() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('births') = 1 THEN
+                    NEW.died_at := NEW.started_at;
+                END IF;
+                RETURN NEW;
+            END $$
+            """
+        )
+        await connection.execute(
+            "CREATE TRIGGER stillborn BEFORE INSERT ON dbos.executor FOR EACH ROW EXECUTE FUNCTION stillborn()"
+        )
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+
+        assert await statuses(bench) == [(0, "SUCCESS")]
 
 
 async def test_a_transactional_steps_row_stands_before_its_statements_and_its_writes_not_without_its_checkpoint(
