@@ -240,7 +240,8 @@ class Engine:
         self.step_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _end_tasks(self) -> None:
-        tasks = [task for task in (*self.tasks, *self._spawned) if task is not asyncio.current_task()]
+        every = {*self.tasks, *self._spawned, *filter(None, [self._reborn])}
+        tasks = every - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         if tasks:

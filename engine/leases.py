@@ -52,6 +52,8 @@ class Lease:
         self._deadline = 0.0
         self._is_dead = False
         self._stop = threading.Event()
+        self._life = threading.Lock()
+        """`start` and `stop` run in threads, one after the other."""
         self._thread: threading.Thread | None = None
         self._connection: Connection[Any] | None = None
         self._seen: dict[str, tuple[int, float]] = {}
@@ -84,26 +86,37 @@ class Lease:
     # -- life --
 
     def start(self) -> None:
-        """Register and renew once, here; then go on in the thread. Raises what the database raises."""
-        self._is_dead = False
-        self._seen.clear()
-        self._stop.clear()
-        self._connection = self._connect()
-        self._register(self._connection)
-        self._renew(self._connection)
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._thread.start()
+        """Register and renew once, here; then go on in the thread. Raises what the database raises.
+
+        Does nothing once the engine stops: it may register anew at that very moment.
+        """
+        with self._life:
+            if self._engine.stopping.is_set():
+                return
+            self._is_dead = False
+            self._seen.clear()
+            self._stop.clear()
+            self._connection = self._connect()
+            try:
+                self._register(self._connection)
+                self._renew(self._connection)
+            except BaseException:
+                self._connection.close()
+                raise
+            self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+            self._thread.start()
 
     def stop(self, *, leave: bool) -> None:
         """End the thread. `leave`: mark this executor dead, nothing of it is at work any more."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=self._settings.connect_timeout.total_seconds() + 5)
-        if leave and self._connection is not None:
-            with suppress(psycopg.Error):  # the lease runs out instead
-                self._execute(self._connection, executor.leave(executor_id=self._engine.executor_id))
-        if self._connection is not None:
-            self._connection.close()
+        with self._life:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join(timeout=self._settings.connect_timeout.total_seconds() + 5)
+            if leave and self._connection is not None:
+                with suppress(psycopg.Error):  # the lease runs out instead
+                    self._execute(self._connection, executor.leave(executor_id=self._engine.executor_id))
+            if self._connection is not None:
+                self._connection.close()
 
     def cut(self) -> None:
         """As a crash."""

@@ -1,6 +1,7 @@
 """Two executors on one database: who may run, who may write, what is handed over (I4, I6, I7; P2 to P16)."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -195,6 +196,22 @@ async def test_a_zombie_changes_nothing_when_it_wakes(database: str) -> None:
         # The step that ran at both is the zombie's own, begun before its lease ended; nothing later ran there.
         assert shop.calls["first a0"] == 2
         assert shop.calls["second a0"] == 1
+
+
+async def test_a_process_that_ends_while_it_registers_anew_leaves_no_executor_alive(database: str) -> None:
+    """P2, P11: nobody would wait a lease for it, or claim in its name, and its heartbeats end with it."""
+    shop = Shop()
+    for _ in range(5):
+        async with Bench(shop.app, database, settings=FAST) as bench:
+            engine, first = bench.engine, bench.engine.executor_id
+            engine.died("as if marked dead")
+            while engine.executor_id == first:
+                await asyncio.sleep(0)
+
+            await engine.stop(timedelta(seconds=5))
+
+            assert await bench.fetch_all("SELECT executor_id FROM dbos.executor WHERE died_at IS NULL") == []
+            assert [thread for thread in threading.enumerate() if thread.name == "lease"] == []
 
 
 async def test_a_live_owner_answers_a_request_by_releasing(database: str) -> None:
