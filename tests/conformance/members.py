@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 Place = tuple[str, int]
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 """Longest a test waits for what must come. Nothing is asserted about how long it took."""
 
 POLL_S = 0.02

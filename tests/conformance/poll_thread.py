@@ -16,7 +16,7 @@ from consumers.poller import Poller
 from consumers.settings import GroupProtocol, GroupSettings
 from engine.records import Record
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 """Longest a test waits for what must come. Nothing is asserted about how long it took."""
 
 

@@ -21,7 +21,7 @@ from engine.telemetry import Event, Telemetry
 
 E = TypeVar("E", bound=Event)
 
-PATIENCE_S = 40
+PATIENCE_S = 60
 """Longest a test waits for what must come. Nothing is asserted about how long it took."""
 
 

@@ -40,6 +40,7 @@ app = App("shop")
 
 @app.step()
 def nap(seconds: float) -> None:
+    print("it naps", flush=True)
     time.sleep(seconds)
 
 
@@ -246,7 +247,7 @@ def test_run_handles_records_and_stops_in_order_on_sigterm(
     with running(project, "run", "shop:app", env=env_of(database, mock_cluster)) as program:
         port = program.until(r'"port": (\d+)')[1]
         program.until("partition attached")
-        wait_for(database, "SELECT count(*) FROM dbos.workflow_status WHERE workflow_uuid = 'orders-0-1'", 1)
+        program.until("it naps")
         ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=WAIT_S).status
         code = program.end()
 
@@ -254,7 +255,7 @@ def test_run_handles_records_and_stops_in_order_on_sigterm(
     events = [json.loads(line)["event"] for line in program.lines if line.startswith("{")]
     assert events[-1] == "stopped"
     assert {"started", "signal received", "source released"} <= set(events)
-    assert fetch(database, "SELECT order_id FROM sale ORDER BY 1")[0] == ("o-1",)
+    assert fetch(database, "SELECT order_id FROM sale ORDER BY 1")[:1] == [("o-1",)]
     # The step that still ran ended within the drain; what follows it belongs to the next owner.
     recorded = fetch(database, "SELECT function_name FROM dbos.operation_outputs WHERE workflow_uuid = 'orders-0-1'")
     assert ("nap",) in recorded
