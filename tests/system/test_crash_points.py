@@ -35,6 +35,7 @@ PASSES = {
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", POINTS)
 async def test_a_worker_killed_at_every_point_loses_doubles_and_reorders_nothing(
     kafka: Kafka, database: str, kind: str

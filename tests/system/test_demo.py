@@ -29,7 +29,7 @@ def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
         yield Path(directory)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_short_demo_ends_with_clean_books(own_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = demo.run(demo.Options(orders=12_000, rate=400, kill_every_s=3, away_s=8, seed=1))
 
@@ -42,7 +42,7 @@ def test_a_short_demo_ends_with_clean_books(own_tmp: Path, capsys: pytest.Captur
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_demo_on_given_servers_leaves_no_topic_and_no_schema(
     own_tmp: Path, capsys: pytest.CaptureFixture[str], kafka: Kafka, empty_database: str
 ) -> None:
