@@ -15,6 +15,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
 ARGS ?=
+# Tests beside each other; 0 for none, and so does ARGS='-p no:xdist'.
+WORKERS ?= auto
 SEED ?=
 MINUTES ?= 10
 
@@ -51,8 +53,8 @@ format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff format
 
 .PHONY: test
-test: venv ## All tests that CI needs; ARGS='-k name' chooses
-	$(BIN)/python -m pytest $(ARGS)
+test: venv ## All tests that CI needs; ARGS='-k name' chooses, WORKERS=0 runs one after the other
+	$(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n $(WORKERS) --dist loadgroup) $(ARGS)
 
 .PHONY: demo
 demo: venv ## The whole thing on this machine

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -32,6 +34,8 @@ POSTGRES = pytest.StashKey[postgres_fixtures.Choice]()
 KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
 WISHES = pytest.StashKey[dict[str, str]]()
 """The variables PROCESSOR_TEST_* of this run."""
+WORKERS_MAX = 6
+SYSTEM = Path(__file__).parent / "system"
 
 
 # -- what a run has
@@ -41,9 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("onceflow"):
         # Run from a checkout that is not installed: the distribution's own entry point is not there.
         config.pluginmanager.register(crash_point_plugin, "onceflow")
-    # Ours alone: to the product, which reads PROCESSOR_*, they would be misspelt settings.
+    # Ours alone: to the product, which reads PROCESSOR_*, they would be misspelt settings. A worker of xdist, started
+    # after that, has them from its controller.
     wishes = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PROCESSOR_TEST_")}
     config.add_cleanup(lambda: os.environ.update(wishes))
+    wishes = cast("dict[str, dict[str, str]]", getattr(config, "workerinput", {})).get("wishes", wishes)
     config.stash[WISHES] = wishes
     try:
         config.stash[POSTGRES] = postgres_fixtures.choose(
@@ -58,6 +64,21 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except LookupError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+# -- several workers (`make test`). Each starts servers of its own when it first needs one: nothing of a test can be
+# seen, or slowed down by a broker that another test stops, from beside it.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests mostly wait. Few, however many there are: each has a JVM."""
+    return min(WORKERS_MAX, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["wishes"] = node.config.stash[WISHES]
 
 
 # -- CPython 3.11.7 here, and others before gh-106905 was mended: `ast.parse` fails with "AST constructor recursion depth mismatch" if the garbage
@@ -101,9 +122,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"postgres: {config.stash[POSTGRES].why}", f"kafka: {config.stash[KAFKA].why}"]
 
 
-_MARKERS_OF_FIXTURES = {"kafka": "kafka", "private_kafka": "private_kafka", "private_postgres": "private_postgres"}
+_MARKERS_OF_FIXTURES = {
+    "kafka": "kafka",
+    "private_kafka": "private_kafka",
+    "private_postgres": "private_postgres",
+    "postgres_server": "postgres",
+}
+
+SERIAL = ("private_kafka", "system")
+"""Groups of tests that are work for a whole machine: brokers that start, processes that are killed and started anew.
+`make test` runs those of a group one after the other."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by fixture, so that nobody has to say it twice, and skip with the reason what this machine cannot run."""
     lacking = _lacking(config)
@@ -111,6 +142,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture, marker in _MARKERS_OF_FIXTURES.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        if item.get_closest_marker("private_postgres"):
+            item.add_marker("postgres")
+        if item.path.is_relative_to(SYSTEM):
+            item.add_marker("system")
+        for marker in SERIAL:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.xdist_group(marker))
         for marker, reason in lacking.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -179,9 +217,9 @@ def empty_database(postgres_server: Databases) -> Generator[str]:
 
 
 @pytest.fixture
-def private_postgres() -> Generator[PostgresServer]:
-    """A running server of this test's own, to stop, kill, back up and restore."""
-    with PostgresServer() as server:
+def private_postgres(pytestconfig: pytest.Config) -> Generator[PostgresServer]:
+    """A running server of this test's own, to stop, kill, back up and restore: of this run's version, if it can be."""
+    with PostgresServer(pytestconfig.stash[POSTGRES].installation) as server:
         yield server
 
 
