@@ -36,7 +36,7 @@ from processor.decorators import StepFunction, TransactionFunction
 from processor.handlers import Registration
 from processor.triggers import Topic
 
-SETTLE = timedelta(seconds=30)
+SETTLE = timedelta(minutes=1)
 """Longest a bench waits for work to end before it says what does not."""
 
 

@@ -62,7 +62,7 @@ async def test_failures_are_retried_and_block_their_key(database: str) -> None:
         await bench.deliver(failures.parcels, parcel(parcel_id="lost", address="here"))
         await bench.deliver(returns, parcel(parcel_id="back", address="here", heavy=True))
         await bench.settle()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await bench.fetch_all("SELECT 1 FROM dbos.workflow_status WHERE output LIKE '%lorry%'"):
                 await asyncio.sleep(0.01)
 

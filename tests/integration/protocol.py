@@ -18,6 +18,9 @@ FAST = EngineSettings(
 LAZY = EngineSettings(conninfo="", persist_after=timedelta(seconds=60), scan=timedelta(milliseconds=50))
 """Rows come with the first checkpoint only: what a process that dies within 20 ms leaves behind."""
 
+PATIENCE_S = 60
+"""Longest a test waits for what must come."""
+
 
 class Order(BaseModel):
     key: str
@@ -91,16 +94,16 @@ async def two(database: str, app: App, settings: EngineSettings = FAST) -> Async
         yield one, other
 
 
-async def until(condition: Callable[[], object], within: float = 15.0) -> None:
+async def until(condition: Callable[[], object]) -> None:
     """Wait for what must come."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def until_row(bench: Bench, where: str, within: float = 15.0) -> None:
+async def until_row(bench: Bench, where: str) -> None:
     """Wait until a row of `workflow_status` is as said."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(PATIENCE_S):
         while not await bench.fetch_all("SELECT 1 FROM dbos.workflow_status WHERE " + where):  # type: ignore[operator]
             await asyncio.sleep(0.02)
 

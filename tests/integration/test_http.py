@@ -12,7 +12,7 @@ from processor import ConfigurationError
 from processor.http import StatusServer
 from processor.metrics import Metrics
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Process:

@@ -390,7 +390,7 @@ async def test_a_halted_partition_stops_and_goes_on_when_the_hold_is_lifted(data
         assert done == [1, 2, 3]
 
 
-async def _until(condition: object, within: float = 30.0) -> None:
+async def _until(condition: object, within: float = 60.0) -> None:
     assert callable(condition)
     async with asyncio.timeout(within):
         while not condition():

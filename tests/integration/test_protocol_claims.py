@@ -9,9 +9,9 @@ import psycopg
 from engine.telemetry import ExecutorBuried
 from processor import App, Topic, Transaction
 from processor.testing import Bench
-from tests.integration.protocol import FAST, Order, Shop, statuses, until, until_row
+from tests.integration.protocol import FAST, PATIENCE_S, Order, Shop, statuses, until, until_row
 
-SLOW = replace(FAST, lease=timedelta(seconds=30), heartbeat=timedelta(seconds=5))
+SLOW = replace(FAST, lease=timedelta(minutes=5), heartbeat=timedelta(seconds=5))
 """A lease nobody waits for in a test."""
 
 
@@ -25,7 +25,7 @@ async def test_a_process_of_the_same_name_takes_over_from_its_predecessor_at_onc
         await first.engine.abort()
         shop.shut.clear()
         async with Bench(shop.app, database, executor="pod-0", settings=SLOW, beside=first) as second:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await second.claim(second.ref(shop.topic))
                 await second.settle()
 

@@ -1,7 +1,6 @@
 """What outlives its claim: late runs, acquisitions and starts under way at a release, cancelled runs (P7, P11 to P14, P18)."""
 
 import asyncio
-import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,7 +15,7 @@ from tests.integration.protocol import FAST, Order, Shop, statuses, two, until, 
 
 async def test_a_late_runs_failed_attempt_rests_and_its_step_runs_again_at_the_new_owner(database: str) -> None:
     """P12, P28: the delay holds there, too, and the failed step is called, not answered from its error's record."""
-    shop = Shop(retry=Retry(attempts=2, first_delay=timedelta(seconds=1)))
+    shop = Shop(retry=Retry(attempts=2, first_delay=timedelta(hours=1)))
     async with two(database, shop.app) as (one, other):
         shop.shut = {"first 0"}
         shop.fails["first 0"] = 1
@@ -26,12 +25,12 @@ async def test_a_late_runs_failed_attempt_rests_and_its_step_runs_again_at_the_n
         await other.claim(other.ref(shop.topic))
         shop.shut.clear()
         await until(lambda: not shop.fails["first 0"])
-        failed_at = time.monotonic()
+        await other.settle()
+        assert shop.began.count("first 0") == 1
+        await other.advance(timedelta(hours=2))
         await until(lambda: shop.began.count("first 0") == 2)
-        waited_s = time.monotonic() - failed_at
         await other.settle()
 
-        assert waited_s > 0.8
         assert await statuses(other) == [(0, "SUCCESS")]
 
 
@@ -137,7 +136,7 @@ async def test_a_workflow_cancelled_and_resumed_while_its_step_runs_goes_on(data
         await bench.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE kafka_offset = 0")
         await bench.execute("UPDATE dbos.workflow_status SET status = 'ENQUEUED' WHERE kafka_offset = 0")
         shop.shut.clear()
-        await bench.settle(within=timedelta(seconds=8))
+        await bench.settle()
 
         assert await statuses(bench) == [(0, "SUCCESS"), (1, "SUCCESS")]
         assert shop.began.count("first 0") == 2
@@ -154,7 +153,7 @@ async def test_a_cancelled_workflow_that_was_refused_goes_on_when_it_is_resumed(
         shop.shut.clear()
         await bench.settle()
         await bench.execute("UPDATE dbos.workflow_status SET status = 'ENQUEUED'")
-        await until_row(bench, "status = 'SUCCESS'", within=8)
+        await until_row(bench, "status = 'SUCCESS'")
 
 
 async def test_a_late_run_cancelled_and_resumed_goes_on_at_the_new_owner(database: str) -> None:
@@ -169,7 +168,7 @@ async def test_a_late_run_cancelled_and_resumed_goes_on_at_the_new_owner(databas
         await one.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED'")
         await one.execute("UPDATE dbos.workflow_status SET status = 'ENQUEUED'")
         shop.shut.clear()
-        await until_row(other, "status = 'SUCCESS'", within=12)
+        await until_row(other, "status = 'SUCCESS'")
         await other.settle()
 
 
@@ -238,7 +237,7 @@ async def test_a_halt_that_cannot_be_stored_at_once_still_releases_the_partition
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'onceflow %' AND datname = current_database()"
         )
         await bench.deliver(shop.topic, Order(key="a", n=0))
-        await until(lambda: bench.ref(shop.topic) in bench.engine.sources.halted, within=8)
-        await until(lambda: not bench.engine.sources.attached(), within=8)
+        await until(lambda: bench.ref(shop.topic) in bench.engine.sources.halted)
+        await until(lambda: not bench.engine.sources.attached())
 
         assert await bench.fetch_all("SELECT kind FROM dbos.hold") == [("halt",)]

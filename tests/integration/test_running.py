@@ -31,7 +31,7 @@ from processor import (
 from processor.http import StatusServer
 from processor.runtime import Runtime
 
-WAIT_S = 30
+WAIT_S = 60
 """Longest any of these takes on a busy machine; a second alone."""
 
 

@@ -23,6 +23,9 @@ from engine.telemetry import (
 from processor import App, Topic
 from processor.testing import Bench
 
+PATIENCE_S = 60
+"""Longest a test waits for what must come."""
+
 
 class Order(BaseModel):
     key: str
@@ -75,8 +78,8 @@ async def two(database: str, shop: Shop) -> AsyncGenerator[tuple[Bench, Bench]]:
         shop.gate.set()
 
 
-async def until(condition: Callable[[], object], within: float = 30.0) -> None:
-    async with asyncio.timeout(within):
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -119,7 +122,7 @@ async def test_a_step_that_ends_after_its_partition_moved_is_recorded_and_handed
         await shop_b
         assert "a1" not in shop.began, "the key is held while the late run has not ended"
         shop.gate.set()
-        await one.engine.late.all_ended(5)
+        await one.engine.late.all_ended(PATIENCE_S)
         await other.settle()
 
         assert shop.calls["first a0"] == 1
@@ -234,7 +237,7 @@ async def _claim_as(bench: Bench, ref: object, generation: int) -> bool:
     from engine.sources import Busy
 
     assert isinstance(ref, SourceRef)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while isinstance(claimed := await bench.engine.sources.claim(ref, generation=generation), Busy):
             await asyncio.sleep(0.05)
     await claimed.open(bench)
@@ -271,7 +274,7 @@ async def test_a_workflow_cancelled_while_a_step_runs_begins_nothing_more(databa
         await bench.deliver(shop.topic, Order(key="a", n=0))
         await bench.deliver(shop.topic, Order(key="a", n=1))
         await until(lambda: shop.began == ["a0"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not await bench.fetch_all("SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = 'orders-0-0'"):
                 await asyncio.sleep(0.01)
         await bench.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE workflow_uuid = 'orders-0-0'")
