@@ -1,6 +1,7 @@
 """Errors, blame and decisions: bad weather, strange exceptions, deaths that were none, counts (P5, P16, P22, P25 to P27; I3, I8)."""
 
 import asyncio
+import gc
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,7 @@ from engine.settings import EngineSettings
 from engine.telemetry import FlushRetried
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench
-from tests.integration.protocol import FAST, LAZY, Order, Shop, statuses, until, until_row
+from tests.integration.protocol import FAST, LAZY, PATIENCE_S, Order, Shop, statuses, until, until_row
 
 orders = Topic("orders", Order, key=lambda order: order.key)
 
@@ -259,6 +260,19 @@ async def test_no_partition_starves_behind_one_that_fills_every_flush(database: 
 
         behind = shop.ended[shop.ended.index("second 1000") :]
         assert len(behind) > 20, "partition 1 was served only when partition 0 had nothing left"
+
+
+async def test_a_connection_that_could_not_be_prepared_is_closed(database: str) -> None:
+    """Whoever asked for it failed, or was cancelled, and nobody else knows it."""
+    async with await connect(EngineSettings(conninfo=database), "observer") as observer:
+        with pytest.raises(psycopg.Error, match="statement_timeout"):
+            await connect(EngineSettings(conninfo=database, statement_timeout=timedelta(seconds=-1)), "unprepared")
+        gc.collect()  # would warn
+
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'unprepared'"
+        async with asyncio.timeout(PATIENCE_S):
+            while await (await observer.execute(sessions)).fetchone() != (0,):
+                await asyncio.sleep(0.01)
 
 
 async def test_a_process_that_stops_over_a_database_that_went_back_ends_at_once(database: str) -> None:
