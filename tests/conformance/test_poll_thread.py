@@ -514,7 +514,9 @@ async def test_a_member_that_is_left_with_nothing_joins_anew(mock_cluster: MockC
     number = thread.attach(0, 7)
     await until(lambda: thread.offsets(number) == [7, 8, 9], thread)
 
-    assert "lost everything" in next(event for event in thread.told.events if event[0] == "recreated")[1]
+    # Mostly. In one run of many the client itself found that it was stuck: the mock cluster refused its next heartbeat.
+    why = next(event for event in thread.told.events if event[0] == "recreated")[1]
+    assert "lost everything" in why or "ConsumerGroupHeartbeat fatal error" in why
     assert await thread.poller.close(PATIENCE_S)
 
 

@@ -160,10 +160,12 @@ async def ids(conninfo: str) -> list[str]:
 
 
 async def settled(conninfo: str, count: int, *members: Member) -> None:
-    """Wait until so many workflows are SUCCESS and nothing is open."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Wait until so many workflows are SUCCESS and nothing is open, as long as it goes on."""
+    moved_at, last = time.monotonic(), Counter[str]()
     while (found := await workflows(conninfo)) != {"SUCCESS": count}:
-        if time.monotonic() > deadline:
+        if found != last:
+            moved_at, last = time.monotonic(), found
+        if time.monotonic() - moved_at > PATIENCE_S:
             told = "\n".join(f"{member.group.snapshot()}\n{member.events[-8:]}" for member in members)
             raise TimeoutError(f"{found}, not {count} SUCCESS;\n{told}")
         await asyncio.sleep(0.05)
