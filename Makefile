@@ -54,7 +54,7 @@ format: venv ## Format and fix what can be fixed
 
 .PHONY: test
 test: venv ## All tests that CI needs; ARGS='-k name' chooses, WORKERS=0 runs one after the other
-	$(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n $(WORKERS) --dist loadgroup) $(ARGS)
+	$(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n $(WORKERS)) $(ARGS)
 
 .PHONY: demo
 demo: venv ## The whole thing on this machine

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -35,7 +34,9 @@ KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
 WISHES = pytest.StashKey[dict[str, str]]()
 """The variables PROCESSOR_TEST_* of this run."""
 WORKERS_MAX = 6
-SYSTEM = Path(__file__).parent / "system"
+TOGETHER = ("tests/system/", "tests/typing/", "tests/conformance/test_servers.py")
+"""What `make test` runs in one worker, one after the other, and begins with: work for a whole machine (processes that are
+killed and started anew, brokers), or one run of pyright for all."""
 
 
 # -- what a run has
@@ -74,6 +75,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests mostly wait. Few, however many there are: each has a JVM."""
     return min(WORKERS_MAX, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By `TOGETHER`, not by the marker `xdist_group`, which xdist 3.8 writes where pytest 9.2 does not read it."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+    return Together(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -129,12 +142,7 @@ _MARKERS_OF_FIXTURES = {
     "postgres_server": "postgres",
 }
 
-SERIAL = ("private_kafka", "system")
-"""Groups of tests that are work for a whole machine: brokers that start, processes that are killed and started anew.
-`make test` runs those of a group one after the other."""
 
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by fixture, so that nobody has to say it twice, and skip with the reason what this machine cannot run."""
     lacking = _lacking(config)
@@ -144,11 +152,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(marker)
         if item.get_closest_marker("private_postgres"):
             item.add_marker("postgres")
-        if item.path.is_relative_to(SYSTEM):
-            item.add_marker("system")
-        for marker in SERIAL:
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.xdist_group(marker))
         for marker, reason in lacking.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

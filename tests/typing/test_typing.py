@@ -12,9 +12,6 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-pytestmark = pytest.mark.xdist_group("typing")
-"""One run of pyright is enough."""
-
 PYRIGHT_MAX_S = 110
 """Of which 100 are for a machine that does other things; alone it takes 5."""
 
