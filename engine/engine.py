@@ -498,7 +498,7 @@ def _snapshot(source: Source) -> SourceSnapshot:
         in_flight=len(inbox.runs),
         backlog=len(inbox.backlog),
         parked=inbox.parked,
-        blocked_keys=len(inbox.blocked),
+        blocked_keys=len(inbox.keys.blocked),
         held=source.held,
         congested=source.congested,
         oldest_ms=oldest,

@@ -151,7 +151,7 @@ class Part:
         """Compute the progress this flush writes: only what it, and those before it, make durable (I3)."""
         source, inbox = self.source, self.source.inbox
         next_offset = inbox.offsets.next_with(inserted)
-        filtered, skipped = inbox.decided_below(next_offset)
+        filtered, skipped = inbox.decisions.below(next_offset)
         self.progress = source.progress.to(
             next=next_offset,
             high=max(source.progress.high, source.high_min, max(inserted, default=-1) + 1),
@@ -169,9 +169,9 @@ class Part:
             self.source.found_holds(written.holds)
         for run in self.acquires:
             if (row := written.acquired.get(run.id)) is not None:
-                inbox.acquired(run, row, written.histories.get(run.id, ()))
+                inbox.rows.acquired(run, row, written.histories.get(run.id, ()))
             else:
-                inbox.not_acquired(run, written.found.get(run.id))
+                inbox.rows.not_acquired(run, written.found.get(run.id))
         if self.look_ups:
             inbox.looked_up({i: written.found[i] for i in self.look_ups if i in written.found})
 

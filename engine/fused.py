@@ -106,7 +106,7 @@ class FusedGroup:
     def left_out(self) -> list[Run]:
         """Runs whose key was taken since the group was formed: they wait behind its holder."""
         keys = self.inbox.keys
-        out = [run for run in self.runs if run.key is not None and run.key in keys]
+        out = [run for run in self.runs if keys.is_taken(run.key)]
         if out:
             self.runs = [run for run in self.runs if run not in out]
             for run in out:
@@ -173,7 +173,7 @@ def group_of(inbox: Inbox) -> FusedGroup | None:
     runs: list[Run] = []
     while inbox.group and len(runs) < inbox.handler.batch_max:
         run = inbox.group.popleft()
-        if run.key is not None and run.key in inbox.keys:
+        if inbox.keys.is_taken(run.key):
             inbox.left_behind(run)
         else:
             runs.append(run)

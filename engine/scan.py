@@ -90,7 +90,7 @@ class Scan:
         foreign, self._foreign = self._foreign, set()
         for run in foreign:
             if run.inbox.is_open and run.phase is Phase.WAITING and run.row is Row.FOREIGN:
-                run.inbox.examine(run)
+                run.inbox.rows.examine(run)
 
     async def _look(self) -> None:  # one look at three things
         engine = self._engine
@@ -98,7 +98,7 @@ class Scan:
         watched = engine.sources.attached() + list(engine.sources.halted.values())
         if not watched:
             return
-        blocked_before = {name: set(source.inbox.blocked) for name, source in sources.items()}
+        blocked_before = {name: set(source.inbox.keys.blocked) for name, source in sources.items()}
         schema = engine.settings.schema
         async with engine.pool.connection() as connection, connection.pipeline():
             held = await send(
@@ -115,7 +115,7 @@ class Scan:
             rows = await rest.fetchall()
             unknown = self._unknown(rows)
             if not unknown and len(rows) == ROWS_MAX:
-                known = [run_id for source in sources.values() for run_id in source.inbox.known()]
+                known = [run_id for source in sources.values() for run_id in source.inbox.rows.known()]
                 rest = await send(
                     connection,
                     schema,
@@ -129,7 +129,7 @@ class Scan:
                     by_source.setdefault(row.source or "", []).append(row)
                 for name, mine in by_source.items():
                     if (source := sources.get(name)) is not None and not source.is_gone:
-                        source.inbox.take_rows(mine)
+                        source.inbox.rows.take_rows(mine)
             stored = await held.fetchall()
         by_key: dict[tuple[str, str], list[holds.HoldRow]] = {}
         for hold in stored:
@@ -140,7 +140,7 @@ class Scan:
             engine.sources.compare_hold(source, whole)
             if source.name in blocked_before and not source.is_gone:
                 keys = {OrderingKey(hold.ordering_key) for hold in mine if hold.ordering_key is not None}
-                source.inbox.blocked |= keys
+                source.inbox.keys.blocked |= keys
                 source.inbox.unblock(blocked_before[source.name] - keys)
 
     def _unknown(self, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -148,5 +148,7 @@ class Scan:
         return [
             (name, workflow_id)
             for name, workflow_id in rows
-            if (source := sources.get(name)) is not None and not source.is_gone and not source.inbox.knows(workflow_id)
+            if (source := sources.get(name)) is not None
+            and not source.is_gone
+            and not source.inbox.rows.knows(workflow_id)
         ]

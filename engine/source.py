@@ -116,14 +116,14 @@ class Source:
             if hold.ordering_key is None:
                 self.held = f"{hold.kind}: {hold.reason}"
             else:
-                self.inbox.blocked.add(OrderingKey(hold.ordering_key))
+                self.inbox.keys.blocked.add(OrderingKey(hold.ordering_key))
         self.engine.telemetry.emit(SourceClaimed(self.ref, self.epoch, self.after_death, len(rows), self._waited_s))
         if self.held is not None:
             self.may_resume = True
             self.engine.sources.halted[self.ref] = self
             return
         self._committer = self.engine.committer_for(self)
-        self.inbox.take_over(rows, self.progress.next)
+        self.inbox.rows.take_over(rows, self.progress.next)
 
     def deliver(self, records: list[Record]) -> None:
         """Take records in ascending order. Nothing is lost if this claim is gone: Kafka still has them."""
@@ -228,7 +228,7 @@ class Source:
         part.acquires, self._acquires = self._acquires, []
         if self._wants_look_up:
             self._wants_look_up = False
-            part.look_ups = list(self.inbox.looking)
+            part.look_ups = list(self.inbox.rows.looking)
         if self.is_fused and (group := group_of(self.inbox)) is not None:
             flush.group = group
             flush.works.extend(Work(run) for run in group.runs)
@@ -237,7 +237,7 @@ class Source:
     def written(self, part: Part) -> None:
         """A flush with this part is durable."""
         self.progress, self.value = part.progress, part.value
-        self.inbox.counted_below(part.progress.next)
+        self.inbox.decisions.forget_below(part.progress.next)
         if part.releases:
             self._released()
         elif self._anew is not None and part.progress.high >= self.high_min:
@@ -265,7 +265,7 @@ class Source:
             if (hold.service_name, hold.key) != (self.ref.service_name, self.ref.key):
                 continue
             if hold.ordering_key is not None:
-                self.inbox.blocked.add(OrderingKey(hold.ordering_key))
+                self.inbox.keys.blocked.add(OrderingKey(hold.ordering_key))
             elif self.held is None and not self._releasing:
                 self.pause_soon(f"{hold.kind}: {hold.reason}")
 

@@ -382,11 +382,11 @@ class Bench:
             if source.is_gone:
                 left.append(f"{ref}: gone")
                 continue
-            if inbox.backlog or inbox.looking or inbox.group or source.has_work:
+            if inbox.backlog or inbox.rows.looking or inbox.group or source.has_work:
                 left.append(f"{ref}: {len(inbox.backlog)} records wait")
-            resting = {run.key for run in inbox.keys.values() if run.phase is Phase.WAITING and run.wake_at}
+            resting = {run.key for run in inbox.keys.holders() if run.phase is Phase.WAITING and run.wake_at}
             for run in inbox.runs.values():
-                if run.key is not None and (run.key in inbox.blocked or run.key in resting):
+                if run.key is not None and (run.key in inbox.keys.blocked or run.key in resting):
                     continue
                 if run.phase is Phase.WAITING and run.wake_at:
                     continue

@@ -67,7 +67,7 @@ async def test_an_operators_block_is_noticed_without_a_new_claim(database: str) 
             """INSERT INTO dbos.hold (service_name, key, ordering_key, kind, reason, created_at)
                SELECT 'kafka:shop', 'orders-0', kafka_key, 'block', 'by hand', 0 FROM dbos.workflow_status"""
         )
-        await until(lambda: bench.source(shop.topic).inbox.blocked)
+        await until(lambda: bench.source(shop.topic).inbox.keys.blocked)
         await bench.deliver(shop.topic, Order(key="a", n=1))
         await asyncio.sleep(0.2)
         assert shop.begun("first") == [0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.inbox import is_congested
+from engine.congestion import is_congested
 from engine.settings import EngineSettings
 
 SETTINGS = EngineSettings(conninfo="", backlog_max=100, parked_max=1_000, in_flight_bytes_max=10_000)

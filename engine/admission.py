@@ -1,0 +1,77 @@
+"""What becomes of a record before it is a workflow: its argument, its key, or the decision that it has none.
+
+Functions of a handler and a record: no order, no limits, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from engine.failures import encode_error, summary
+from engine.handlers import Decision, Handler, UndecodableError
+from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
+from engine.records import Record
+from engine.rows import allowed
+from engine.runner import Ending, Row, Run
+from engine.states import WorkflowStatus
+
+
+def decode(handler: Handler, run: Run) -> None:
+    """Give a run its argument, and its key unless it has one. Raises what the format or the key raises."""
+    record = run.record
+    assert record is not None, "a run is decoded while it has its record"
+    if handler.stored_headers or record.headers:
+        # What is not stored is not shown either: a replay after recovery sees the same.
+        record.headers = allowed(record.headers, handler.stored_headers)
+    run.argument = handler.format.decode(record)
+    if run.row is Row.NONE:
+        run.key = key_of(handler, record, run.argument)
+
+
+def key_of(handler: Handler, record: Record, argument: Any) -> OrderingKey | None:
+    """What orders a record; `None`: nothing. Raises what the user's key raises."""
+    if handler.ordered_by_partition:
+        return PARTITION_KEY
+    key = handler.ordering_key(record, argument)
+    return None if key is None else ordering_key(key)
+
+
+def raw_key_of(handler: Handler, record: Record) -> OrderingKey | None:
+    """The key of a raw row (P21): where it lies in the event, the raw rows run one after the other."""
+    return PARTITION_KEY if handler.orders_by_argument else key_of(handler, record, None)
+
+
+def undecodable(error: Exception) -> Ending:
+    """The ending of a record that the format, the filter or the key refuses: a dead letter at once (design section 7)."""
+    cause = error if isinstance(error, UndecodableError) else UndecodableError(summary(error))
+    return Ending(WorkflowStatus.ERROR, error=encode_error(cause), reason="undecodable", summary=summary(cause))
+
+
+class Decisions:
+    """Records without a workflow that no durable progress counts yet."""
+
+    def __init__(self) -> None:
+        self._at: deque[tuple[int, Decision]] = deque()
+
+    def add(self, offset: int, decision: Decision) -> None:
+        """One more, above all before it."""
+        self._at.append((offset, decision))
+
+    def below(self, offset: int) -> tuple[int, int]:
+        """Filtered and skipped records below an offset."""
+        filtered = skipped = 0
+        for at, decision in self._at:
+            if at >= offset:
+                break
+            if decision is Decision.FILTERED:
+                filtered += 1
+            else:
+                skipped += 1
+        return filtered, skipped
+
+    def forget_below(self, offset: int) -> None:
+        """Progress up to an offset is durable, and with it the counts."""
+        decided = self._at
+        while decided and decided[0][0] < offset:
+            decided.popleft()

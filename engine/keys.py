@@ -1,0 +1,96 @@
+"""Who has which ordering key of a partition, and who waits behind whom (I7, P18).
+
+A key's *holder* is its first open workflow; the others wait behind it by place, then offset. A key that is blocked, by
+an operator or a failure policy, keeps its holder: nobody starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from engine.ids import OrderingKey
+
+if TYPE_CHECKING:
+    from engine.runner import Run
+
+
+class Keys:
+    """The keys of one claim of one partition."""
+
+    def __init__(self) -> None:
+        self.blocked: set[OrderingKey] = set()
+        self._holders: dict[OrderingKey, Run] = {}
+
+    def holder(self, key: OrderingKey | None) -> Run | None:
+        """Who has it."""
+        return None if key is None else self._holders.get(key)
+
+    def holders(self) -> Iterable[Run]:
+        """Everybody who has one."""
+        return self._holders.values()
+
+    def is_taken(self, key: OrderingKey | None) -> bool:
+        """Whether somebody has it."""
+        return key is not None and key in self._holders
+
+    def take(self, run: Run) -> bool:
+        """Give a run its key if that is free, or a place behind its holder. Returns whether it has it."""
+        key = run.key
+        if key is None:
+            return True
+        holder = self._holders.setdefault(key, run)
+        if holder is run:
+            return True
+        _follow(holder, run)
+        return False
+
+    def has(self, run: Run) -> bool:
+        """Whether nobody is before this run."""
+        return run.key is None or self._holders.get(run.key) is run
+
+    def may_go(self, run: Run) -> bool:
+        """Whether nobody is before this run, and its key is not blocked."""
+        return run.key is None or (self._holders.get(run.key) is run and run.key not in self.blocked)
+
+    def stays_with(self, run: Run) -> bool:
+        """Whether a finished run keeps its key: blocked, with somebody who waits."""
+        return bool(run.followers) and run.key in self.blocked and self.has(run)
+
+    def pass_on(self, run: Run) -> Run | None:
+        """Take the key from its holder, and give it to who waits first. Returns that one."""
+        key = run.key
+        if key is None or self._holders.get(key) is not run:
+            return None
+        followers, run.followers = run.followers, None
+        if not followers:
+            del self._holders[key]
+            return None
+        following = followers.pop(0)
+        following.followers = followers or None
+        self._holders[key] = following
+        return following
+
+    def unblock(self, keys: set[OrderingKey]) -> list[Run]:
+        """Lift blocks. Returns the holders, finished or not, that go on."""
+        lifted = keys & self.blocked
+        self.blocked -= lifted
+        return [self._holders[key] for key in lifted if key in self._holders]
+
+
+def by_place(run: Run) -> tuple[int, int]:
+    """The order of a key: place, then offset (P18)."""
+    return run.place, run.offset
+
+
+def _follow(holder: Run, run: Run) -> None:
+    """Queue behind a holder: nearly always at the end."""
+    followers = holder.followers
+    if followers is None:
+        holder.followers = [run]
+        return
+    if by_place(followers[-1]) <= by_place(run):
+        followers.append(run)
+        return
+    index = next(i for i, follower in enumerate(followers) if by_place(follower) > by_place(run))
+    followers.insert(index, run)

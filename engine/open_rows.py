@@ -1,0 +1,234 @@
+"""What stands in the database of a partition already: taken over, looked up, woken (P10, P15, P16, P18).
+
+open rows of the claim ─┬─ below `next`: entered at once, by place
+├─ at or above it: when the fetch reaches or passes them
+└─ a live executor's late run: holds its key, watched until it has ended
+records below `high` ───── looked up under the fence before any of them runs
+rows at rest, found by the scan ── operators' retries, handed over
+whoever may run ─▶ acquire: its owner is written first, in a flush that reads its history
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engine.failures import encode_error, summary
+from engine.handlers import UndecodableError
+from engine.ids import OrderingKey, WorkflowId
+from engine.keys import by_place
+from engine.records import Record
+from engine.rows import record_of
+from engine.runner import Ending, Phase, Row, Run, Standing
+from engine.states import OPEN, WorkflowStatus
+from engine.store.operation_outputs import CheckpointRow
+from engine.store.workflow_status import AcquiredRow, FoundRow, OpenRow
+from engine.telemetry import RecordsDecided, SuspectStarted
+
+if TYPE_CHECKING:
+    from engine.inbox import Inbox
+
+LOOK_UPS_MAX = 1_000
+"""Records looked up in one flush."""
+
+
+class OpenRows:
+    """The rows of one claim that were there before it, or came from elsewhere."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self.has_taken_over = False
+        """Whether the open rows of the claim are here: before, a row at rest may stand behind one that is not."""
+        self.looking: dict[WorkflowId, Record] = {}
+        """Records whose rows are being asked for."""
+        self._ahead: deque[Run] = deque()
+        self._ahead_ids: set[WorkflowId] = set()
+        self._wakeable: deque[Run] = deque()
+
+    # -- the claim's --
+
+    def take_over(self, rows: Sequence[OpenRow], next_offset: int) -> None:
+        """The open rows read after the claim (P10): foreign ones hold their keys at once, the rest by place."""
+        stubs = [self._stub(row, row.offset) for row in rows]
+        for stub in stubs:
+            if stub.row is Row.FOREIGN:
+                self._inbox.enter(stub)
+        ours = sorted((s for s in stubs if s.row is not Row.FOREIGN), key=by_place)
+        self._ahead = deque(sorted((s for s in ours if s.offset >= next_offset), key=lambda s: s.offset))
+        self._ahead_ids = {stub.id for stub in self._ahead}
+        for stub in ours:
+            if stub.offset < next_offset:
+                self._inbox.enter(stub)
+        self.has_taken_over = True
+
+    def pass_by(self, offset: int) -> None:
+        """Open rows at or above the claim's `next` may run when the fetch reaches or passes them (P15)."""
+        while self._ahead and self._ahead[0].offset < offset:
+            self._enter_ahead()
+
+    def _enter_ahead(self) -> None:
+        run = self._ahead.popleft()
+        self._ahead_ids.discard(run.id)
+        self._inbox.enter(run)
+
+    def _stub(self, row: OpenRow | FoundRow, offset: int) -> Run:
+        """A run without its payload, for a row."""
+        run = Run(self._inbox, offset=offset, key=None if row.key is None else OrderingKey(row.key), record=None)
+        run.place = offset if row.place is None else row.place
+        run.row = Row.FOREIGN if row.owner is not None and row.owner_alive else Row.REST
+        run.wake_at = row.wake_at
+        return run
+
+    # -- looked up --
+
+    def look_up(self, first: Record) -> None:
+        """Ask for the rows of records below `high`, under the fence, before any of them runs (P16)."""
+        inbox = self._inbox
+        self.looking[WorkflowId(f"{inbox.id_prefix}{first.offset}")] = first
+        while inbox.backlog and inbox.backlog[0].offset < inbox.high and len(self.looking) < LOOK_UPS_MAX:
+            record = inbox.backlog.popleft()
+            inbox.engine.backlog_bytes -= record.size
+            self.looking[WorkflowId(f"{inbox.id_prefix}{record.offset}")] = record
+        inbox.source.wants(look_up=True)
+
+    def looked_up(self, found: Mapping[WorkflowId, FoundRow]) -> bool:
+        """The rows of the records asked for: known ones are done, open ones wait as rows, the others are fresh.
+
+        Returns False where a row is another record's: the partition halts.
+        """
+        inbox = self._inbox
+        looking, self.looking = self.looking, {}
+        known = 0
+        for workflow_id, record in looking.items():
+            self.pass_by(record.offset)
+            row = found.get(workflow_id)
+            if row is None:
+                inbox.admit(record)
+                continue
+            if reason := inbox.source.mismatch(row, record):
+                inbox.source.halt_soon(reason)
+                return False
+            inbox.offsets.settle(record.offset)
+            known += 1
+            if self._ahead and self._ahead[0].offset == record.offset:
+                self._enter_ahead()
+            elif row.status in OPEN and workflow_id not in inbox.runs:
+                inbox.enter(self._stub(row, record.offset))
+        if known:
+            inbox.engine.telemetry.emit(RecordsDecided(inbox.source.ref, "known", known))
+            inbox.source.advance()
+        return True
+
+    # -- the scan's --
+
+    def take_rows(self, rows: Sequence[FoundRow]) -> None:
+        """Rows at rest that nobody here knew: operators' retries, or handed over. By place, whatever their order.
+
+        One waits for another look while records before its place wait to be admitted: it must not overtake them.
+        """
+        inbox = self._inbox
+        if not inbox.is_open or not self.has_taken_over:
+            return
+        if self.looking:
+            frontier = next(iter(self.looking.values())).offset
+        else:
+            frontier = inbox.backlog[0].offset if inbox.backlog else inbox.offsets.position
+        stubs = [self._stub(row, int(row.workflow_id.rpartition("-")[2])) for row in rows]
+        for stub in sorted(stubs, key=by_place):
+            if max(stub.place, stub.offset + 1) <= frontier and not self.knows(stub.id):
+                inbox.enter(stub)
+
+    def knows(self, workflow_id: str) -> bool:
+        """Whether a row is in memory here, or above what Kafka has delivered so far (P15)."""
+        return (
+            workflow_id in self._inbox.runs
+            or workflow_id in self.looking
+            or workflow_id in self._ahead_ids
+            or (int(workflow_id.rpartition("-")[2]) >= self._inbox.offsets.position)
+        )
+
+    def known(self) -> list[str]:
+        """The IDs of the rows in memory here, and of those Kafka has not reached."""
+        return [*self._inbox.runs, *(run.id for run in self._ahead)]
+
+    # -- waking --
+
+    def wake(self, run: Run) -> None:
+        """A row at rest may run, when there is room."""
+        inbox = self._inbox
+        if inbox.is_open and run.phase is Phase.WAITING and run.key not in inbox.keys.blocked:
+            self._wakeable.append(run)
+            inbox.pump()
+
+    def wake_up(self) -> None:
+        """Acquire whoever there is room for."""
+        while self._wakeable and self._inbox.engine.has_room():
+            if (run := self._wakeable.popleft()).phase is Phase.WAITING:
+                self.acquire(run)
+
+    def examine(self, run: Run) -> None:
+        """Look again at a row that was a live executor's: acquire it, or learn that it has ended."""
+        run.row = Row.REST
+        self.acquire(run)
+
+    def acquire(self, run: Run) -> None:
+        """Have its owner written, and its history read."""
+        run.phase = Phase.ACQUIRING
+        self._inbox.count(run)
+        self._inbox.source.wants(acquire=run)
+
+    def acquired(self, run: Run, row: AcquiredRow, history: Sequence[CheckpointRow]) -> None:
+        """A row is ours: run it from its history. One that killed its process too often alone is buried (P22)."""
+        run.row = Row.RUNNING
+        if run.standing is not Standing.ACTIVE or not self._inbox.is_open:
+            return  # a release is on its way, and puts the row back to rest
+        run.recovery_attempts = row.recovery_attempts
+        run.attempt = row.attempt
+        run.alone_deaths = row.alone
+        run.wake_at = None
+        run.history = {checkpoint.function_id: checkpoint for checkpoint in history} or None
+        run.durable_ids = [checkpoint.function_id for checkpoint in history]
+        run.recorded = run.durable = len(run.durable_ids)
+        try:
+            run.record = record_of(row.request, row.inputs)
+        except Exception as error:  # noqa: BLE001  # a row of another program's: its failure
+            run.record = Record(self._inbox.source.ref.topic, self._inbox.source.ref.partition, run.offset, None, None)
+            self._inbox.fail(run, UndecodableError(f"the row cannot be read back: {summary(error)}"), "undecodable")
+            return
+        self._inbox.uncount(run)
+        self._inbox.count(run)
+        if run.alone_deaths >= self._inbox.engine.settings.deaths_alone_max:
+            error = RuntimeError(f"killed its process {run.alone_deaths} times running alone")
+            status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
+            ending = Ending(status, error=encode_error(error), reason="killed its process", summary=summary(error))
+            self._inbox.end(run, ending)
+            return
+        if run.recovery_attempts:
+            alone = run.recovery_attempts >= 2
+            self._inbox.engine.telemetry.emit(SuspectStarted(run.id, run.recovery_attempts, alone))
+        self._inbox.start(run)
+
+    def not_acquired(self, run: Run, row: FoundRow | None) -> None:
+        """A row that could not be made ours: finished elsewhere (its key goes on), or a live executor's."""
+        self._inbox.uncount(run)
+        if row is None or row.status not in OPEN:
+            self._inbox.free(run)
+            return
+        run.phase = Phase.WAITING
+        if row.owner is None or not row.owner_alive:
+            # Handed over meanwhile, perhaps to rest until another attempt (P12, P28).
+            run.row, run.wake_at = Row.REST, row.wake_at
+            self._inbox.go(run)
+            return
+        run.row = Row.FOREIGN
+        self._inbox.engine.watch_foreign(run)
+
+    # -- leaving --
+
+    def forget(self) -> None:
+        """Nothing of it is taken any more; the rows are the next owner's."""
+        self.looking.clear()
+        self._wakeable.clear()
+        self._ahead.clear()
+        self._ahead_ids.clear()
