@@ -193,10 +193,12 @@ class Inbox:
             self.group.append(run)
             self.source.wants(group=True)
         elif not self.keys.take(run):
-            if run.row is Row.NONE:
-                self.engine.watch(run)
-            else:
+            if run.row is not Row.NONE:
                 self._park(run)
+            elif self.is_fused:
+                self._rest_behind(run)
+            else:
+                self.engine.watch(run)
         elif key in self.keys.blocked:
             if run.row is Row.NONE:
                 self.engine.watch(run)
@@ -220,7 +222,12 @@ class Inbox:
         if self.keys.take(run):
             self.go(run)
         else:
-            self.engine.watch(run)
+            self._rest_behind(run)
+
+    def _rest_behind(self, run: Run) -> None:
+        """A fused handler's record behind a taken key is persisted at rest, at once (P19)."""
+        run.needs_first_row = True
+        run.submit()
 
     def _may_fuse(self, run: Run) -> bool:
         return run.row is Row.NONE and not run.needs_first_row and run.key not in self.keys.blocked

@@ -54,23 +54,19 @@ class OpenRows:
         for stub in stubs:
             if stub.row is Row.FOREIGN:
                 self._inbox.enter(stub)
-        ours = sorted((s for s in stubs if s.row is not Row.FOREIGN), key=by_place)
-        self._ahead = deque(sorted((s for s in ours if s.offset >= next_offset), key=lambda s: s.offset))
+        ours = sorted((s for s in stubs if s.row is not Row.FOREIGN), key=_due_at)
+        self._ahead = deque(stub for stub in ours if _due_at(stub) > next_offset)
         self._ahead_ids = {stub.id for stub in self._ahead}
-        for stub in ours:
-            if stub.offset < next_offset:
-                self._inbox.enter(stub)
+        for stub in sorted(ours[: len(ours) - len(self._ahead)], key=by_place):
+            self._inbox.enter(stub)
         self.has_taken_over = True
 
     def pass_by(self, offset: int) -> None:
         """Open rows at or above the claim's `next` may run when the fetch reaches or passes them (P15)."""
-        while self._ahead and self._ahead[0].offset < offset:
-            self._enter_ahead()
-
-    def _enter_ahead(self) -> None:
-        run = self._ahead.popleft()
-        self._ahead_ids.discard(run.id)
-        self._inbox.enter(run)
+        while self._ahead and _due_at(self._ahead[0]) <= offset:
+            run = self._ahead.popleft()
+            self._ahead_ids.discard(run.id)
+            self._inbox.enter(run)
 
     def _stub(self, row: OpenRow | FoundRow, offset: int) -> Run:
         """A run without its payload, for a row."""
@@ -111,9 +107,8 @@ class OpenRows:
                 return False
             inbox.offsets.settle(record.offset)
             known += 1
-            if self._ahead and self._ahead[0].offset == record.offset:
-                self._enter_ahead()
-            elif row.status in OPEN and workflow_id not in inbox.runs:
+            self.pass_by(record.offset + 1)
+            if row.status in OPEN and not (workflow_id in inbox.runs or workflow_id in self._ahead_ids):
                 inbox.enter(self._stub(row, record.offset))
         if known:
             inbox.engine.telemetry.emit(RecordsDecided(inbox.source.ref, "known", known))
@@ -136,7 +131,7 @@ class OpenRows:
             frontier = inbox.backlog[0].offset if inbox.backlog else inbox.offsets.position
         stubs = [self._stub(row, int(row.workflow_id.rpartition("-")[2])) for row in rows]
         for stub in sorted(stubs, key=by_place):
-            if max(stub.place, stub.offset + 1) <= frontier and not self.knows(stub.id):
+            if _due_at(stub) <= frontier and not self.knows(stub.id):
                 inbox.enter(stub)
 
     def knows(self, workflow_id: str) -> bool:
@@ -232,3 +227,8 @@ class OpenRows:
         self._wakeable.clear()
         self._ahead.clear()
         self._ahead_ids.clear()
+
+
+def _due_at(run: Run) -> int:
+    """From which position of the fetch on a row may run: behind every record before its place and itself (P15, P18)."""
+    return max(run.place, run.offset + 1)

@@ -213,6 +213,8 @@ class Source:
             self._dirty.clear()
             self._acquires.clear()
             return 0
+        # First: who is left behind has its row in this very commit (P19).
+        group = group_of(self.inbox) if self.is_fused else None
         taken = 0
         dirty, works = self._dirty, flush.works
         while dirty and taken < room:
@@ -229,9 +231,9 @@ class Source:
         if self._wants_look_up:
             self._wants_look_up = False
             part.look_ups = list(self.inbox.rows.looking)
-        if self.is_fused and (group := group_of(self.inbox)) is not None:
+        if group is not None:
             flush.group = group
-            flush.works.extend(Work(run) for run in group.runs)
+            works.extend(Work(run) for run in group.runs)
         return taken
 
     def written(self, part: Part) -> None:

@@ -225,3 +225,26 @@ async def test_a_look_at_rows_at_rest_during_a_claim_does_not_pass_the_open_row_
         await bench.settle()
 
         assert shop.begun("first") == [0, 1]
+
+
+async def test_a_retry_taken_over_by_a_claim_runs_behind_what_was_open_when_the_operator_asked(database: str) -> None:
+    """P15, P18: its place is 2, so record 1 of its key goes first, though the claim begins above its offset."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        ref = bench.ref(shop.topic)
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        await bench.release(ref)
+        await bench.execute(
+            "UPDATE dbos.workflow_status SET status = 'ENQUEUED', owner_xid = NULL, kafka_place = 2, output = NULL"
+        )
+        await bench.execute("DELETE FROM dbos.operation_outputs")
+        shop.began.clear()
+
+        await bench.claim(ref)
+        await asyncio.sleep(0.2)
+        assert shop.begun("first") == []
+        await bench.deliver(shop.topic, Order(key="a", n=1))
+        await bench.settle()
+
+        assert shop.begun("first") == [1, 0]
