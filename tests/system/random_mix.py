@@ -86,7 +86,13 @@ class Mix:
 
     async def _kill(self) -> None:
         worker = self._any()
-        await self._field.at_work(worker)
+        # One that is armed may reach its crash point meanwhile.
+        either = {asyncio.ensure_future(self._field.at_work(worker)), asyncio.ensure_future(worker.ended())}
+        ended, waiting = await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        for task in ended:
+            task.result()
         await worker.kill()
 
     async def _kill_at_a_point(self) -> None:
@@ -99,9 +105,11 @@ class Mix:
 
     async def _stop(self) -> None:
         worker = self._any()
+        # One that was just started and does not answer yet may still be importing, before it could handle a signal.
+        codes = {0, -signal.SIGKILL} if await worker.metrics() else {0, -signal.SIGKILL, -signal.SIGTERM}
         worker.process.send_signal(signal.SIGTERM)
         code = await worker.ended()
-        assert code in (0, -signal.SIGKILL), f"{worker.name} ended with {code}\n{self._field.logs()}"
+        assert code in codes, f"{worker.name} ended with {code}\n{self._field.logs()}"
 
     async def _freeze(self) -> None:
         worker = self._any()
@@ -123,7 +131,10 @@ class Mix:
         await asyncio.to_thread(self._postgres.restart, self._random.choice(["fast", "immediate"]))
 
     def _any(self) -> Worker:
-        return self._field.workers[self._random.choice(WORKERS)]
+        worker = self._field.workers[self._random.choice(WORKERS)]
+        if not worker.is_running:  # it passed its crash point since the last fault
+            worker.start()
+        return worker
 
 
 async def run(seed: int, minutes: float) -> int:
