@@ -45,6 +45,7 @@ class Committer:
         self.name = name
         self.sources: set[Source] = set()
         self.connection: AsyncConnection[Any] | None = None
+        self._connected_as = engine.executor_id
         self._wanting: dict[Source, None] = {}
         self._wake = asyncio.Event()
         self._settlement = Settlement(self)
@@ -133,8 +134,11 @@ class Committer:
     # -- sending --
 
     async def connected(self) -> AsyncConnection[Any]:
-        """The connection, opened anew where it broke."""
+        """The connection, opened anew where it broke or has the name of an executor that is dead."""
+        if self.connection is not None and self._connected_as != self.engine.executor_id:
+            await self.connection.close()
         if self.connection is None or self.connection.closed:
+            self._connected_as = self.engine.executor_id
             self.connection = await self.engine.connect()
         return self.connection
 

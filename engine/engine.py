@@ -438,6 +438,8 @@ class Engine:
         await asyncio.to_thread(self.lease.stop, leave=True)
         while not self.is_aborted:
             self.executor_id = new_executor_id()
+            # The lease begins with the end of the sessions under the old ID: pool and committers open others.
+            self.pool.rename(executor.session_name(self.executor_id))
             self.database.reset()
             try:
                 await asyncio.to_thread(self.lease.start)
@@ -451,6 +453,9 @@ class Engine:
             except Exception as error:
                 self.failed(error)  # nothing would be claimed again, and nobody would see why
                 raise
+        if self.is_aborted or not self._is_started:  # meanwhile; nobody else would end this lease
+            await asyncio.to_thread(self.lease.stop, leave=not self.is_aborted)
+            return
         self.telemetry.emit(ExecutorStarted(self.executor_id, summary(RuntimeError("registered anew"))))
         self._reborn = None
         self._alive.set()

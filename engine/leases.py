@@ -210,9 +210,14 @@ class Lease:
             elif now - seen[1] > lease_s:
                 buried = self._execute(connection, executor.bury(executor_id=ExecutorId(name), counter=counter))
                 if buried:
-                    self._execute(connection, executor.end_sessions(executor_id=ExecutorId(name)))
                     self._engine.emit_from_thread(ExecutorBuried(name, "no heartbeat for a lease"))
                     self._engine.hinted_from_thread("processor_claims", f"dead {name}")
+        # At every heartbeat: whoever was to do it after a death may have died as well.
+        self._end_sessions_of_the_dead(connection)
+
+    def _end_sessions_of_the_dead(self, connection: Connection[Any]) -> None:
+        with suppress(psycopg.errors.InsufficientPrivilege):  # then their locks stay until their processes end
+            self._execute(connection, executor.end_sessions())
 
     def _register(self, connection: Connection[Any]) -> None:
         self._execute(

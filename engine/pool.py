@@ -96,6 +96,12 @@ class Pool:
         async def configured(connection: AsyncConnection[Any]) -> None:
             await configure(settings, connection)
 
+        self._kwargs: dict[str, Any] = {
+            "autocommit": True,
+            "connect_timeout": max(1, int(settings.connect_timeout.total_seconds())),
+            "application_name": application,
+            "prepare_threshold": 0 if settings.prepare else None,
+        }
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             settings.conninfo,
             connection_class=PipelinedConnection,
@@ -104,12 +110,8 @@ class Pool:
             open=False,
             timeout=settings.statement_timeout.total_seconds(),
             configure=configured,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": max(1, int(settings.connect_timeout.total_seconds())),
-                "application_name": application,
-                "prepare_threshold": 0 if settings.prepare else None,
-            },
+            check=self._check,
+            kwargs=self._kwargs,
             reconnect_timeout=settings.statement_timeout.total_seconds(),
         )
 
@@ -120,6 +122,21 @@ class Pool:
     async def close(self) -> None:
         """Close every connection; those in use when they come back."""
         await self._pool.close(timeout=2)
+
+    def rename(self, application: str) -> None:
+        """Have only connections of another name from now on; those in use keep theirs until they come back."""
+        self._kwargs["application_name"] = application
+
+    async def _check(self, connection: AsyncConnection[Any]) -> None:
+        """Raise for an idle connection of a former name, or that the server has ended: the pool opens another.
+
+        No round trip: the server's farewell, and the end, are there or are not.
+        """
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+        if connection.info.parameter_status("application_name") not in (None, self._kwargs["application_name"]):
+            await connection.close()  # or the pool would take it back
+            raise psycopg.OperationalError("the connection is a former executor's")
 
     def connection(self) -> Any:
         """A connection for an `async with` block. Raises `psycopg.OperationalError` if there is none in time."""

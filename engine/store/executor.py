@@ -105,21 +105,25 @@ def session_name(executor_id: ExecutorId) -> str:
     return f"onceflow {executor_id}"
 
 
-def end_sessions(*, executor_id: ExecutorId) -> Statement[tuple[int]]:
-    """End the sessions of an executor that was just buried.
+def end_sessions() -> Statement[tuple[int]]:
+    """End the sessions of every executor that is dead and whose lease is over, however it died (P2, P3, P9).
 
     A process that stopped in the middle of a pipeline keeps its locks for as long as it is stopped: no time-out of
-    Postgres before version 17 counts there. Its lease has run out, so nothing it does may count any more (P1, P2).
+    Postgres before version 17 counts there. Nothing it does may count any more (P1). An executor that has no row is
+    left alone: it may be another schema's.
     """
     return Statement(
         """
         SELECT count(pg_terminate_backend(a.pid))
           FROM pg_stat_activity AS a
-         WHERE a.application_name = %(name)s
+          JOIN {schema}.executor AS e ON e.executor_id = substr(a.application_name, length(%(prefix)s) + 1)
+         WHERE starts_with(a.application_name, %(prefix)s)
            AND a.usename = current_user
            AND a.datname = current_database()
+           AND e.died_at IS NOT NULL
+           AND e.lease_until <= {schema}.now_ms()
         """,
-        {"name": session_name(executor_id)},
+        {"prefix": session_name(ExecutorId(""))},
     )
 
 

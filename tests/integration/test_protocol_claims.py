@@ -1,12 +1,17 @@
 """Claims and rows where no other file asks: a namesake, a transaction's row, another topic of the same name (P3, P20, P30)."""
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
+import pytest
 
-from engine.telemetry import ExecutorBuried
+from engine.ids import ExecutorId
+from engine.store import executor
+from engine.telemetry import ExecutorBuried, ExecutorStarted
 from processor import App, Topic, Transaction
 from processor.testing import Bench
 from tests.integration.protocol import FAST, PATIENCE_S, Order, Shop, statuses, until, until_row
@@ -31,6 +36,70 @@ async def test_a_process_of_the_same_name_takes_over_from_its_predecessor_at_onc
 
             assert await statuses(second) == [(0, "SUCCESS")]
             assert not [event for event in second.events if isinstance(event, ExecutorBuried)]
+
+
+@contextmanager
+def stopped_in_a_flush(database: str, executor_id: ExecutorId) -> Generator[None]:
+    """A session of an executor whose process stands still between its fence and the Sync of its pipeline."""
+    with psycopg.connect(database, autocommit=True, application_name=executor.session_name(executor_id)) as connection:
+        session = connection.pgconn
+        session.enter_pipeline_mode()
+        for statement in (b"BEGIN", b"SELECT * FROM dbos.event_dispatch_kv FOR UPDATE"):
+            session.send_query_params(statement, None)
+        session.send_flush_request()
+        session.flush()
+        locked = 0
+        while locked < 2:
+            locked += session.get_result() is not None
+        try:
+            yield
+        finally:
+            session.finish()
+
+
+@pytest.mark.parametrize("death", ["buried (P2)", "condemned (P9)", "succeeded (P3)"])
+async def test_the_locks_of_a_process_stopped_inside_a_flush_end_with_its_executor(database: str, death: str) -> None:
+    """I8: however it died, nothing of a dead executor whose lease is over keeps others from its partitions and rows."""
+    shop = Shop()
+    async with Bench(shop.app, database, executor="one", settings=FAST) as one:
+        await one.deliver(shop.topic, Order(key="a", n=0))
+        await one.settle()
+        stopped = one.engine.executor_id
+        with stopped_in_a_flush(database, stopped):
+            await one.engine.abort()
+            if death == "condemned (P9)":
+                await one.execute("UPDATE dbos.executor SET died_at = dbos.now_ms() WHERE executor_id = %s", (stopped,))
+            heir = "one" if death == "succeeded (P3)" else "two"
+            async with (
+                asyncio.timeout(15),
+                Bench(shop.app, database, executor=heir, settings=FAST, beside=one) as other,
+            ):
+                await other.deliver(shop.topic, Order(key="a", n=1))
+                await other.settle()
+
+                assert await statuses(other) == [(0, "SUCCESS"), (1, "SUCCESS")]
+
+
+@pytest.mark.parametrize("row", ["stands", "is gone"])
+async def test_an_executor_that_registers_anew_has_its_sessions_under_its_new_id(database: str, row: str) -> None:
+    """P2, P4: those of the old ID are a dead executor's, whether its row stands or a restore took it away."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        old = bench.engine.executor_id
+        if row == "is gone":
+            await bench.execute("DELETE FROM dbos.executor")
+        bench.engine.died("as if marked dead")
+        await until(lambda: [event for event in bench.events if isinstance(event, ExecutorStarted)][1:])
+        await bench.deliver(shop.topic, Order(key="a", n=1))
+        await bench.settle()
+
+        names = await bench.fetch_all(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+        )
+        assert names.count((executor.session_name(bench.engine.executor_id),)) >= 2  # the committer's and the pool's
+        assert (executor.session_name(old),) not in names
 
 
 async def test_an_executor_that_is_dead_before_its_engine_has_started_registers_anew(database: str) -> None:
