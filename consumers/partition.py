@@ -138,7 +138,7 @@ class Partition:
         """The topic has this ID now."""
         if self.number is None or self.source is None or not topic_id:
             return
-        if self.source.progress.topic_id not in ("", topic_id):
+        if self.source.topic_id not in ("", topic_id):
             self.refused(f"the topic has another ID now: {topic_id}")
 
     def woken(self) -> None:
@@ -261,6 +261,7 @@ class Partition:
             )
             match verdict:
                 case Attach():
+                    source.has_topic_id(log.topic_id)
                     return True
                 case Wait(reason):
                     await self._look_again_later(reason)

@@ -99,7 +99,7 @@ def judge(
         return Halt(
             f"the log was truncated: it ends at {log.end}, but records up to {max(progress.next, progress.high)} "
             f"were processed. New records would come under offsets that are taken. "
-            f"If the topic was created again, begin a new incarnation; if a broker lost data, seek to {log.end}.",
+            f"If the topic was created again, begin a new incarnation.",
             certain=False,  # a new leader's high watermark may lag for a moment
         )
     if log.start > progress.next:

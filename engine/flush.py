@@ -157,6 +157,7 @@ class Part:
             high=max(source.progress.high, source.high_min, max(inserted, default=-1) + 1),
             released=self.releases,
             leader_epoch=source.leader_epoch,
+            topic_id=source.topic_id,
             filtered=source.progress.filtered + filtered,
             skipped=source.progress.skipped + skipped,
         )

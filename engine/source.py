@@ -75,6 +75,8 @@ class Source:
         self.held: str | None = None
         self.congested = False
         self.leader_epoch = progress.leader_epoch
+        self.topic_id = progress.topic_id
+        """As the next flush writes it."""
         self.high_min = 0
         self.after_death = after_death
         handler = engine.handler(ref.handler)
@@ -131,6 +133,15 @@ class Source:
             if records[-1].leader_epoch is not None:
                 self.leader_epoch = records[-1].leader_epoch
             self.inbox.deliver(records)
+
+    def has_topic_id(self, topic_id: str) -> None:
+        """Brokers tell the topic's ID, which they did not when the progress was first stored: it stands from now on.
+
+        One that is stored is never replaced here: another ID is another topic, and a new incarnation's to write.
+        """
+        if not self.topic_id and topic_id and not self._is_gone:
+            self.topic_id = topic_id
+            self.advance()
 
     def reached(self, offset: int) -> None:
         """Kafka's position: nothing more comes below it."""

@@ -269,6 +269,31 @@ async def test_a_topic_created_again_halts_its_partitions(
     assert not second.ran
 
 
+async def test_a_topic_id_that_was_not_known_is_stored_when_it_is_and_counts_from_then_on(
+    kafka: Kafka, topic: str, database: str, members: Members
+) -> None:
+    """Case 19: progress of a time when brokers told no IDs; the topic that is there now is taken for the one it was."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 3))
+    first = await members(kafka)
+    await settled(database, 3, first)
+    await first.stop()
+    known = await stored_topic_id(database)
+    await fetch(database, "UPDATE dbos.event_dispatch_kv SET value = replace(value, %s, '')", known)
+    assert await stored_topic_id(database) == ""
+
+    second = await members(kafka)
+    while await stored_topic_id(database) != known:
+        await asyncio.sleep(0.05)
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 5))
+    await until(lambda: second.told(telemetry.PartitionHalted), second)
+
+    assert "created again" in second.told(telemetry.PartitionHalted)[0].reason
+    assert await stored_topic_id(database) == known
+
+
 async def test_a_topic_created_again_under_an_attached_partition_is_noticed(
     kafka: Kafka, topic: str, database: str, members: Members, protocol: GroupProtocol
 ) -> None:
@@ -734,6 +759,11 @@ async def hold(database: str, key: str, member: Member) -> None:
         service,
         key,
     )
+
+
+async def stored_topic_id(database: str) -> str:
+    ((topic_id,),) = await fetch(database, "SELECT value::json ->> 'topic_id' FROM dbos.event_dispatch_kv")
+    return topic_id
 
 
 async def lift_holds(database: str) -> None:

@@ -183,3 +183,21 @@ async def test_another_topic_of_the_same_name_is_a_claim_with_ids_of_its_own(dat
         assert (source.progress.incarnation, source.progress.topic_id, source.progress.next) == (2, "another", 1)
         ids = await bench.fetch_all("SELECT workflow_uuid, status FROM dbos.workflow_status ORDER BY 1")
         assert ids == [("orders-0-0", "SUCCESS"), ("orders~2-0-0", "SUCCESS")]
+
+
+async def test_a_topic_id_is_filled_in_once_and_never_replaced(database: str) -> None:
+    """Case 19: progress that was stored without one; a release and a new claim keep it."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        source = bench.source(shop.topic)
+
+        for topic_id in ("", "first", "second"):
+            source.has_topic_id(topic_id)
+            await bench.settle()
+        await bench.release(bench.ref(shop.topic))
+        await bench.claim(bench.ref(shop.topic))
+
+        assert bench.source(shop.topic).progress.topic_id == "first"
+        assert await bench.fetch_all("SELECT value::json ->> 'topic_id' FROM dbos.event_dispatch_kv") == [("first",)]
