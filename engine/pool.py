@@ -84,7 +84,14 @@ async def connect(settings: EngineSettings, application: str) -> AsyncConnection
 
 
 async def configure(settings: EngineSettings, connection: AsyncConnection[Any]) -> None:
-    """Bounds of a session."""
+    """Bounds of a session, where there is one.
+
+    Around a pooler that hands server connections out by transaction (`direct_conninfo` is another address), what is set
+    for a session stays with whoever gets that server connection next, and startup options are refused. There the bound
+    is the role's (docs/guides/operating.md); what one transaction of ours needs is set in it (`set_config(…, true)`).
+    """
+    if settings.direct_conninfo not in (None, settings.conninfo):
+        return
     statement_ms = int(settings.statement_timeout.total_seconds() * 1000)
     await connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(statement_ms)])
 

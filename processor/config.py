@@ -76,7 +76,7 @@ class PostgresSettings(Section):
     """Longest to wait for a connection to open."""
 
     statement_timeout: Duration = timedelta(seconds=30)
-    """Longest any statement may take, those of handlers too."""
+    """Longest any statement may take, those of handlers too. Behind a pooler (`direct_dsn`) it is the role's to say."""
 
     prepared_statements: bool = True
     """Off for poolers in transaction mode that do not know prepared statements (PgBouncer before 1.21). Slower."""
