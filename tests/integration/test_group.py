@@ -647,6 +647,7 @@ async def test_brokers_that_do_not_answer_are_named_at_start(topic: str, databas
         await member.start()
 
 
+@pytest.mark.private_kafka
 async def test_wrong_credentials_are_refused_at_start(topic: str, database: str) -> None:
     """And right ones are not."""
     with KafkaServer(security=BrokerSecurity()) as server:
@@ -673,6 +674,7 @@ async def test_wrong_credentials_are_refused_at_start(topic: str, database: str)
         await right.stop()
 
 
+@pytest.mark.private_kafka
 async def test_oauth_tokens_are_asked_for(topic: str, database: str) -> None:
     from base64 import urlsafe_b64encode
     from json import dumps
