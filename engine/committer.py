@@ -30,6 +30,7 @@ from engine.flush import Flush, Work, Written
 from engine.settlement import Settlement
 from engine.store import event_dispatch_kv, operation_outputs, workflow_status
 from engine.store.statement import Statement, send
+from engine.tasks import end
 from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class Committer:
     async def stop(self) -> None:
         """End after the flush under way."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         if self.connection is not None:
             await self.connection.close()
 

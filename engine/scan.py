@@ -23,6 +23,7 @@ from engine.runner import Phase, Row, Run
 from engine.store import holds, workflow_status
 from engine.store.statement import send
 from engine.store.workflow_status import FoundRow
+from engine.tasks import end
 from engine.telemetry import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class Scan:
     async def stop(self) -> None:
         """End."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
 
     def hint(self) -> None:
         """Look now: somebody said that a row changed."""
