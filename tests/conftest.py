@@ -114,7 +114,26 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     if call.excinfo is None:
         return (yield)
     with _no_collection_inside():
-        return (yield)
+        report = yield
+        if "from pytest-timeout" in str(call.excinfo.value):
+            report.sections.append(("asyncio tasks", _waiting_tasks()))
+        return report
+
+
+def _waiting_tasks() -> str:
+    """What every task waits for: where a test hung, the stacks of threads show an idle loop."""
+    lines: list[str] = []
+    found: list[Any] = gc.get_objects()
+    tasks = cast("list[asyncio.Task[Any]]", [each for each in found if isinstance(each, asyncio.Task)])
+    for task in tasks:
+        if task.done():
+            continue
+        lines.append(task.get_name())
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            lines.append(f"    {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+            awaited = awaited.cr_await
+    return "\n".join(lines)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
