@@ -11,14 +11,11 @@
 Registration refuses what could not run: see the errors of each decorator.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
-from engine.checkpoint import run_step as engine_run_step
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from processor.config import Settings
@@ -26,7 +23,6 @@ from processor.decorators import (
     BatchDecorator,
     CallableDecorator,
     FusedDecorator,
-    FusedFunction,
     HandlerDecorator,
     StepDecorator,
     StepFunction,
@@ -37,16 +33,15 @@ from processor.decorators import (
 from processor.handlers import (
     Registration,
     build_step,
-    build_transaction,
     check_arguments,
-    check_transaction,
     checked_name,
     plain_function,
     result_of,
     takes_record,
 )
-from processor.inline import build_inline_step, run_transaction_step
+from processor.inline import run_step
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
+from processor.registry import Registry
 from processor.triggers import Topic
 
 if TYPE_CHECKING:
@@ -81,18 +76,17 @@ class App:
             raise ConfigurationError(f"App({name!r}): a name, without '|', which separates groups in workflow IDs")
         self.name = name
         self.lifespan = lifespan
-        self._workflows: dict[str, Registration] = {}
-        self._steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
+        self._registry = Registry(name)
 
     @property
     def workflows(self) -> Mapping[str, Registration]:
         """Everything registered with `workflow`, `transaction(on=)` and `batch`, by name."""
-        return self._workflows
+        return self._registry.workflows
 
     @property
     def steps(self) -> Mapping[str, "StepFunction[..., Any] | TransactionFunction[Any, ..., Any]"]:
         """Everything registered with `step` and `transaction`, by name."""
-        return self._steps
+        return self._registry.steps
 
     # -- steps --
 
@@ -119,7 +113,7 @@ class App:
             function = plain_function(fn, "step")
             chosen = checked_name(name, function, "step")
             step = StepFunction[P, R](fn, build_step(function, chosen, retry=retry, timeout=timeout))
-            self._add_step(step)
+            self._registry.add_step(step)
             return step
 
         return decorate
@@ -181,8 +175,8 @@ class App:
                 topic's, a result that cannot be written as JSON, a name or topic that is taken.
         """
         if on is None:
-            return self._transaction_step(name, isolation, read_only=read_only)
-        return self._fused(
+            return self._registry.transaction_step(name, isolation, read_only=read_only)
+        return self._registry.fused(
             on,
             HandlerKind.TRANSACTION,
             name=name,
@@ -228,7 +222,7 @@ class App:
         """
         if not 1 <= size <= BATCH_MAX:
             raise ConfigurationError(f"batch(size={size}): 1 to {BATCH_MAX} records")
-        return self._fused(
+        return self._registry.fused(
             on,
             HandlerKind.BATCH,
             name=name,
@@ -303,7 +297,7 @@ class App:
             if on is None:
                 check_arguments(function, "workflow")
             wants = on is not None and takes_record(function, on, kind=HandlerKind.JOURNALED, what="workflow")
-            self._add_workflow(
+            self._registry.add_workflow(
                 Registration(
                     name=chosen,
                     kind=HandlerKind.JOURNALED,
@@ -369,18 +363,7 @@ class App:
         Raises:
             ConfigurationError: No name, or a result type that cannot be written as JSON.
         """
-        if isinstance(fn, TransactionFunction):
-            transaction = cast("TransactionFunction[Any, ..., Any]", fn)
-            return await run_transaction_step(
-                transaction.step if name is None else replace(transaction.step, name=name), args
-            )
-        if isinstance(fn, StepFunction):
-            step = cast("StepFunction[..., Any]", fn).step
-        else:
-            step = build_inline_step(fn, name, asyncio.get_running_loop())
-        changes: dict[str, Any] = {"name": name, "retry": retry, "timeout": timeout}
-        step = replace(step, **{key: value for key, value in changes.items() if value is not None})
-        return await engine_run_step(step, args, {})
+        return await run_step(fn, args, name=name, retry=retry, timeout=timeout)
 
     # -- running --
 
@@ -403,61 +386,3 @@ class App:
         from processor.runtime import running
 
         return running(self, settings, kafka=kafka)
-
-    # -- registering --
-
-    def _transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
-        def decorate(fn: Callable[..., Any]) -> TransactionFunction[Any, ..., Any]:
-            function = plain_function(fn, "transaction")
-            chosen = checked_name(name, function, "transaction")
-            step = build_transaction(function, chosen, isolation=isolation, read_only=read_only)
-            registered = TransactionFunction[Any, ..., Any](fn, step)
-            self._add_step(registered)
-            return registered
-
-        return decorate
-
-    def _fused(self, on: Topic[Any], kind: HandlerKind, *, name: str | None, **options: Any) -> Any:
-        what = "batch" if kind is HandlerKind.BATCH else "transaction"
-
-        def decorate(fn: Callable[..., Any]) -> FusedFunction[..., Any]:
-            function = plain_function(fn, what)
-            chosen = checked_name(name, function, what)
-            check_transaction(function, what)
-            self._add_workflow(
-                Registration(
-                    name=chosen,
-                    kind=kind,
-                    function=function,
-                    topic=on,
-                    wants_record=takes_record(function, on, kind=kind, what=what),
-                    result=result_of(function, what),
-                    **options,
-                )
-            )
-            return FusedFunction[..., Any](fn, chosen)
-
-        return decorate
-
-    def _add_step(self, step: StepFunction[..., Any] | TransactionFunction[Any, ..., Any]) -> None:
-        if step.name in self._steps:
-            raise ConfigurationError(
-                f"step {step.name!r} is registered twice in app {self.name!r}: the history tells steps apart by name.\n"
-                f"  Give one of them name=."
-            )
-        self._steps[step.name] = step
-
-    def _add_workflow(self, registration: Registration) -> None:
-        if registration.name in self._workflows:
-            raise ConfigurationError(
-                f"workflow {registration.name!r} is registered twice in app {self.name!r}. Give one of them name=."
-            )
-        topic = registration.topic
-        for other in self._workflows.values():
-            if topic and other.topic and other.topic.name == topic.name and other.group == registration.group:
-                group = f"group {registration.group!r}" if registration.group else "the app's group"
-                raise ConfigurationError(
-                    f"topic {topic.name!r} has two handlers in {group}, {other.name!r} and {registration.name!r}:\n"
-                    f"  each would see half of the records. Give one of them group=, a consumer group of its own."
-                )
-        self._workflows[registration.name] = registration

@@ -3,22 +3,48 @@
 import asyncio
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, cast
 
 from pydantic import JsonValue, TypeAdapter
 
+from engine.checkpoint import run_step as engine_run_step
 from engine.current import current_run, current_step
 from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
 from engine.transactional import call_transaction, run_transaction
 from processor.codec import Result, UnencodableTypeError, result_codec
+from processor.decorators import StepFunction, TransactionFunction
 from processor.handlers import annotation_of
+from processor.policies import Retry
 
 _json_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
-def build_inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.AbstractEventLoop) -> Step:
+async def run_step(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    *,
+    name: str | None,
+    retry: Retry | None,
+    timeout: timedelta | None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
+) -> Any:
+    """`App.run_step`: any function as a step of the workflow that asks for it."""
+    if isinstance(fn, TransactionFunction):
+        transaction = cast("TransactionFunction[Any, ..., Any]", fn)
+        return await _run_transaction(transaction.step if name is None else replace(transaction.step, name=name), args)
+    if isinstance(fn, StepFunction):
+        step = cast("StepFunction[..., Any]", fn).step
+    else:
+        step = _inline_step(fn, name, asyncio.get_running_loop())
+    changes: dict[str, Any] = {"name": name, "retry": retry, "timeout": timeout}
+    step = replace(step, **{key: value for key, value in changes.items() if value is not None})
+    return await engine_run_step(step, args, {})
+
+
+def _inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.AbstractEventLoop) -> Step:
     """A step of a function nobody has seen before. Its result is read by its annotation; without one it is JSON."""
     function: Any = fn
     if isinstance(fn, partial):
@@ -38,7 +64,7 @@ def build_inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.Ab
     )
 
 
-async def run_transaction_step(step: TransactionStep, args: tuple[Any, ...]) -> Any:
+async def _run_transaction(step: TransactionStep, args: tuple[Any, ...]) -> Any:
     """Call a transaction, sync or async, from an async workflow."""
     run = current_run.get()
     if run is None or current_step.get() is not None:
@@ -79,4 +105,4 @@ def _encode_json(value: Any) -> str:
 
 _PLAIN: Result[Any] = Result(_encode_json, _json_values.validate_json)
 
-__all__ = ["build_inline_step", "run_transaction_step"]
+__all__ = ["run_step"]

@@ -1,0 +1,88 @@
+"""What an app has: its steps and handlers by name, and the rules that no two of them may break."""
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.errors import ConfigurationError
+from engine.handlers import HandlerKind
+from processor.decorators import FusedFunction, StepFunction, TransactionFunction
+from processor.handlers import (
+    Registration,
+    build_transaction,
+    check_transaction,
+    checked_name,
+    plain_function,
+    result_of,
+    takes_record,
+)
+from processor.triggers import Topic
+
+
+class Registry:
+    """The steps and workflows of one app."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self.workflows: dict[str, Registration] = {}
+        self.steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
+
+    def transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
+        """The decorator of a transactional step."""
+
+        def decorate(fn: Callable[..., Any]) -> TransactionFunction[Any, ..., Any]:
+            function = plain_function(fn, "transaction")
+            chosen = checked_name(name, function, "transaction")
+            step = build_transaction(function, chosen, isolation=isolation, read_only=read_only)
+            registered = TransactionFunction[Any, ..., Any](fn, step)
+            self.add_step(registered)
+            return registered
+
+        return decorate
+
+    def fused(self, on: Topic[Any], kind: HandlerKind, *, name: str | None, **options: Any) -> Any:
+        """The decorator of a handler that is one transaction, for one record or many."""
+        what = "batch" if kind is HandlerKind.BATCH else "transaction"
+
+        def decorate(fn: Callable[..., Any]) -> FusedFunction[..., Any]:
+            function = plain_function(fn, what)
+            chosen = checked_name(name, function, what)
+            check_transaction(function, what)
+            self.add_workflow(
+                Registration(
+                    name=chosen,
+                    kind=kind,
+                    function=function,
+                    topic=on,
+                    wants_record=takes_record(function, on, kind=kind, what=what),
+                    result=result_of(function, what),
+                    **options,
+                )
+            )
+            return FusedFunction[..., Any](fn, chosen)
+
+        return decorate
+
+    def add_step(self, step: StepFunction[..., Any] | TransactionFunction[Any, ..., Any]) -> None:
+        """Enter a step. Raises `ConfigurationError` if there is one of its name."""
+        if step.name in self.steps:
+            raise ConfigurationError(
+                f"step {step.name!r} is registered twice in app {self._app!r}: the history tells steps apart by name.\n"
+                f"  Give one of them name=."
+            )
+        self.steps[step.name] = step
+
+    def add_workflow(self, registration: Registration) -> None:
+        """Enter a handler. Raises `ConfigurationError` if there is one of its name, or for its topic and group."""
+        if registration.name in self.workflows:
+            raise ConfigurationError(
+                f"workflow {registration.name!r} is registered twice in app {self._app!r}. Give one of them name=."
+            )
+        topic = registration.topic
+        for other in self.workflows.values():
+            if topic and other.topic and other.topic.name == topic.name and other.group == registration.group:
+                group = f"group {registration.group!r}" if registration.group else "the app's group"
+                raise ConfigurationError(
+                    f"topic {topic.name!r} has two handlers in {group}, {other.name!r} and {registration.name!r}:\n"
+                    f"  each would see half of the records. Give one of them group=, a consumer group of its own."
+                )
+        self.workflows[registration.name] = registration
