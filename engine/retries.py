@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 
 class TerminalError(Exception):
@@ -47,6 +48,8 @@ class Retry:
             raise ValueError("Retry: first_delay and max_delay cannot be negative")
         if self.backoff < 1:
             raise ValueError(f"Retry(backoff={self.backoff}): at least 1")
+        if not isinstance(cast("object", self.on), tuple):
+            raise ValueError(f"Retry(on={self.on!r}): a tuple of exception types, as (TimeoutError,)")  # noqa: TRY004  # as the others
 
     def delay_after(self, attempt: int, error: Exception) -> timedelta | None:
         """The wait before the next try, after `attempt` tries (1-based) of which the last ended in `error`.

@@ -40,6 +40,7 @@ from processor.handlers import (
     takes_record,
 )
 from processor.inline import run_step
+from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.registry import Registry
 from processor.triggers import Topic
@@ -74,6 +75,7 @@ class App:
     def __init__(self, name: str, *, lifespan: Lifespan | None = None) -> None:
         if not name or "|" in name:
             raise ConfigurationError(f"App({name!r}): a name, without '|', which separates groups in workflow IDs")
+        check_callable(f"App({name!r})", lifespan=lifespan)
         self.name = name
         self.lifespan = lifespan
         self._registry = Registry(name)
@@ -111,6 +113,7 @@ class App:
 
         def decorate(fn: Callable[P, R]) -> StepFunction[P, R]:
             function = plain_function(fn, "step")
+            check_options(f"step {function.__qualname__}", name=name, retry=retry, timeout=timeout)
             chosen = checked_name(name, function, "step")
             step = StepFunction[P, R](fn, build_step(function, chosen, retry=retry, timeout=timeout))
             self._registry.add_step(step)
@@ -220,6 +223,7 @@ class App:
         Raises:
             ConfigurationError: At registration, as for `transaction`.
         """
+        check_options("batch", size=size)
         if not 1 <= size <= BATCH_MAX:
             raise ConfigurationError(f"batch(size={size}): 1 to {BATCH_MAX} records")
         return self._registry.fused(
@@ -293,6 +297,16 @@ class App:
 
         def decorate(fn: Callable[..., Any]) -> WorkflowFunction[..., Any]:
             function = plain_function(fn, "workflow")
+            check_options(
+                f"workflow {function.__qualname__}",
+                name=name,
+                retry=retry,
+                on_failure=on_failure,
+                breaker=breaker,
+                version=version,
+                renamed_from=renamed_from,
+                group=group,
+            )
             chosen = checked_name(name, function, "workflow")
             if on is None:
                 check_arguments(function, "workflow")

@@ -217,6 +217,10 @@ def takes_record(fn: FunctionType, topic: Topic[Any], *, kind: HandlerKind, what
 
     Without an annotation it gets the event.
     """
+    if not isinstance(cast("object", topic), Topic):
+        raise ConfigurationError(
+            f"{what} {fn.__qualname__}: on={topic!r}; it takes a Topic, as Topic('orders', OrderPlaced)"
+        )
     before = 0 if kind is HandlerKind.JOURNALED else 1
     parameters = list(inspect.signature(fn).parameters.values())
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -15,6 +15,7 @@ from processor.handlers import (
     result_of,
     takes_record,
 )
+from processor.options import check_options
 from processor.triggers import Topic
 
 
@@ -31,6 +32,7 @@ class Registry:
 
         def decorate(fn: Callable[..., Any]) -> TransactionFunction[Any, ..., Any]:
             function = plain_function(fn, "transaction")
+            check_options(f"transaction {function.__qualname__}", name=name, isolation=isolation)
             chosen = checked_name(name, function, "transaction")
             step = build_transaction(function, chosen, isolation=isolation, read_only=read_only)
             registered = TransactionFunction[Any, ..., Any](fn, step)
@@ -45,6 +47,7 @@ class Registry:
 
         def decorate(fn: Callable[..., Any]) -> FusedFunction[..., Any]:
             function = plain_function(fn, what)
+            check_options(f"{what} {function.__qualname__}", name=name, **options)
             chosen = checked_name(name, function, what)
             check_transaction(function, what)
             self.add_workflow(

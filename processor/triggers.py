@@ -8,11 +8,12 @@ Making one contacts nobody.
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from engine.errors import ConfigurationError
 from engine.handlers import Decision
 from processor.codec import Codec, UnencodableTypeError, codec_for, type_name
+from processor.options import check_callable
 from processor.policies import Ordering
 from processor.records import RawRecord
 
@@ -87,6 +88,11 @@ class Topic(Generic[E]):
     ) -> None:
         """Raises `ConfigurationError` for a name Kafka has not, a model no codec decodes, or options at odds."""
         _check_name(name)
+        if not isinstance(cast("object", ordering), Ordering):
+            raise ConfigurationError(
+                f"topic {name!r}: ordering={ordering!r}; there are {', '.join(map(str, Ordering))}"
+            )
+        check_callable(f"topic {name!r}", key=key, order_by=order_by, where=where)
         if order_by is not None and ordering is not Ordering.KEY:
             raise ConfigurationError(
                 f"topic {name!r}: order_by= names the key for Ordering.KEY; {ordering} would not look at it"

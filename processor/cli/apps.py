@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import re
 import sys
 import traceback
 from difflib import get_close_matches
@@ -33,6 +35,11 @@ def load_app(target: str) -> "App":
 
     module_name, _, attribute = target.partition(":")
     attribute = attribute or DEFAULT_ATTRIBUTE
+    if not module_name or module_name.startswith(".") or "/" in module_name or module_name.endswith(".py"):
+        raise ConfigurationError(
+            f"{target!r} is no MODULE:app. Name the module as Python imports it, from {Path.cwd()}:\n"
+            f"  shop.main:app for shop/main.py."
+        )
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -59,6 +66,20 @@ def load_app(target: str) -> "App":
 
 def _broken(module: str, error: BaseException) -> str:
     """An error of the user's code, with the place in it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if len(frames) > 1 else ""
-    return f"module {module!r} cannot be imported: {place}{type(error).__name__}: {error}"
+    ours = tuple(str(Path(__file__).parents[2] / root) + os.sep for root in ("processor", "engine", "consumers"))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        # Neither the machinery of imports, nor a dataclass's "<string>", nor ours: the line that its writer can mend.
+        if "importlib" not in frame.filename and not frame.filename.startswith(("<string>", *ours))
+    ]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    hint = "\n  A decorator of an app is called: @app.step(), @app.workflow(on=...)." if _uncalled(error) else ""
+    return f"module {module!r} cannot be imported: {place}{type(error).__name__}: {error}{hint}"
+
+
+def _uncalled(error: BaseException) -> bool:
+    """Whether a decorator was written without its brackets: Python's message does not say so."""
+    return (
+        isinstance(error, TypeError) and re.match(r"App\.\w+\(\) takes 1 positional argument", str(error)) is not None
+    )

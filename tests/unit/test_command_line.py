@@ -37,10 +37,14 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "lacking.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "uncalled.py").write_text(
+        "from processor import App\n\napp = App('a')\n\n\n@app.step\ndef f() -> None: ...\n"
+    )
+    (tmp_path / "never.py").write_text("from processor import Retry\n\nnever = Retry(attempts=0)\n")
     (tmp_path / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for module in ("shop", "broken", "lacking", "empty", "refused"):
+    for module in ("shop", "broken", "lacking", "empty", "refused", "uncalled", "never"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -63,6 +67,10 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("check", "broken:app"), "broken.py:1: ZeroDivisionError"),
         (("check", "lacking:app"), "lacking.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         (("check", "refused:app"), "has two handlers"),
+        (("check", "shop.py:app"), "is no MODULE:app. Name the module as Python imports it"),
+        (("check", ":app"), "is no MODULE:app"),
+        (("check", "uncalled:app"), "A decorator of an app is called: @app.step()"),
+        (("check", "never:app"), "never.py:3: ValueError: Retry(attempts=0)"),
         (("rollback",), "no commands under rollback:"),
         (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),
         (("new", "Not A Name"), "is no name for a project"),

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from engine.handlers import Decision, HandlerKind, UndecodableError
 from processor import (
     App,
+    BlockKey,
     ConfigurationError,
     HaltPartition,
     Ordering,
@@ -192,6 +194,59 @@ def test_options_of_a_topic_that_contradict_each_other_are_refused() -> None:
         Topic("orders", Order, ordering=Ordering.NONE, order_by=lambda order: order.order_id)
     with pytest.raises(ConfigurationError, match=r"\('trace',\)"):
         Topic("orders", Order, headers="trace")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"on_failure": BlockKey}, r"on_failure=BlockKey, the class; it takes DeadLetter\(\), BlockKey\(\)"),
+        ({"on_failure": "dead"}, "on_failure='dead'"),
+        ({"retry": 3}, "retry=3; it takes Retry"),
+        ({"breaker": True}, "breaker=True"),
+        ({"group": ""}, "group=''"),
+        ({"renamed_from": 3}, "renamed_from=3"),
+        ({"on": "orders"}, "on='orders'; it takes a Topic"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(app: App, options: dict[str, Any], message: str) -> None:
+    """Unrefused, `on_failure=BlockKey` would let a key go on that was to be blocked."""
+    given: dict[str, Any] = {"on": orders, **options}
+
+    async def fulfil(order: Order) -> None: ...
+
+    async def book(tx: Transaction, order: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=f"workflow .*fulfil: {message}"):
+        app.workflow(**given)(fulfil)
+    with pytest.raises(ConfigurationError, match=f"transaction .*book: {message}"):
+        app.transaction(**given)(book)
+    assert not app.workflows
+
+
+def test_a_step_that_could_not_run_as_told_is_refused(app: App) -> None:
+    def charge(order: Order) -> None: ...
+
+    async def book(tx: Transaction, order: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="timeout=5; it takes a timedelta"):
+        app.step(timeout=untyped(5))(charge)
+    with pytest.raises(ConfigurationError, match="timeout=0:00:00"):
+        app.step(timeout=timedelta(0))(charge)
+    with pytest.raises(ConfigurationError, match="isolation='snapshot'"):
+        app.transaction(isolation=untyped("snapshot"))(book)
+    with pytest.raises(ConfigurationError, match="size='5'"):
+        app.batch(on=orders, size=untyped("5"))
+    with pytest.raises(ValueError, match=r"a tuple of exception types, as \(TimeoutError,\)"):
+        Retry(on=untyped(TimeoutError))
+    assert not app.steps
+
+
+@pytest.mark.parametrize(
+    "options", [{"ordering": "key"}, {"where": 3}, {"key": "order_id"}, {"order_by": "order_id"}], ids=str
+)
+def test_an_option_of_a_topic_of_another_type_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"topic 'orders': {next(iter(options))}="):
+        Topic("orders", Order, **options)
 
 
 # -- what is built --
