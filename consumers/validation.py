@@ -93,7 +93,8 @@ def judge(
         return Halt(
             f"the topic was deleted and created again: its ID was {progress.topic_id}, now it is {log.topic_id}. "
             f"The same offsets name other records, so nothing was fetched. "
-            f"Begin a new incarnation (the log is [{log.start}, {log.end})), or set on_recreated."
+            f"To begin it from its start ({log.start}) under new workflow IDs: start with the setting "
+            f"partitions.on_topic_recreated: new_incarnation, then `processor partitions release`."
         )
     if log.end < max(progress.next, progress.high):
         return Halt(
@@ -107,7 +108,8 @@ def judge(
             return SkipGap(log.start)
         return Halt(
             f"retention passed the progress: offsets [{progress.next}, {log.start}) are gone from the log. "
-            f"Accept the gap, or set on_gap."
+            f"To go on behind the gap, which is then recorded: start with the setting "
+            f"partitions.on_retention_loss: skip, then `processor partitions release`."
         )
     if refusal is not None and (is_truncation(refusal.error) or refusal.times >= REFUSALS_MAX):
         return Halt(

@@ -27,7 +27,7 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
     for source in snapshot.sources:
         values: dict[str, float] = {
             "partition_progress_offset": source.next,
-            "partition_in_flight": source.in_flight,
+            "partition_inflight": source.in_flight,
             "partition_backlog": source.backlog,
             "partition_parked": source.parked,
             "partition_blocked_keys": source.blocked_keys,

@@ -20,8 +20,8 @@ METRICS: tuple[Metric, ...] = (
         "workflow_latency_seconds",
         Kind.HISTOGRAM,
         "seconds",
-        ("handler",),
-        "From the record's timestamp to the commit of its outcome.",
+        ("handler", "status"),
+        "From the record's timestamp to the commit of its outcome, by status.",
     ),
     Metric(
         "steps_finished_total",
@@ -168,7 +168,7 @@ METRICS: tuple[Metric, ...] = (
         PARTITION,
         "Age of the oldest record that is taken and not finished.",
     ),
-    Metric("partition_in_flight", Kind.GAUGE, "workflows", PARTITION, "Workflows taken and not finished."),
+    Metric("partition_inflight", Kind.GAUGE, "workflows", PARTITION, "Workflows taken and not finished."),
     Metric("partition_backlog", Kind.GAUGE, "records", PARTITION, "Records in memory that wait for room."),
     Metric(
         "partition_parked", Kind.GAUGE, "workflows", PARTITION, "Workflows at rest in the database behind their keys."

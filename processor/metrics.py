@@ -96,7 +96,7 @@ class Metrics(Collector):
         match event:
             case telemetry.WorkflowsFinished():
                 self._add("workflows_finished_total", len(event.latencies_s), event.handler, event.status.value)
-                self._take("workflow_latency_seconds", event.latencies_s, event.handler)
+                self._take("workflow_latency_seconds", event.latencies_s, event.handler, event.status.value)
             case telemetry.StepsFinished():
                 self._add("steps_finished_total", len(event.durations_s), event.handler, event.step, event.outcome)
                 self._take("step_duration_seconds", event.durations_s, event.handler, event.step)

@@ -35,6 +35,7 @@ def test_another_topic_id_halts_even_if_the_offset_is_there() -> None:
 
     assert isinstance(verdict, Halt)
     assert "deleted and created again" in verdict.reason
+    assert "partitions.on_topic_recreated: new_incarnation" in verdict.reason
 
 
 def test_another_topic_id_begins_a_new_incarnation_by_policy() -> None:
@@ -71,6 +72,7 @@ def test_retention_beyond_progress_halts_and_names_the_gap() -> None:
 
     assert isinstance(verdict, Halt)
     assert "[30, 35)" in verdict.reason
+    assert "partitions.on_retention_loss: skip" in verdict.reason
 
 
 def test_retention_beyond_progress_skips_to_the_log_by_policy() -> None:

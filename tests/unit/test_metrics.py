@@ -28,12 +28,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_a_commits_workflows_are_counted_at_once(metrics: Metrics) -> None:
     metrics.observe(telemetry.WorkflowsFinished("fulfil", WorkflowStatus.SUCCESS, [0.005, 0.05, 0.05, 7]))
+    metrics.observe(telemetry.WorkflowsFinished("fulfil", WorkflowStatus.ERROR, [3]))
 
     assert value(metrics, "workflows_finished_total", handler="fulfil", status="SUCCESS") == 4
-    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="0.01") == 1
-    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="0.1") == 3
-    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", le="+Inf") == 4
-    assert value(metrics, "workflow_latency_seconds_sum", handler="fulfil") == pytest.approx(7.105)
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", status="SUCCESS", le="0.01") == 1
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", status="SUCCESS", le="0.1") == 3
+    assert value(metrics, "workflow_latency_seconds_bucket", handler="fulfil", status="SUCCESS", le="+Inf") == 4
+    assert value(metrics, "workflow_latency_seconds_count", handler="fulfil", status="ERROR") == 1
+    assert value(metrics, "workflow_latency_seconds_sum", handler="fulfil", status="SUCCESS") == pytest.approx(7.105)
 
 
 def test_events_of_partitions_carry_group_topic_and_partition(metrics: Metrics) -> None:
@@ -108,6 +110,27 @@ def test_the_table_names_things_as_prometheus_does() -> None:
         assert metric.meaning.endswith("."), metric.name
         assert not {"key", "offset", "workflow"} & set(metric.labels), f"{metric.name}: unbounded labels"
     assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_what_people_graph_of_a_consumer_has_these_names() -> None:
+    """The shape of kafka_exporter and its kind, for progress in the database. Fixed: dashboards and alerts use them."""
+    labels = {metric.name: metric.labels for metric in METRICS}
+    partition = ("group", "topic", "partition")
+
+    for name in ("progress_offset", "lag", "lag_seconds", "inflight", "watermark_gap", "owner_epoch"):
+        assert labels[f"partition_{name}"] == partition
+    assert labels["partition_paused"] == (*partition, "reason")
+    assert labels["workflow_latency_seconds"] == ("handler", "status")
+    assert {
+        "fenced_writes_total",
+        "rebalance_assigned_total",
+        "rebalance_revoked_total",
+        "rebalance_lost_total",
+        "drain_seconds",
+        "gap_records_total",
+        "topic_recreated_total",
+        "dead_letters_total",
+    } <= labels.keys()
 
 
 def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
