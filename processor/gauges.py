@@ -61,3 +61,13 @@ def group_gauges(snapshot: GroupSnapshot) -> Samples:
         if partition.log_end is not None:
             samples["partition_open_transactions"].append((labels, partition.log_end.open_transactions))
     return samples
+
+
+def without_ages_that_nobody_knows(samples: Samples) -> Samples:
+    """Both together, without an age of 0 where the log has records and the process took none of them.
+
+    Held, halted or not fetched yet: how old the oldest is, nobody here knows, and 0 would say that nothing waits.
+    """
+    behind = {labels for labels, lag in samples.get("partition_lag", ()) if lag > 0}
+    ages = samples.get("partition_lag_seconds", ())
+    return samples | {"partition_lag_seconds": [(at, age) for at, age in ages if age > 0 or at not in behind]}

@@ -166,7 +166,7 @@ METRICS: tuple[Metric, ...] = (
         Kind.GAUGE,
         "seconds",
         PARTITION,
-        "Age of the oldest record that is taken and not finished.",
+        "Age of the oldest record that is taken and not finished; no sample while the log has records and none is taken.",
     ),
     Metric("partition_inflight", Kind.GAUGE, "workflows", PARTITION, "Workflows taken and not finished."),
     Metric("partition_backlog", Kind.GAUGE, "records", PARTITION, "Records in memory that wait for room."),

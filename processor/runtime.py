@@ -23,7 +23,7 @@ from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
 from processor.app import App
 from processor.config import Settings
-from processor.gauges import engine_gauges, group_gauges
+from processor.gauges import engine_gauges, group_gauges, without_ages_that_nobody_knows
 from processor.loading import load_settings
 from processor.logs import LogObserver
 from processor.metrics import Metrics, Samples
@@ -170,7 +170,7 @@ class Runtime:
             found = _steadily(lambda group=group: group_gauges(group.snapshot()))
             for name, values in found.items():
                 samples.setdefault(name, []).extend(values)
-        return samples
+        return without_ages_that_nobody_knows(samples)
 
     def _poll_ages(self) -> list[tuple[str, float]]:
         snapshots = [_steadily(group.snapshot) for group in self.groups]

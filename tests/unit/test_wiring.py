@@ -14,7 +14,7 @@ from engine.depths import Depth
 from engine.engine import EngineSnapshot, SourceSnapshot
 from engine.ids import SourceRef
 from processor import App, ConfigurationError, Settings, Topic
-from processor.gauges import engine_gauges, group_gauges
+from processor.gauges import engine_gauges, group_gauges, without_ages_that_nobody_knows
 from processor.metric_table import METRICS
 from processor.wiring import engine_settings, group_name, group_settings, subscription
 
@@ -169,6 +169,21 @@ def test_an_idle_partition_has_no_lag_and_a_lost_lease_no_time() -> None:
 
     assert gauges["partition_lag_seconds"] == [(PLACE, 0.0)]
     assert gauges["lease_remaining_seconds"] == [((), 0.0)]
+
+
+def test_a_partition_that_stands_before_records_does_not_claim_to_be_in_time() -> None:
+    """Halted with a backlog in Kafka: an age of 0 would keep every alert silent."""
+    idle, halted = (
+        engine_gauges(engine(source(in_flight=0, backlog=0, oldest_ms=None)), timedelta(seconds=10), 60.0),
+        50,
+    )
+
+    def ages(lag: int) -> object:
+        return without_ages_that_nobody_knows(idle | {"partition_lag": [(PLACE, lag)]})["partition_lag_seconds"]
+
+    assert ages(halted) == []
+    assert ages(0) == [(PLACE, 0.0)]
+    assert without_ages_that_nobody_knows({})["partition_lag_seconds"] == []
 
 
 def test_what_kafka_assigned_shows_with_its_state() -> None:
