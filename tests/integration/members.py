@@ -17,7 +17,7 @@ from engine.engine import Engine
 from engine.handlers import Handler, HandlerKind
 from engine.records import Record
 from engine.settings import EngineSettings
-from engine.telemetry import Event, Telemetry
+from engine.telemetry import Event, HeartbeatRenewed, Telemetry
 
 E = TypeVar("E", bound=Event)
 
@@ -118,6 +118,11 @@ class Member:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
+    def news(self) -> list[Event]:
+        """What it told, without the heartbeats."""
+        return [event for event in self.events if not isinstance(event, HeartbeatRenewed)]
+
+    @property
     def partitions(self) -> dict[int, PartitionSnapshot]:
         """By number: tests have one topic."""
         return {each.source.partition: each for each in self.group.snapshot().partitions}
@@ -136,7 +141,7 @@ async def until(condition: Callable[[], object], *members: Member) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            told = "\n".join(f"{member.group.snapshot()}\n{member.events[-8:]}" for member in members)
+            told = "\n".join(f"{member.group.snapshot()}\n{member.news[-20:]}" for member in members)
             raise TimeoutError(f"it never came;\n{told}")
         await asyncio.sleep(0.01)
 
@@ -166,7 +171,7 @@ async def settled(conninfo: str, count: int, *members: Member) -> None:
         if found != last:
             moved_at, last = time.monotonic(), found
         if time.monotonic() - moved_at > PATIENCE_S:
-            told = "\n".join(f"{member.group.snapshot()}\n{member.events[-8:]}" for member in members)
+            told = "\n".join(f"{member.group.snapshot()}\n{member.news[-20:]}" for member in members)
             raise TimeoutError(f"{found}, not {count} SUCCESS;\n{told}")
         await asyncio.sleep(0.05)
 
