@@ -120,41 +120,49 @@ UNDECODED: Any = object()
 class Run:
     """One workflow in this process. Lives on the loop; sync handlers touch it through `checkpoint`."""
 
-    # What every run begins with stands on the class: an instance sets what differs, a third of it.
-    argument: Any = UNDECODED
-    row = Row.NONE
-    phase = Phase.WAITING
-    standing = Standing.ACTIVE
-    followers: list[Run] | None = None
-    function_id = 0
-    history: dict[int, CheckpointRow] | None = None
-    recorded = 0
-    durable = 0
-    ending: Ending | None = None
-    doom: Ending | None = None
-    """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
-    submitted = False
-    waiters: list[asyncio.Future[None]] | None = None
-    running_steps = 0
-    error_given = False
-    handled_error = False
-    was_suspended = False
-    task: asyncio.Task[None] | None = None
-    context: Context | None = None
-    """The task's: of it there is no other way to ask before Python 3.12."""
-    recovery_attempts = 0
-    alone_deaths = 0
-    is_alone = False
-    is_parked = False
-    counted: int | None = None
-    needs_first_row = False
-    attempt = 0
-    wake_at: int | None = None
-    started_ms = 0
+    __slots__ = (
+        "alone_deaths",
+        "argument",
+        "attempt",
+        "context",
+        "counted",
+        "doom",
+        "durable",
+        "durable_ids",
+        "ending",
+        "entered_at",
+        "error_given",
+        "followers",
+        "function_id",
+        "handled_error",
+        "handler",
+        "history",
+        "id",
+        "inbox",
+        "is_alone",
+        "is_parked",
+        "key",
+        "needs_first_row",
+        "offset",
+        "owner",
+        "phase",
+        "place",
+        "record",
+        "recorded",
+        "recovery_attempts",
+        "row",
+        "running_steps",
+        "standing",
+        "started_ms",
+        "submitted",
+        "task",
+        "unsent",
+        "waiters",
+        "wake_at",
+        "was_suspended",
+    )
 
-    def __init__(
-        self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None, entered_at: float = 0.0
-    ) -> None:
+    def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
         self.inbox = inbox
         self.handler: Handler = inbox.handler
         """What it runs."""
@@ -163,10 +171,39 @@ class Run:
         self.place = offset
         self.key = key
         self.record = record
+        self.argument: Any = UNDECODED
+        self.row = Row.NONE
+        self.phase = Phase.WAITING
+        self.standing = Standing.ACTIVE
         self.owner: OwnerToken = inbox.token
+        self.followers: list[Run] | None = None
+        self.function_id = 0
+        self.history: dict[int, CheckpointRow] | None = None
+        self.recorded = 0
+        self.durable = 0
         self.durable_ids: list[int] = []
         self.unsent: list[Checkpoint] = []
-        self.entered_at = entered_at or time.monotonic()
+        self.ending: Ending | None = None
+        self.doom: Ending | None = None
+        """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
+        self.submitted = False
+        self.waiters: list[asyncio.Future[None]] | None = None
+        self.running_steps = 0
+        self.error_given = False
+        self.handled_error = False
+        self.was_suspended = False
+        self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None
+        self.recovery_attempts = 0
+        self.alone_deaths = 0
+        self.is_alone = False
+        self.is_parked = False
+        self.counted: int | None = None
+        self.needs_first_row = False
+        self.attempt = 0
+        self.wake_at: int | None = None
+        self.entered_at = time.monotonic()
+        self.started_ms = 0
 
     @property
     def is_replaying(self) -> bool:
