@@ -124,6 +124,8 @@ def running(project: Path, *arguments: str, env: Mapping[str, str]) -> Generator
         if program.process.poll() is None:
             program.process.kill()
             program.process.wait()
+        if program.process.stdout is not None:
+            program.process.stdout.close()
 
 
 def produce(bootstrap_servers: str, *values: object) -> None:
@@ -310,6 +312,75 @@ def test_a_step_that_outlives_the_drain_does_not_hold_the_process(
         code = program.end()
 
     assert code == 0, program.lines
+
+
+KILLER = """
+import os
+
+from pydantic import BaseModel
+
+from processor import App, Topic, Transaction
+
+
+class Order(BaseModel):
+    order_id: str
+
+
+app = App("shop")
+
+
+@app.transaction(on=Topic("orders", Order))
+async def write(tx: Transaction, order: Order) -> None:
+    if order.order_id == "o-3":
+        os.abort()
+    await tx.execute("INSERT INTO sale VALUES (%s)", (order.order_id,))
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_handler_that_aborts_its_process_is_found_and_its_record_buried(
+    project: Path, database: str, mock_cluster: MockCluster
+) -> None:
+    """P21, P22: a process of its own dies of `os.abort()` as often as it takes; neighbours, of its key too, take effect once."""
+    (project / "killer.py").write_text(KILLER)
+    mock_cluster.create_topic("orders", 1)
+    fetch(database, "CREATE TABLE sale (order_id text)")
+    produce(mock_cluster.bootstrap_servers, *({"order_id": f"o-{number}"} for number in range(8)))
+    env = env_of(database, mock_cluster) | {
+        "PROCESSOR_EXECUTOR_NAME": "one",
+        "PROCESSOR_KAFKA_SESSION_TIMEOUT": "1s",  # the broker waits so long for each that died
+    }
+
+    deaths = 0
+    while True:
+        with running(project, "run", "killer:app", env=env) as program:
+            if ended := _died_or_buried(program, database):
+                assert ended == -signal.SIGABRT, program.lines
+                deaths += 1
+                assert deaths < 10, "nobody finds the record that kills"
+                continue
+            wait_for(database, "SELECT count(*) FROM sale", 7)
+            assert program.end() == 0
+            break
+
+    assert deaths >= 3
+    assert fetch(database, "SELECT order_id FROM sale ORDER BY 1") == [(f"o-{n}",) for n in range(8) if n != 3]
+    assert fetch(database, "SELECT kafka_offset, reason FROM dbos.dead_letter") == [(3, "killed its process")]
+    assert fetch(database, "SELECT workflow_uuid FROM dbos.workflow_status WHERE status <> 'SUCCESS'") == [
+        ("orders-0-3",)
+    ]
+
+
+def _died_or_buried(program: Running, database: str) -> int:
+    """The exit code of a process that died, or 0: it lives, and the dead letter stands."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if program.process.poll() is not None:
+            return program.wait()
+        if fetch(database, "SELECT 1 FROM dbos.dead_letter"):
+            return 0
+        time.sleep(0.05)
+    raise AssertionError("neither dead nor done")
 
 
 def test_dev_brings_its_own_servers_and_takes_them_away(project: Path) -> None:
