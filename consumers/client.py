@@ -12,6 +12,7 @@ Secrets appear in no log and no message: `masked` is what may be shown.
 """
 
 import logging
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,3 +214,13 @@ def _made(make: Callable[[], _Client], config: Config) -> _Client:
 
 def _ms(seconds: float) -> int:
     return max(int(seconds * 1000), 0)
+
+
+def generation_of(consumer: Consumer) -> int:
+    """Generation or member epoch of the assignment: a hint, from a value that is opaque by contract; 0 where unreadable."""
+    metadata = consumer.consumer_group_metadata()
+    prefix = b"CGMDv2:"
+    if not isinstance(metadata, bytes) or not metadata.startswith(prefix) or len(metadata) < len(prefix) + 4:
+        return 0
+    (generation,) = struct.unpack_from("=i", metadata, len(prefix))
+    return max(int(generation), 0)

@@ -24,11 +24,12 @@ from consumers.cluster import Cluster
 from consumers.errors import Meaning, may_pass
 from consumers.handover import Place
 from consumers.lag import LogEnd, LogEnds
-from consumers.partition import Partition, Surroundings
+from consumers.partition import Partition
 from consumers.poller import Poller
 from consumers.progress import Mirror
 from consumers.settings import GroupSettings, Subscription, check_subscriptions, subscription_of
 from consumers.starts import Starts
+from consumers.surroundings import Surroundings
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
 from engine.records import Record

@@ -12,28 +12,22 @@ release runs beside the rebalance; whatever was awaited at that moment ends by i
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import count
 
 from confluent_kafka import KafkaException
 
 from consumers import telemetry
 from consumers.assignment import Event, State, after
 from consumers.backpressure import PauseReason
-from consumers.cluster import Cluster
 from consumers.errors import may_pass
-from consumers.handover import Place
-from consumers.poller import Poller
-from consumers.settings import GroupSettings, Subscription
-from consumers.starts import Starts
+from consumers.settings import Subscription
+from consumers.surroundings import Surroundings
 from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGap, Wait, judge
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
 from engine.records import Record
-from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Sources
-from engine.telemetry import ServiceFailed, Telemetry
+from engine.sources import RELEASED_ON_REQUEST, Busy, Source
+from engine.telemetry import ServiceFailed
 
 RETRY_FIRST_S = 0.1
 """Wait before a partition is claimed again after its claim ended; doubled each time, up to `reclaim_every`."""
@@ -49,25 +43,6 @@ AFTER_REQUEST_S = 1.0
 
 BY_POLICY = "policy"
 """Who decided, in the audit, where no operator did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all partitions of a group share."""
-
-    sources: Sources
-    starts: Starts
-    cluster: Cluster
-    poller: Poller
-    settings: GroupSettings
-    telemetry: Telemetry
-    failed: Callable[[BaseException], None]
-    """Ends the member: a bug of ours, which would come again at every try."""
-    attached: dict[int, "Partition"] = field(default_factory=dict[int, "Partition"])
-    """By number of the attachment: where what the poll thread hands over goes to."""
-    operator_pauses: set[Place] = field(default_factory=set[Place])
-    """Partitions that somebody paused in this process; applied again at every attach (case 13)."""
-    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
 
 class Partition:

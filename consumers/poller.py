@@ -21,48 +21,27 @@ Why it is so (measured and read in the client's source):
 """
 
 import asyncio
-import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from queue import Empty, SimpleQueue
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.backpressure import Patience, PauseReason, Pauses
-from consumers.client import new_consumer
+from consumers.bridge import Bridge
+from consumers.client import generation_of, new_consumer
 from consumers.errors import Meaning, meaning_of
 from consumers.handover import Attachment, Congestible, Place, PollListener, Sorted, sort
-from consumers.settings import GroupProtocol, GroupSettings
+from consumers.pace import POLL_S, Pace, Standing
+from consumers.settings import GroupSettings
 from engine.errors import ConfigurationError
-
-POLL_S = 0.05
-"""Longest wait in `poll`: how late a command is obeyed when nothing arrives. 20 wake-ups a second cost 0.1 % of a core."""
-
-POLL_SOON_S = 0.005
-"""The same while something is about to happen: a partition waits for its attach, or is congested."""
-
-SOON_S = 5.0
-"""How long after an assignment or a detach an attach is expected. (A halted partition is not worth 200 polls a second.)"""
 
 REBALANCE_S = 10.0
 """No mirror commit for this long after a revocation, or until the assignment that follows. KIP-848 may send none."""
 
 REST_S = 0.002
 """A rest while nothing can be taken; ends early when the loop has taken a batch."""
-
-POSITIONS_S = 0.1
-"""Between two looks at the client's positions, which pass control records without a record to show for it."""
-
-REJOIN_MAX_S = 60.0
-"""A member that lost everything and was assigned nothing for this long makes a new client (KIP-848, where brokers assign
-within a heartbeat; in the classic protocol others may hold a rebalance up for `max_poll_interval`, so twice that). A
-commit answered ILLEGAL_GENERATION leaves a KIP-848 member in that state for ever (librdkafka 2.16)."""
-
-RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 30.0
-"""Wait before another client is made, doubled each time until one is assigned something."""
 
 
 class Poller:
@@ -74,9 +53,9 @@ class Poller:
         self._settings = settings
         self._topics = list(topics)
         self._listener = listener
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._wake = threading.Event()
+        self._bridge = Bridge(failed=listener.poll_failed, alone=self._close)
+        self._tell = self._bridge.tell
+        self._ask = self._bridge.ask
         self._thread = threading.Thread(target=self._run, name="kafka-poll", daemon=True)
         self._ended = asyncio.Event()
         # From here on the thread's own.
@@ -88,15 +67,9 @@ class Poller:
         self._handed = 0
         self._taken = 0  # written on the loop
         self._rebalancing_until = 0.0
-        self._soon_until = 0.0
-        self._lost_at: float | None = None
-        self._rejoin_max_s = REJOIN_MAX_S
-        if settings.protocol is GroupProtocol.CLASSIC:
-            self._rejoin_max_s = max(REJOIN_MAX_S, 2 * settings.max_poll_interval.total_seconds())
+        self._pace = Pace(settings)
+        self._standing = Standing(settings)
         self._patience = Patience()
-        self._record_size = 1.0
-        self._positions_at = 0.0
-        self._retry_s = RETRY_FIRST_S
         self._broken: BaseException | None = None
         self._fatal: KafkaError | None = None
         self._closing = False
@@ -109,7 +82,7 @@ class Poller:
         Raises:
             ConfigurationError: The client refuses its configuration.
         """
-        self._loop = asyncio.get_running_loop()
+        self._bridge.open()
         self._first = await asyncio.to_thread(self._new_client)
         self._thread.start()
 
@@ -140,7 +113,7 @@ class Poller:
     def taken(self, count: int) -> None:
         """The loop has taken that many of the records handed over."""
         self._taken += count
-        self._wake.set()
+        self._bridge.wake()
 
     async def close(self, timeout_s: float) -> bool:
         """Leave the group and end the thread. False: it has not ended in time, and is left to the process's exit."""
@@ -155,24 +128,6 @@ class Poller:
         return True
 
     # -- the thread
-
-    def _ask(self, command: Callable[[], None]) -> None:
-        self._commands.put(command)
-        self._wake.set()
-
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        assert self._loop is not None, "started"
-        try:
-            self._loop.call_soon_threadsafe(self._call, function, *arguments)
-        except RuntimeError:  # the loop is closed: the process ends, or a test forgot us
-            self._closing = True
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        """On the loop, which would log an error and go on without what the call was for."""
-        try:
-            function(*arguments)
-        except Exception as error:  # noqa: BLE001  # a bug: whoever listens ends
-            self._listener.poll_failed(error)
 
     def _run(self) -> None:
         try:
@@ -189,45 +144,26 @@ class Poller:
 
     def _turn(self) -> None:
         self.beat = time.monotonic()
-        self._obey()
+        self._bridge.obey()
         if self._closing:
             return
         consumer = self._consumer or self._join()
         if self._regulate(consumer):
-            self._wake.wait(REST_S)
-            self._wake.clear()
+            self._bridge.rest(REST_S)
             return
-        message = consumer.poll(self._poll_s())
+        message = consumer.poll(self._pace.poll_s(self.beat, (a.pauses for a in self._attached.values())))
         if message is not None:
-            self._hand_over([message, *consumer.consume(self._batch_size() - 1, 0)])
+            self._hand_over([message, *consumer.consume(self._pace.batch_size() - 1, 0)])
         if self._broken is not None:
             broken, self._broken = self._broken, None
             raise broken
         if self._fatal is not None:
             raise KafkaException(self._fatal)
-        if self._lost_at is not None and self.beat - self._lost_at > self._rejoin_max_s:
-            self._lost_at = None
+        if self._standing.is_stranded(self.beat):
             self._fatal = KafkaError(KafkaError.UNKNOWN_MEMBER_ID, "lost everything, and was assigned nothing since")
             raise KafkaException(self._fatal)
-        if self.beat - self._positions_at >= POSITIONS_S:
-            self._positions_at = self.beat
+        if self._pace.is_positions_due(self.beat):
             self._report_positions(consumer)
-
-    def _obey(self) -> None:
-        while True:
-            try:
-                command = self._commands.get_nowait()
-            except Empty:
-                return
-            command()
-
-    def _poll_s(self) -> float:
-        soon = self.beat < self._soon_until or any(a.pauses.is_short for a in self._attached.values())
-        return POLL_SOON_S if soon else POLL_S
-
-    def _batch_size(self) -> int:
-        by_size = int(self._settings.batch_bytes_max / self._record_size)
-        return max(1, min(self._settings.batch_max, by_size))
 
     # -- records
 
@@ -241,7 +177,7 @@ class Poller:
             for attachment, records in found.batches:
                 self._handed += len(records)
                 attachment.handed_over(records)
-            self._record_size += 0.2 * (found.mean_size() - self._record_size)
+            self._pace.saw(found.mean_size())
         for attachment, text in found.refused:
             if self._attached.get(attachment.place()) is attachment:
                 self._detach([attachment])
@@ -315,7 +251,7 @@ class Poller:
     def _detach(self, attachments: Sequence[Attachment]) -> None:
         if not attachments:
             return
-        self._soon_until = self.beat + SOON_S
+        self._pace.expect(self.beat)
         for attachment in attachments:
             del self._attached[attachment.place()]
         if self._consumer is not None:
@@ -340,14 +276,13 @@ class Poller:
         try:
             consumer.incremental_assign([])  # attached later, one by one, when claimed
             self._rebalancing_until = 0.0
-            self._lost_at = None
-            self._soon_until = time.monotonic() + SOON_S
-            self._retry_s = RETRY_FIRST_S
+            self._standing.assigned()
+            self._pace.expect(time.monotonic())
             given: dict[Place, int] = {}
             for each in partitions:
                 self._assignments += 1
                 given[each.topic, each.partition] = self._owned[each.topic, each.partition] = self._assignments
-            self._tell(self._listener.assigned, given, _generation(consumer))
+            self._tell(self._listener.assigned, given, generation_of(consumer))
         except BaseException as error:  # noqa: BLE001  # raising here destroys records (case 7)
             self._broken = error
 
@@ -365,7 +300,7 @@ class Poller:
                 self._attached.pop(place, None)
             self._rebalancing_until = time.monotonic() + REBALANCE_S
             if lost and owned:
-                self._lost_at = time.monotonic()
+                self._standing.lost(time.monotonic())
             if owned:
                 self._tell(partial(self._listener.revoked, owned, lost=lost))
             self._unassign(consumer, places)
@@ -429,16 +364,15 @@ class Poller:
             else:
                 self._tell(self._listener.recreated, repr(error), 0.0)
                 return
-        retry_s, self._retry_s = self._retry_s, min(self._retry_s * 2, RETRY_MAX_S)
+        retry_s = self._standing.next_retry_s()
         self._tell(self._listener.recreated, repr(error), retry_s)
         self._leave()
         self._fatal = None
         deadline = time.monotonic() + retry_s
         while not self._closing and time.monotonic() < deadline:
             self.beat = time.monotonic()
-            self._wake.wait(POLL_S)
-            self._wake.clear()
-            self._obey()
+            self._bridge.rest(POLL_S)
+            self._bridge.obey()
 
     def _attach_again(self, consumer: Consumer) -> None:
         attachments = list(self._attached.values())
@@ -456,19 +390,9 @@ class Poller:
             self._tell(partial(self._listener.revoked, list(self._owned), lost=True))
         self._owned.clear()
         self._attached.clear()
-        self._lost_at = None
+        self._standing.left()
         if consumer is not None:
             try:
                 consumer.close()
             except (KafkaException, RuntimeError) as error:
                 self._tell(self._listener.recreated, repr(error), 0.0)
-
-
-def _generation(consumer: Consumer) -> int:
-    """Generation or member epoch of the assignment: a hint, from a value that is opaque by contract; 0 where unreadable."""
-    metadata = consumer.consumer_group_metadata()
-    prefix = b"CGMDv2:"
-    if not isinstance(metadata, bytes) or not metadata.startswith(prefix) or len(metadata) < len(prefix) + 4:
-        return 0
-    (generation,) = struct.unpack_from("=i", metadata, len(prefix))
-    return max(int(generation), 0)

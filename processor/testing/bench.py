@@ -27,13 +27,13 @@ from engine.errors import ConfigurationError
 from engine.ids import SourceRef
 from engine.pool import connect
 from engine.records import Record
-from engine.runner import Phase
 from engine.settings import EngineSettings
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
 from engine.telemetry import Event, Telemetry
 from processor.app import App
 from processor.decorators import StepFunction, TransactionFunction
 from processor.handlers import Registration
+from processor.testing.unsettled import reasons
 from processor.triggers import Topic
 
 SETTLE = timedelta(minutes=1)
@@ -203,7 +203,7 @@ class Bench:
             self._changed.clear()
             if self.engine.failure.done():
                 raise self.engine.failure.result()
-            left = self._left()
+            left = reasons(self.engine, self._sources, self._claiming, self.log)
             if not left:
                 return
             if time.monotonic() > deadline:
@@ -370,33 +370,6 @@ class Bench:
         await self.engine.start()
         for ref in refs:
             await self.claim(ref)
-
-    def _left(self) -> list[str]:  # noqa: C901  # a list of reasons
-        left: list[str] = []
-        if self._claiming:
-            left.append(f"claims of {', '.join(map(str, self._claiming))}")
-        for ref, source in self._sources.items():
-            inbox = source.inbox
-            if source.held is not None:
-                continue
-            if source.is_gone:
-                left.append(f"{ref}: gone")
-                continue
-            if inbox.backlog or inbox.rows.looking or inbox.group or source.has_work:
-                left.append(f"{ref}: {len(inbox.backlog)} records wait")
-            resting = {run.key for run in inbox.keys.holders() if run.phase is Phase.WAITING and run.wake_at}
-            for run in inbox.runs.values():
-                if run.key is not None and (run.key in inbox.keys.blocked or run.key in resting):
-                    continue
-                if run.phase is Phase.WAITING and run.wake_at:
-                    continue
-                left.append(f"{run.id}: {run.phase.value}")
-            log = self.log.get(ref, [])
-            if not left and log and source.progress.next <= log[-1].offset and not inbox.runs:
-                left.append(f"{ref}: progress {source.progress.next} of {log[-1].offset + 1}")
-        if len(self.engine.late):
-            left.append(f"{len(self.engine.late)} late runs")
-        return left
 
 
 def _pass_over_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

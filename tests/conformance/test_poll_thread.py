@@ -497,7 +497,7 @@ class Impatient(Steered):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._rejoin_max_s = 1.0
+        self._standing.rejoin_max_s = 1.0
 
 
 async def test_a_member_that_is_left_with_nothing_joins_anew(mock_cluster: MockCluster) -> None:
