@@ -1,6 +1,7 @@
 """Lost replies, a database that is away, one that went back, and records that kill their process."""
 
 import asyncio
+import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable
@@ -322,42 +323,53 @@ async def test_anothers_row_under_our_id_halts_the_partition_and_is_never_a_dedu
 
 
 async def test_a_handler_that_hangs_the_loop_loses_its_partition_and_changes_nothing_after(database: str) -> None:
-    """P9: it heartbeats and does not answer; the claimer condemns it, and takes over when its lease has run out."""
+    """P9, I6: it heartbeats and does not answer for three leases; the claimer condemns it, and takes over when its lease has run out.
+
+    When it goes on, neither the record that hung nor the one behind it has an effect from there.
+    """
     import threading
 
-    hung = threading.Event()
-    app = App("shop")
-    ran: list[str] = []
+    hangs_s = 3 * FAST.lease.total_seconds()
+    hung, taken_over, woke = threading.Event(), threading.Event(), threading.Event()
 
-    @app.workflow(on=orders)
-    async def fulfil(order: Order) -> None:
-        ran.append(f"{order.key}{order.n}")
-        if order.key == "hang" and len(ran) == 1:
-            hung.wait(PATIENCE_S)
+    def shop(where: str, hang_on: asyncio.Event | None = None) -> App:
+        app = App("shop")
 
-    results: list[list[tuple[object, ...]]] = []
+        @app.transaction()
+        async def note(tx: Transaction, order: Order) -> None:
+            await tx.execute("INSERT INTO noted VALUES (%s, %s)", (where, order.n))
+
+        @app.workflow(on=orders)
+        async def fulfil(order: Order) -> None:
+            if hang_on is not None and order.n == 0:
+                await hang_on.wait()
+                hung.set()
+                time.sleep(hangs_s)  # that is the fault
+                taken_over.wait(PATIENCE_S)  # on a machine that is busier than three leases
+                woke.set()
+            await note(order)
+
+        return app
 
     def hang() -> None:
         async def main() -> None:
-            async with Bench(app, database, executor="one", settings=FAST) as bench:
-                await bench.claim(bench.ref(orders))
+            both_are_here = asyncio.Event()
+            async with Bench(shop("one", both_are_here), database, executor="one", settings=FAST) as bench:
+                await bench.execute("CREATE TABLE noted (executor text, n int)")
                 await bench.deliver(orders, Order(key="hang", n=0))
-                await bench.deliver(orders, Order(key="ok", n=1))
+                await bench.deliver(orders, Order(key="hang", n=1))
+                both_are_here.set()
+                await until(woke.is_set)
                 await until(lambda: [event for event in bench.events if isinstance(event, ExecutorLost)])
+                await asyncio.sleep(FAST.lease.total_seconds())  # what it still wanted to do, it would have done
 
         asyncio.run(main())
 
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        await until(lambda: ran)
-        other_app = App("shop")
-
-        @other_app.workflow(on=orders, name="fulfil")
-        async def fulfil_there(order: Order) -> None:
-            ran.append(f"there {order.key}{order.n}")
-
-        async with Bench(other_app, database, executor="two", settings=FAST) as other:
+        await until(hung.is_set)
+        async with Bench(shop("two"), database, executor="two", settings=FAST) as other:
             other.log[other.ref(orders)] = []
             async with asyncio.timeout(PATIENCE_S):
                 from engine.sources import Busy
@@ -366,16 +378,20 @@ async def test_a_handler_that_hangs_the_loop_loses_its_partition_and_changes_not
                     await asyncio.sleep(0.1)
                 await claimed.open(other)
                 other.adopt(claimed)
+            assert not woke.is_set(), "the takeover does not wait for the one that hangs"
+            taken_over.set()
             assert [event for event in other.events if isinstance(event, ExecutorBuried)]
             await other.deliver(orders, Order(key="hang", n=0), offset=0)
-            await other.deliver(orders, Order(key="ok", n=1), offset=1)
+            await other.deliver(orders, Order(key="hang", n=1), offset=1)
             await other.settle()
-            results.append(await other.fetch_all("SELECT kafka_offset, status FROM dbos.workflow_status ORDER BY 1"))
-            hung.set()
             await asyncio.to_thread(thread.join, PATIENCE_S)
-            assert not thread.is_alive()
-            results.append(await other.fetch_all("SELECT kafka_offset, status FROM dbos.workflow_status ORDER BY 1"))
+
+            assert woke.is_set()
+            assert await other.fetch_all("SELECT executor, n FROM noted ORDER BY n") == [("two", 0), ("two", 1)]
+            assert await other.fetch_all("SELECT kafka_offset, status FROM dbos.workflow_status ORDER BY 1") == [
+                (0, "SUCCESS"),
+                (1, "SUCCESS"),
+            ]
     finally:
-        hung.set()
+        taken_over.set()
         thread.join(PATIENCE_S)
-    assert results == [[(0, "SUCCESS"), (1, "SUCCESS")]] * 2
