@@ -62,6 +62,10 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     async with connected(settings) as connection:
         match arguments.act:
             case "list":
+                if not 1 <= arguments.limit <= LIST_MAX:
+                    raise ConfigurationError(
+                        f"--limit {arguments.limit}: 1 to {LIST_MAX}; --after ID shows the next page"
+                    )
                 state = None if arguments.state == "all" else arguments.state.upper()
                 found = await list_dead_letters(
                     connection, schema, state=state, after=arguments.after, limit=arguments.limit, **_filter(arguments)
@@ -76,6 +80,8 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 count = await retry(connection, schema, ids, actor=actor_of(arguments))
                 print(f"{count} back to work")
             case _:
+                if not arguments.note.strip():
+                    raise ConfigurationError("--note is empty: say why they are given up; it is recorded")
                 ids = await _chosen(arguments, connection, schema)
                 count = await discard(connection, schema, ids, note=arguments.note, actor=actor_of(arguments))
                 print(f"{count} discarded")

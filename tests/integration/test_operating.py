@@ -93,6 +93,18 @@ async def test_acting_on_everything_has_to_be_said(command: Command) -> None:
         assert "--all" in errors or "not both" in errors
 
 
+async def test_a_discard_says_why_and_a_page_has_a_size(command: Command) -> None:
+    for act, problem in (
+        (("discard", "1", "--note", " "), "--note is empty"),
+        (("list", "--limit", "0"), "1 to 1000"),
+        (("list", "--limit", "5000"), "1 to 1000"),
+    ):
+        code, _, errors = await command("dead-letters", *act)
+
+        assert code == MISTAKE
+        assert problem in errors
+
+
 async def test_partitions_show_progress_and_what_holds_them(database: str, command: Command) -> None:
     shop = Shop()
     async with Bench(shop.app, database) as bench:

@@ -132,6 +132,56 @@ async def test_a_step_that_ends_after_its_partition_moved_is_recorded_and_handed
         assert seen(one, HandedOver)
 
 
+async def test_a_keys_open_workflows_are_never_split_over_two_executors(database: str) -> None:
+    """I7, P12, P15: while it moves to and fro, with a step under way at each move, one owner at most has rows of a key.
+
+    Both may have rows at the same time: of different keys.
+    """
+    shop = Shop()
+    owners = """SELECT kafka_key, array_agg(DISTINCT executor_id)
+                  FROM dbos.workflow_status WHERE status = 'PENDING' AND owner_xid IS NOT NULL GROUP BY 1"""
+    split: list[object] = []
+    both = False
+    ended = asyncio.Event()
+    async with two(database, shop) as (one, other):
+
+        async def watch() -> None:
+            nonlocal both
+            while not ended.is_set():
+                rows = await one.fetch_all(owners)
+                split.extend(row for row in rows if len(row[1]) > 1)
+                both = both or len({executor for _, executors in rows for executor in executors}) > 1
+                await asyncio.sleep(0.005)
+
+        watching = asyncio.create_task(watch())
+        for turn in range(4):
+            here, there = (one, other) if turn % 2 == 0 else (other, one)
+            shop.gate.clear()
+            before = len(shop.began)
+            for n in range(6):
+                # A key of this turn, whose step is under way at the move, and one of all turns, which follows.
+                await here.deliver(shop.topic, Order(key=f"turn{turn}-" if n < 2 else "all-", n=10 * turn + n))
+            await until(lambda before=before: len(shop.began) > before)
+            await asyncio.sleep(0.1)  # rows are persisted at persist_after
+            await here.release(here.ref(shop.topic))
+            await there.claim(there.ref(shop.topic))
+            await there.deliver(shop.topic, Order(key=f"new{turn}-", n=10 * turn + 9))
+            await until(lambda turn=turn: f"new{turn}-{10 * turn + 9}" in shop.began)
+            await asyncio.sleep(0.1)
+            shop.gate.set()
+            await here.engine.late.all_ended(5)
+            await there.settle()
+        ended.set()
+        await watching
+
+        assert both, "rows of both at one moment: else this shows nothing"
+        assert split == []
+        assert [name for name in shop.began if name.startswith("all-")] == [
+            f"all-{10 * turn + n}" for turn in range(4) for n in range(2, 6)
+        ]
+        assert {status for _, status in await statuses(other)} == {"SUCCESS"}
+
+
 async def test_a_partition_that_comes_back_waits_for_its_own_late_run(database: str) -> None:
     """P13: there is no second run of the key beside the late one."""
     shop = Shop()
