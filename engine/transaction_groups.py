@@ -20,10 +20,8 @@ import asyncio
 import json
 import random
 import time
-from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +30,7 @@ from psycopg import AsyncConnection
 
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_step
+from engine.eager import Begun, begin, context_of
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.runner import Row, Run, now_ms
@@ -112,7 +111,7 @@ class _Member:
         self.function_id = function_id
         self.function = function
         self.task = task
-        self.context = context_of(run, task)
+        self.context = run.context if task is run.task else context_of(task)
         self.started_ms = now_ms()
         self.tries = 0
         self.conflicts = 0
@@ -125,7 +124,7 @@ class _Member:
         self.error: BaseException | None = None
         self.result: Any = None
         self.output = ""
-        self.said: asyncio.Future[_Begun | Verdict] = loop.create_future()
+        self.said: asyncio.Future[Begun | Verdict] = loop.create_future()
         """What its task is told: to go on with the function that was begun, or the verdict."""
         self.ended: asyncio.Future[None] | None = None
         """The function, which its task goes on with, has returned or raised."""
@@ -137,25 +136,10 @@ class _Member:
         the statement.
         """
         self.transaction = transaction
-        coroutine = self._call(step, transaction)
-        loop = self.run.inbox.loop
-        if self.context is None:
-            begun = _Begun(coroutine)
-        else:
-            group = asyncio.current_task()
-            assert group is not None, "a group has a task"
-            # What `asyncio.eager_task_factory` does: whoever asks for the current task gets the workflow's.
-            _leave_task(loop, group)
-            _enter_task(loop, self.task)
-            try:
-                waits_for = self.context.run(coroutine.send, None)
-            except StopIteration:
-                return None
-            finally:
-                _leave_task(loop, self.task)
-                _enter_task(loop, group)
-            begun = _Begun(coroutine, waits_for)
-        self.ended = loop.create_future()
+        begun = begin(self._call(step, transaction), on_behalf_of=self.task, context=self.context)
+        if begun is None:
+            return None
+        self.ended = self.run.inbox.loop.create_future()
         tell(self.said, begun)
         return self.ended
 
@@ -170,43 +154,6 @@ class _Member:
         finally:
             transaction.end()
             current_step.reset(token)
-
-
-class _Begun:
-    """A function that was begun in the group's task, to be gone on with in its own."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any = None) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, waits_for = self._coroutine, self._waits_for
-        try:
-            if waits_for is None:
-                waits_for = coroutine.send(None)
-            elif asyncio.isfuture(waits_for):
-                waits_for._asyncio_future_blocking = True  # noqa: SLF001  # as `Future.__await__` says that it is awaited
-            while True:
-                try:
-                    value = yield waits_for
-                except BaseException as error:  # noqa: BLE001  # thrown in: a cancellation
-                    waits_for = coroutine.throw(error)
-                else:
-                    waits_for = coroutine.send(value)
-        except StopIteration:
-            return
-
-    def cancel(self) -> None:
-        """Its task was cancelled before it went on."""
-        self._coroutine.close()
-
-
-def context_of(run: Run, task: asyncio.Task[Any]) -> Context | None:
-    """The context that a task runs in; `None` where Python does not say (3.11, for tasks that are not the run's)."""
-    if task is run.task:
-        return run.context
-    get = getattr(task, "get_context", None)
-    return None if get is None else get()
 
 
 class TransactionGroups:
@@ -290,7 +237,7 @@ class _Queue:
                 member.said = self.engine.loop.create_future()
                 await found
             except BaseException:
-                if said.done() and not said.cancelled() and isinstance(begun := said.result(), _Begun):
+                if said.done() and not said.cancelled() and isinstance(begun := said.result(), Begun):
                     begun.cancel()
                 raise
             finally:
