@@ -27,6 +27,7 @@ TEXT_MAX = 1_000
 BURST_MAX = 20
 """Lines of one kind in BURST_S; the rest is counted in the first line after it. A bad deploy fails a million times."""
 BURST_S = 10.0
+CLIENT_LOGGER = "consumers.librdkafka"
 
 LEVELS: Mapping[type[Event], int] = {
     telemetry.ExecutorStarted: logging.INFO,
@@ -105,10 +106,31 @@ class Throttle:
         return 0 if count < BURST_MAX else None
 
 
+class Repeats(logging.Filter):
+    """Lets a line of the Kafka client through once in BURST_S: while nothing answers it says the same at every attempt."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write it."""
+        if record.name != CLIENT_LOGGER:
+            return True
+        now, text = self._now(), record.getMessage()
+        self._said = {said: at for said, at in self._said.items() if now - at < BURST_S}
+        if text in self._said:
+            return False
+        self._said[text] = now
+        return True
+
+
 def setup_logging(format: Literal["json", "console"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002
     """Send every logger of this process to standard error, one line an entry. For programs of our own only."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -14,9 +14,10 @@ from processor.config import Settings
 from processor.handlers import Registration
 from processor.loading import load_settings
 from processor.policies import NEVER, Retry
+from processor.runtime import Runtime
 from processor.triggers import Topic
 from processor.units import spell_duration
-from processor.wiring import engine_settings, group_name, group_settings
+from processor.wiring import group_name
 
 HELP = "Show the handlers, topics, policies and schemas of an app, or say what is wrong with them"
 
@@ -32,11 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check, and print."""
     settings = load_settings(arguments.config)
     app = load_app(arguments.app)
-    engine_settings(settings)
-    for registration in app.workflows.values():
-        if registration.topic is not None:
-            registration.handler()
-            group_settings(settings, group_name(registration, app, settings))
+    Runtime(app, settings)  # all that `run` would refuse before it contacts anybody
     print(describe(app, settings))
     if arguments.schemas:
         print(schemas(app))

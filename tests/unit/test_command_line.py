@@ -40,11 +40,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "uncalled.py").write_text(
         "from processor import App\n\napp = App('a')\n\n\n@app.step\ndef f() -> None: ...\n"
     )
+    (tmp_path / "idle.py").write_text("from processor import App\n\napp = App('a')\n")
     (tmp_path / "never.py").write_text("from processor import Retry\n\nnever = Retry(attempts=0)\n")
     (tmp_path / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for module in ("shop", "broken", "lacking", "empty", "refused", "uncalled", "never"):
+    for module in ("shop", "broken", "lacking", "empty", "refused", "uncalled", "never", "idle"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -70,6 +71,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("check", "shop.py:app"), "is no MODULE:app. Name the module as Python imports it"),
         (("check", ":app"), "is no MODULE:app"),
         (("check", "uncalled:app"), "A decorator of an app is called: @app.step()"),
+        (("check", "idle:app"), "no handler has a topic, so nothing would ever run"),
         (("check", "never:app"), "never.py:3: ValueError: Retry(attempts=0)"),
         (("rollback",), "no commands under rollback:"),
         (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),

@@ -10,7 +10,7 @@ import pytest
 from consumers import telemetry as kafka
 from engine import telemetry
 from engine.ids import SourceRef, WorkflowId
-from processor.logs import BURST_MAX, BURST_S, LEVELS, ConsoleFormatter, JsonFormatter, LogObserver, log
+from processor.logs import BURST_MAX, BURST_S, LEVELS, ConsoleFormatter, JsonFormatter, LogObserver, Repeats, log
 
 SOURCE = SourceRef("shop", "fulfil", "orders", 3)
 
@@ -68,6 +68,21 @@ def test_a_burst_is_cut_and_counted(written: io.StringIO) -> None:
     found = lines(written)
     assert len(found) == BURST_MAX + 1
     assert found[-1]["suppressed"] == 1_000
+
+
+def test_what_the_client_repeats_is_written_now_and_then() -> None:
+    """Brokers that do not answer are one message to their user, not one for each attempt."""
+    clock = Clock()
+    passes = Repeats(clock).filter
+    refused = logging.makeLogRecord({"name": "consumers.librdkafka", "msg": "FAIL %s", "args": ("refused",)})
+    other = logging.makeLogRecord({"name": "consumers.librdkafka", "msg": "FAIL", "args": ()})
+    users = logging.makeLogRecord({"name": "shop", "msg": "again"})
+
+    assert [passes(refused), passes(other), passes(refused), passes(users), passes(users)] == [
+        True, True, False, True, True
+    ]  # fmt: skip
+    clock.now = BURST_S + 1
+    assert passes(refused)
 
 
 def test_an_unexpected_error_brings_its_traceback(written: io.StringIO) -> None:
