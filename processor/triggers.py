@@ -39,7 +39,7 @@ class Topic(Generic[E]):
         tombstone: Records without a value: 'skip' passes them over and counts them; 'deliver' gives the handler
             `None` for an event.
         where: Which records are handled; the others are passed over and counted (I1). It sees the record with all
-            of its headers before it is decoded, and must depend on nothing else: `verify` asks it again later.
+            of its headers before it is decoded, and must depend on nothing else: a record may be asked about again.
             An exception of it is a failure of the record, never a pass.
         headers: Names of headers that are stored and shown to the handler. Others may hold secrets and are not.
         codec: Bytes to event and back.

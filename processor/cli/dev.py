@@ -95,6 +95,8 @@ def _instructions(app: App, settings: Settings, dsn: str) -> str:
         f"  Kafka     {settings.kafka.bootstrap_servers}  topics: {', '.join(topics) or 'none by name'}",
         f'  Postgres  psql "{dsn}"' if "password" not in dsn and "@" not in dsn else "  Postgres  as in the settings",
     ]
+    if "password" not in dsn:
+        lines.append(f"  Commands  PROCESSOR_POSTGRES_DSN='{dsn}' processor dead-letters list")
     if settings.http.enabled and settings.http.port:
         lines.append(f"  Metrics   http://127.0.0.1:{settings.http.port}/metrics")
     if topics:
