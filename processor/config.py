@@ -115,6 +115,9 @@ class SaslSettings(Section):
     oauthbearer_scope: str | None = None
     """For OAUTHBEARER with OIDC: what to ask for."""
 
+    oauthbearer_token: str | None = None
+    """For OAUTHBEARER without OIDC: MODULE:function of yours. It gets `sasl.oauthbearer.config` (text, '' if unset) and returns a token and when it expires, in seconds since 1970. Called from a thread of the client's, at the start and before each token expires."""
+
 
 class SslSettings(Section):
     """How the connection to the brokers is encrypted, with `security_protocol` SSL or SASL_SSL."""

@@ -1,10 +1,11 @@
-"""Settings of a deployment as the engine and the consumers want them. Pure."""
+"""Settings of a deployment as the engine and the consumers want them. Pure, but for the one function that a setting names."""
 
 from pydantic import SecretStr
 
 from consumers.settings import (
     GroupProtocol,
     GroupSettings,
+    OauthToken,
     OnGap,
     OnRecreated,
     Security,
@@ -15,8 +16,9 @@ from consumers.settings import (
 from engine.errors import ConfigurationError
 from engine.settings import EngineSettings
 from processor.app import App
-from processor.config import KafkaSettings, Settings
+from processor.config import KafkaSettings, SaslSettings, Settings
 from processor.handlers import Registration
+from processor.imports import import_function
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
@@ -105,7 +107,22 @@ def _security(kafka: KafkaSettings) -> Security:
         mechanism=sasl.mechanism if with_sasl else None,
         username=sasl.username,
         password=_secret(sasl.password),
+        oauth_token=_oauth_token(sasl) if with_sasl else None,
     )
+
+
+def _oauth_token(sasl: SaslSettings) -> OauthToken | None:
+    """The user's function that fetches tokens. Raises `ConfigurationError` if it is not there."""
+    target = sasl.oauthbearer_token
+    if target is None:
+        return None
+    setting = "kafka.sasl.oauthbearer_token"
+    if sasl.mechanism != "OAUTHBEARER" or sasl.oauthbearer_token_endpoint_url:
+        raise ConfigurationError(
+            f"{setting} is set, and nothing would ask it for tokens.\n"
+            f"  It wants kafka.sasl.mechanism: OAUTHBEARER, and no kafka.sasl.oauthbearer_token_endpoint_url."
+        )
+    return import_function(target, setting=setting)
 
 
 def _options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:

@@ -17,6 +17,8 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
+from tests.fixtures.kafka import KafkaServer
+from tests.fixtures.kafka import Security as BrokerSecurity
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60
@@ -460,6 +462,43 @@ def test_the_commands_that_a_new_project_is_begun_with_work(tmp_path: Path, tool
     sh(install, tmp_path / "my-shop")
     assert " passed" in sh(test, tmp_path / "my-shop")
     assert "usage: processor dev" in sh(f"{develop} --help", tmp_path / "my-shop")
+
+
+TOKENS = """
+import json
+import time
+from base64 import urlsafe_b64encode
+
+
+def fetch(config):
+    expires = time.time() + 300
+    parts = [{"alg": "none"}, {"sub": "alice", "iat": int(time.time()), "exp": int(expires)}]
+    encoded = [urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*encoded, ""]), expires
+"""
+
+
+@pytest.mark.private_kafka
+def test_run_over_sasl_ssl_with_tokens_of_the_users(project: Path, database: str) -> None:
+    """A settings file names the function; the broker lets in who has its token."""
+    (project / "tokens.py").write_text(TOKENS)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE sale (order_id text)")
+    with KafkaServer(security=BrokerSecurity()) as server:
+        server.kafka().create_topic("orders", 1)
+        produce(server.kafka().bootstrap_servers, {"order_id": "o-1"})
+        env = {
+            "PROCESSOR_POSTGRES_DSN": database,
+            "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": server.oauth_servers,
+            "PROCESSOR_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "PROCESSOR_KAFKA_SSL_CA": str(server.ca_file),
+            "PROCESSOR_KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+            "PROCESSOR_KAFKA_SASL_OAUTHBEARER_TOKEN": "tokens:fetch",
+            "PROCESSOR_HTTP_ENABLED": "false",
+        }
+        with running(project, "run", "shop:app", env=env) as program:
+            wait_for(database, "SELECT count(*) FROM sale", 1)
+            assert program.end() == 0, program.lines
 
 
 def env_of(database: str, cluster: MockCluster) -> dict[str, str]:

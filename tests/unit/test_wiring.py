@@ -119,6 +119,38 @@ def test_oidc_is_handed_to_the_client_as_it_calls_it() -> None:
     assert "hunter2" not in repr(made)
 
 
+def with_token(target: str, **sasl: Any) -> Any:
+    security = {"mechanism": "OAUTHBEARER", "oauthbearer_token": target, **sasl}
+    return group_settings(settings(kafka={"security_protocol": "SASL_SSL", "sasl": security}), "shop").security
+
+
+def fetch_token(config: str) -> tuple[str, float]:
+    return f"token for {config}", 60.0
+
+
+def test_a_function_of_the_users_gives_the_tokens() -> None:
+    oauth_token = with_token(f"{__name__}:fetch_token").oauth_token
+
+    assert oauth_token("me") == ("token for me", 60.0)
+
+
+@pytest.mark.parametrize(
+    "target, sasl, message",
+    [
+        ("tokens.py", {}, "is no MODULE:function"),
+        ("no_such_module:fetch", {}, "'no_such_module' cannot be imported: .*No module named"),
+        ("json:fetch_token", {}, "'json' has no function 'fetch_token'"),
+        ("json:loads", {"mechanism": "PLAIN"}, "nothing would ask it for tokens"),
+        ("json:loads", {"oauthbearer_token_endpoint_url": "https://sso.example"}, "nothing would ask it for tokens"),
+    ],
+)
+def test_a_token_function_that_is_not_there_is_refused_by_its_settings_name(
+    target: str, sasl: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"kafka.sasl.oauthbearer_token.*{message}"):
+        with_token(target, **sasl)
+
+
 def test_certificates_that_would_not_be_used_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="nothing would be encrypted"):
         group_settings(settings(kafka={"ssl": {"ca": "/ca.pem"}}), "shop")
