@@ -77,6 +77,7 @@ async def test_a_raw_row_whose_key_nobody_knows_yet_waits_for_the_open_row_of_it
         for n, key in enumerate(["k", "k", "k", "z", "z"]):
             await bench.deliver(shop.topic, Order(key=key, n=n))
         await until_row(bench, "kafka_offset = 0")
+        await until(lambda: "second 0" in shop.began)  # the row stands a moment before
 
         await bench.crash_now()
         await until(lambda: shop.began.count("second 0") == 2)
