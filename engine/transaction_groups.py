@@ -22,6 +22,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,7 @@ class _Member:
         "error",
         "function",
         "function_id",
+        "has_returned",
         "output",
         "result",
         "run",
@@ -102,6 +104,7 @@ class _Member:
         "task",
         "transaction",
         "tries",
+        "verdict",
     )
 
     def __init__(self, run: Run, function_id: int, function: Function) -> None:
@@ -115,19 +118,28 @@ class _Member:
         self.started_ms = now_ms()
         self.tries = 0
         self.conflicts = 0
-        self.transaction: Transaction | None = None
         self.renew()
 
     def renew(self) -> None:
         """Before it joins a queue, again or for the first time."""
         loop = self.run.inbox.loop
         self.error: BaseException | None = None
+        self.has_returned = False
+        """Its function has: neither raised, nor was cancelled before it was begun."""
+        self.transaction: Transaction | None = None
+        """Once its function was called: what it has sent counts if the group commits."""
+        self.verdict: Verdict | None = None
         self.result: Any = None
         self.output = ""
         self.said: asyncio.Future[Begun | Verdict] = loop.create_future()
         """What its task is told: to go on with the function that was begun, or the verdict."""
         self.ended: asyncio.Future[None] | None = None
         """The function, which its task goes on with, has returned or raised."""
+
+    def hear(self, verdict: Verdict) -> None:
+        """What became of its group, whether or not its task still waits."""
+        self.verdict = verdict
+        tell(self.said, verdict)
 
     def begin(self, step: TransactionStep, transaction: Transaction) -> asyncio.Future[None] | None:
         """Call the function, in the context and on behalf of its own task. Returns what to wait for, if it waits.
@@ -149,6 +161,7 @@ class _Member:
             self.result = await self.function(transaction)
             self.output = step.encode(self.result)
             reach(CrashPoint.TRANSACTION_OPEN)
+            self.has_returned = True
         except BaseException as error:  # noqa: BLE001  # the group rolls back; what it means is decided alone
             self.error = error
         finally:
@@ -239,16 +252,26 @@ class _Queue:
             except BaseException:
                 if said.done() and not said.cancelled() and isinstance(begun := said.result(), Begun):
                     begun.cancel()
+                if member.ended is not None:
+                    tell(member.ended, None)
+                await self._until_decided(member)
                 raise
             finally:
-                if member.ended is not None and not member.ended.done():
-                    member.ended.set_result(None)
+                if member.ended is not None:
+                    tell(member.ended, None)
+
+    async def _until_decided(self, member: _Member) -> None:
+        """Cancelled: what its function has sent may be committed yet, and nothing follows before that is known (P17)."""
+        while member.transaction is not None and member.verdict is None:
+            member.said = self.engine.loop.create_future()
+            with suppress(asyncio.CancelledError):
+                await member.said
 
     # -- groups --
 
     def start_another(self) -> None:
         """Start a group if somebody waits whom none will take in soon."""
-        if not self.waiting or self.engine.is_aborted or self._groups.running >= self._groups.running_max:
+        if not self.waiting or self.engine.stopping.is_set() or self._groups.running >= self._groups.running_max:
             return
         if self._is_starting or self._running >= max(1, int(self._running_max)):
             return
@@ -264,36 +287,41 @@ class _Queue:
     async def _run(self) -> None:
         """Groups, one after the other, until nobody waits."""
         try:
-            while self.waiting and not self.engine.is_aborted and self._running <= max(1, int(self._running_max)):
-                try:
-                    # Given back after every group: whoever waits for a connection has its turn in between.
-                    async with self.engine.pool.connection() as connection:
-                        await self._run_one(connection)
-                except psycopg.OperationalError:
-                    await self._wait_for_weather()
+            while (
+                self.waiting and not self.engine.stopping.is_set() and self._running <= max(1, int(self._running_max))
+            ):
+                await self._run_one()
         finally:
             self._is_starting = False
             self._running -= 1
             self._groups.ended()
 
-    async def _run_one(self, connection: AsyncConnection[Any]) -> None:
-        self._is_starting = False
-        group = _Group(self, connection)
+    async def _run_one(self) -> None:
+        group = _Group(self)
         look_again = self.engine.loop.call_later(SLOW_S, self.start_another)
-        self._gathering.add(group)
         try:
-            lsn = await group.commit()
+            # Given back after every group: whoever waits for a connection has its turn in between.
+            async with self.engine.pool.connection() as connection:
+                self._is_starting = False
+                self._gathering.add(group)
+                lsn = await group.commit(connection)
         except Exception as error:  # noqa: BLE001  # of the users' functions and of the database
+            # Without the connection: settling wants one, and there may be no other.
             await self._failed(group, error)
-            return
+        else:
+            self._wait_s = WEATHER_WAIT_FIRST_S
+            if group.members:
+                self._durable(group.members, lsn)
+                self.size_max = min(GROUP_MAX, self.size_max + 1 + self.size_max // 8)
+                self._running_max = min(float(self._groups.running_max), self._running_max + 0.1)
         finally:
             look_again.cancel()
             self._gathering.discard(group)
-        self._wait_s = WEATHER_WAIT_FIRST_S
-        if group.members:
-            self._durable(group.members, lsn)
-            self.size_max = min(GROUP_MAX, self.size_max + 1 + self.size_max // 8)
-            self._running_max = min(float(self._groups.running_max), self._running_max + 0.1)
+            for member in group.members:
+                if member.verdict is None:
+                    member.hear(
+                        Verdict.AGAIN
+                    )  # the engine ends, or settling failed: a checkpoint that stands refuses it
 
     def sent(self, group: _Group) -> None:
         """A group takes nobody in any more."""
@@ -311,7 +339,7 @@ class _Queue:
             run.recovery_attempts = run.alone_deaths = 0
             run.was_recorded(member.function_id)
             durations.setdefault(run.handler.name, []).append((now - member.started_ms) / 1000)
-            tell(member.said, Verdict.DURABLE)
+            member.hear(Verdict.DURABLE)
         for handler, seconds in durations.items():
             engine.telemetry.emit(StepsFinished(handler, self.step.name, "success", seconds))
 
@@ -320,11 +348,12 @@ class _Queue:
     async def _failed(self, group: _Group, error: Exception) -> None:
         """Nothing of the group is durable, unless its COMMIT was sent and its reply lost (P24)."""
         members = group.members
-        if group.connection.closed or (is_weather_error(error) and not isinstance(error, _FunctionFailed)):
+        if group.is_cut or (is_weather_error(error) and not isinstance(error, _FunctionFailed)):
             if group.is_sent:
                 await self._settle(members)
             for member in members:
-                tell(member.said, Verdict.AGAIN)
+                if member.verdict is None:
+                    member.hear(Verdict.AGAIN)
             await self._wait_for_weather()
             return
         if fault_of(error) is Fault.WENT_BACK:
@@ -338,7 +367,7 @@ class _Queue:
         for member in members:
             member.tries += 1
             alone = member.run.id in at_fault or member.tries >= TRIES_MAX
-            tell(member.said, Verdict.ALONE if alone else Verdict.AGAIN)
+            member.hear(Verdict.ALONE if alone else Verdict.AGAIN)
 
     def _lost_a_conflict(self, members: Sequence[_Member]) -> None:
         """Again, in fewer groups at once: within one, functions wait for nobody (P26)."""
@@ -346,7 +375,7 @@ class _Queue:
         for member in members:
             member.conflicts += 1
             given_up = member.conflicts >= self.step.conflict_attempts
-            tell(member.said, Verdict.ALONE if given_up else Verdict.AGAIN)
+            member.hear(Verdict.ALONE if given_up else Verdict.AGAIN)
 
     async def _settle(self, members: Sequence[_Member]) -> None:
         """P24 for a group: lock the rows, which waits for our own lost transaction, and read what stands."""
@@ -372,33 +401,37 @@ class _Queue:
 class _Group:
     """One BEGIN to COMMIT."""
 
-    def __init__(self, queue: _Queue, connection: AsyncConnection[Any]) -> None:
-        self.connection = connection
+    def __init__(self, queue: _Queue) -> None:
+        self.is_cut = False
+        """Whether its connection broke."""
         self.members: list[_Member] = []
         self.is_sent = False
         self.turn_began = time.monotonic()
         self._queue = queue
         self.engine = queue.engine
 
-    async def commit(self) -> str:
+    async def commit(self, connection: AsyncConnection[Any]) -> str:
         """Take in whoever waits, and commit. Returns the WAL position, as the fence saw it; '' if nobody had begun."""
-        connection = self.connection
-        async with connection.pipeline(), connection.transaction():
-            await begin_user_transaction(connection, idle_ms=self.engine.settings.idle_ms)
-            await self._take_in()
-            if not self.members:
-                raise psycopg.Rollback
-            self._queue.sent(self)
-            fenced = await self._record()
-            reach(CrashPoint.TRANSACTION_WRITTEN)
-            self.is_sent = True
+        self.turn_began = time.monotonic()
+        try:
+            async with connection.pipeline(), connection.transaction():
+                await begin_user_transaction(connection, idle_ms=self.engine.settings.idle_ms)
+                await self._take_in(connection)
+                if not self.members:
+                    raise psycopg.Rollback
+                self._queue.sent(self)
+                fenced = await self._record(connection)
+                reach(CrashPoint.TRANSACTION_WRITTEN)
+                self.is_sent = True
+        finally:
+            self.is_cut = connection.closed
         if not self.members:
             return ""
         row = await fenced.fetchone()
         assert row is not None, "fence_rows returns a row or raises"
         return str(row[0])
 
-    async def _take_in(self) -> None:
+    async def _take_in(self, connection: AsyncConnection[Any]) -> None:
         queue = self._queue
         waiting, members = queue.waiting, self.members
         ends = time.monotonic() + GROUP_S
@@ -407,25 +440,25 @@ class _Group:
             if member.said.done():
                 continue  # cancelled while it waited
             if not member.run.is_ready():
-                tell(member.said, Verdict.AGAIN)  # the wait has outlived the lease or the claim (P1)
+                member.hear(Verdict.AGAIN)  # the wait has outlived the lease or the claim (P1)
                 continue
-            transaction = Transaction(self.connection)
+            transaction = Transaction(connection)
             members.append(member)
             if (ended := member.begin(queue.step, transaction)) is not None:
                 await ended
-            if member.error is not None:
+            if not member.has_returned:
                 raise _FunctionFailed from member.error
             now = self.turn_began = time.monotonic()
             if now >= ends or transaction.lingers:
                 return
 
-    async def _record(self) -> Any:
+    async def _record(self, connection: AsyncConnection[Any]) -> Any:
         """The checkpoints, and the fence of all rows: it raises, so that COMMIT becomes a rollback."""
         engine, members = self.engine, self.members
         schema = engine.settings.schema
         now = now_ms()
         await send(
-            self.connection,
+            connection,
             schema,
             operation_outputs.insert(
                 ids=[m.run.id for m in members],
@@ -440,13 +473,13 @@ class _Group:
         forgiven = [m.run for m in members if m.run.recovery_attempts or m.run.alone_deaths]
         if forgiven:
             await send(
-                self.connection,
+                connection,
                 schema,
                 workflow_status.reset_blame(ids=[r.id for r in forgiven], owners=[r.owner for r in forgiven]),
             )
         earlier = [(m.run.id, function_id) for m in members for function_id in m.run.durable_ids]
         return await send(
-            self.connection,
+            connection,
             schema,
             workflow_status.fence_rows(
                 ids=[m.run.id for m in members],

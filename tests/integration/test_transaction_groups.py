@@ -10,6 +10,8 @@ import pytest
 from psycopg import sql
 from pydantic import BaseModel
 
+from engine.settings import EngineSettings
+from engine.transaction_groups import _Member  # pyright: ignore[reportPrivateUsage]
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench, CrashPoint
 from tests.fixtures.proxy import losing_proxy
@@ -290,4 +292,85 @@ async def test_more_steps_than_connections(database: str) -> None:
     async with Bench(app, database) as bench:
         await sold(bench)
 
+        assert await booked(bench) == dict.fromkeys(range(MANY), 1)
+
+
+async def test_a_step_cancelled_before_its_function_began_is_not_recorded_as_done(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: its task was told to call the function, and is cancelled before it can; no checkpoint says that it ran."""
+    app = App("till")
+    step = app.transaction(name="book")(book)
+    begin = _Member.begin
+
+    def told_and_cancelled(self: _Member, *arguments: Any) -> asyncio.Future[None] | None:
+        if self.run.offset != 3 or self.function_id != 1:
+            return begin(self, *arguments)
+        self.context = None  # as for tasks of a gather on Python 3.11: all of it is the task's
+        ended = begin(self, *arguments)
+        self.task.cancel()
+        return ended
+
+    @app.workflow(on=sales)
+    async def sell(sale: Sale) -> None:
+        await asyncio.wait([asyncio.ensure_future(step(sale)) for _ in range(2)])
+
+    monkeypatch.setattr(_Member, "begin", told_and_cancelled)
+    async with Bench(app, database) as bench:
+        await sold(bench, 6)
+
+        assert await booked(bench) == {n: 1 if n == 3 else 2 for n in range(6)}
+        recorded = await bench.fetch_all(
+            "SELECT function_id FROM dbos.operation_outputs WHERE workflow_uuid = 'sales-0-3' AND error IS NULL"
+        )
+        assert recorded == [(2,)]
+
+
+async def test_nothing_follows_a_cancelled_step_before_its_commit_is_known(database: str) -> None:
+    """P17: a time-out that meets the commit waits for it; what the next step sees is what stands."""
+    seen: list[int] = []
+    committing = asyncio.Event()
+
+    app = App("till")
+
+    @app.transaction()
+    async def book_it(tx: Transaction, sale: Sale) -> None:
+        await book(tx, sale)
+        await tx.execute("SELECT pg_sleep(0.4)")
+        committing.set()
+
+    @app.step()
+    async def look(sale: Sale) -> int:
+        rows = await bench.fetch_all("SELECT count(*) FROM booked WHERE n = %s", [sale.n])
+        seen.append(rows[0][0])
+        return rows[0][0]
+
+    @app.workflow(on=sales)
+    async def sell(sale: Sale) -> None:
+        booking = asyncio.ensure_future(book_it(sale))
+        await committing.wait()
+        await asyncio.sleep(0.1)
+        booking.cancel()
+        await asyncio.wait([booking])
+        await look(sale)
+
+    async with Bench(app, database) as bench:
+        await sold(bench, 1)
+
+        assert seen == [1]
+        assert await booked(bench) == {0: 1}
+
+
+async def test_a_lost_commit_is_settled_with_the_only_connection_there_is(database: str) -> None:
+    """P24, with `pool_max` 1: the group gives its connection back before it settles."""
+    async with AsyncExitStack() as stack:
+        proxy, through = await stack.enter_async_context(losing_proxy(database))
+        proxy.marker = b"fence_rows"
+        settings = EngineSettings(conninfo="", pool_max=1)
+        bench = await stack.enter_async_context(Bench(app_of(book), through, settings=settings))
+        await bench.claim(bench.ref(sales))
+        proxy.lose_commits = 1
+        await sold(bench)
+
+        assert proxy.lose_commits == 0
         assert await booked(bench) == dict.fromkeys(range(MANY), 1)
