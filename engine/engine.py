@@ -29,6 +29,7 @@ from engine.committer import Committer
 from engine.depths import Depth, Depths
 from engine.errors import ConfigurationError
 from engine.failures import summary
+from engine.fences import DatabaseFence
 from engine.fused import journaled
 from engine.handlers import Handler, HandlerKind
 from engine.ids import ExecutorId, SourceRef, new_executor_id
@@ -90,44 +91,6 @@ class EngineSnapshot:
     lease_is_valid: bool
     pool: Mapping[str, int]
     dead_letters: tuple[Depth, ...]
-
-
-class DatabaseFence:
-    """The newest timeline and WAL position seen: the database never goes back under a live process (P4)."""
-
-    def __init__(self) -> None:
-        self.timeline = ""
-        self.lsn = "0/0"
-        self._position = 0
-
-    def saw(self, lsn: str) -> None:
-        """Note a WAL position; the highest counts."""
-        position = _position(lsn)
-        if position > self._position:
-            self._position, self.lsn = position, lsn
-
-    def seen(self) -> tuple[str, int]:
-        """Timeline and position now: what a statement that is sent from now on must not be behind."""
-        return self.timeline, self._position
-
-    @staticmethod
-    def is_behind(timeline: str, lsn: str, seen: tuple[str, int]) -> bool:
-        """Whether a reading is older than what was seen before its statement was sent.
-
-        Compared with what is seen when its reply is looked at, a reading would be called old whose statement ran
-        beside a commit that was heard of first.
-        """
-        before, position = seen
-        return bool(before) and (timeline != before or _position(lsn) < position)
-
-    def reset(self) -> None:
-        """After registering anew: what was seen belongs to another history."""
-        self.timeline, self.lsn, self._position = "", "0/0", 0
-
-
-def _position(lsn: str) -> int:
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) | int(low, 16)
 
 
 class Engine:

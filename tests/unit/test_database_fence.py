@@ -1,6 +1,6 @@
 """The database fence's view of WAL positions (P4)."""
 
-from engine.engine import DatabaseFence
+from engine.fences import DatabaseFence
 
 
 def test_a_heartbeat_that_ran_beside_a_commit_is_not_a_database_that_went_back() -> None:
