@@ -21,7 +21,8 @@ from engine.errors import EngineError, StepFailedError, Suspended
 from engine.failures import as_recorded, decode_error, summary
 from engine.handlers import Step
 from engine.retries import TerminalError
-from engine.runner import Checkpoint, Run, now_ms
+from engine.runner import Run, now_ms
+from engine.store.operation_outputs import Checkpoint
 
 
 class MixedCallError(EngineError):
@@ -88,12 +89,12 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
                 if delay is None:
                     given = _final(step, attempt, error)
                     text, given = as_recorded(given)
-                    run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+                    run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
                     run.error_given = True
                     raise given from given.__cause__
             else:
                 reach(CrashPoint.STEP_CALLED)
-                run.checkpoint(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
+                run.checkpoint(Checkpoint(run.id, function_id, step.name, output, None, started_ms, now_ms()))
                 reach(CrashPoint.CHECKPOINTED)
                 return result
             finally:
@@ -149,12 +150,12 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
             if delay is None:
                 given = _final(step, attempt, error)
                 text, given = as_recorded(given)
-                run.checkpoint_from_thread(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+                run.checkpoint_from_thread(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
                 run.error_given = True
                 raise given from given.__cause__
         else:
             reach(CrashPoint.STEP_CALLED)
-            run.checkpoint_from_thread(Checkpoint(function_id, step.name, output, None, started_ms, now_ms()))
+            run.checkpoint_from_thread(Checkpoint(run.id, function_id, step.name, output, None, started_ms, now_ms()))
             reach(CrashPoint.CHECKPOINTED)
             return result
         finally:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection, AsyncCursor
 
 from engine.crashpoints import CrashPoint, reach
+from engine.first_rows import first_rows
 from engine.flush import Flush, Work, Written
 from engine.settlement import Settlement
 from engine.store import event_dispatch_kv, operation_outputs, workflow_status
@@ -278,7 +279,8 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
     new = [work for work in flush.works if work.inserts]
     old = [work for work in flush.works if not work.inserts]
     if new:
-        made.append(("insert", _insert(flush, new)))
+        inline_max = new[0].run.inbox.engine.settings.inputs_inline_max
+        made.append(("insert", first_rows(new, flush.executor_id, inline_max)))
         if any(work.checkpoints for work in new):
             made.append(("checkpoints_new", _checkpoints(new)))
     if any(work.checkpoints for work in old):
@@ -316,56 +318,14 @@ def _fence(flush: Flush) -> Statement[Any]:
     )
 
 
-def _insert(flush: Flush, new: Sequence[Any]) -> Statement[Any]:
-    columns: list[list[Any]] = [list(column) for column in zip(*[work.row() for work in new], strict=True)]
-    names = [
-        "ids",
-        "statuses",
-        "names",
-        "versions",
-        "requests",
-        "inputs",
-        "outputs",
-        "errors",
-        "owners",
-        "sources",
-        "offsets",
-        "keys",
-        "starts",
-        "attempts",
-        "wakes",
-    ]
-    return workflow_status.insert(
-        executor_id=flush.executor_id,
-        inputs_inline_max=new[0].run.inbox.engine.settings.inputs_inline_max,
-        **dict(zip(names, columns, strict=True)),
-    )
+def _checkpoints(works: Sequence[Work]) -> Statement[Any]:
+    return operation_outputs.insert([checkpoint for work in works for checkpoint in work.checkpoints])
 
 
-def _checkpoints(works: Sequence[Any]) -> Statement[Any]:
-    rows = [(work.run.id, c) for work in works for c in work.checkpoints]
-    return operation_outputs.insert(
-        ids=[i for i, _ in rows],
-        function_ids=[c.function_id for _, c in rows],
-        names=[c.name for _, c in rows],
-        outputs=[c.output for _, c in rows],
-        errors=[c.error for _, c in rows],
-        starts=[c.started_ms for _, c in rows],
-        ends=[c.ended_ms for _, c in rows],
-    )
-
-
-def _checkpoints_owned(works: Sequence[Any]) -> Statement[Any]:
-    rows = [(work.run, c) for work in works for c in work.checkpoints]
+def _checkpoints_owned(works: Sequence[Work]) -> Statement[Any]:
     return operation_outputs.insert_owned(
-        ids=[run.id for run, _ in rows],
-        owners=[run.owner for run, _ in rows],
-        function_ids=[c.function_id for _, c in rows],
-        names=[c.name for _, c in rows],
-        outputs=[c.output for _, c in rows],
-        errors=[c.error for _, c in rows],
-        starts=[c.started_ms for _, c in rows],
-        ends=[c.ended_ms for _, c in rows],
+        [checkpoint for work in works for checkpoint in work.checkpoints],
+        owners=[work.run.owner for work in works for _ in work.checkpoints],
     )
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.ids import ExecutorId, WorkflowId
 from engine.progress import Progress
-from engine.rows import headers_text, inputs_text, request_text
-from engine.runner import Checkpoint, Ending, Phase, Row, Run
+from engine.rows import headers_text
+from engine.runner import Ending, Phase, Row, Run
 from engine.states import WorkflowStatus
 from engine.store import holds
-from engine.store.operation_outputs import CheckpointRow
+from engine.store.operation_outputs import Checkpoint, CheckpointRow
 from engine.store.statement import Statement
 from engine.store.workflow_status import AcquiredRow, FoundRow
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from engine.source import Source
-
-NOT_EMBEDDED = frozenset({"undecodable", "unstorable"})
-"""Reasons of dead letters whose bytes are stored raw, since they are not what their topic says."""
-
 
 class Group(Protocol):
     """Fused work that runs inside the flush, before the fence (P19)."""
@@ -73,9 +69,9 @@ class Written:
 
 
 class Work:
-    """What of one run a flush writes."""
+    """What of one run a flush writes. `is_plain`: the first row of a workflow that has succeeded."""
 
-    __slots__ = ("checkpoints", "ending", "inserts", "rests", "row_after", "run")
+    __slots__ = ("checkpoints", "ending", "inserts", "is_plain", "rests", "row_after", "run")
 
     def __init__(self, run: Run, *, releases: bool = False) -> None:
         self.run = run
@@ -85,7 +81,9 @@ class Work:
         if run.row is Row.NONE and self.ending is not None and self.ending.wake_at is None:
             # Nearly every record: its row comes with its end.
             self.inserts, self.rests, self.row_after = True, False, Row.RUNNING
+            self.is_plain = self.ending.status is WorkflowStatus.SUCCESS
             return
+        self.is_plain = False
         self.inserts = run.row is Row.NONE and (
             self.ending is not None or bool(self.checkpoints) or run.needs_first_row or releases
         )
@@ -107,31 +105,6 @@ class Work:
     def size(self) -> int:
         """Rows."""
         return 1 + len(self.checkpoints)
-
-    def row(self) -> tuple[Any, ...]:
-        """Its new row, in the order of `workflow_status.insert`."""
-        run, ending = self.run, self.ending
-        inbox, record, handler = run.inbox, run.record, run.handler
-        assert record is not None, "a run without a row has its record"
-        embeds = handler.format.embeds_json and (ending is None or ending.reason not in NOT_EMBEDDED)
-        is_open = ending is None or not ending.is_final
-        return (
-            run.id,
-            WorkflowStatus.PENDING if ending is None else ending.status,
-            handler.name,
-            handler.version,
-            request_text(record, embeds_json=embeds, stored_headers=handler.stored_headers),
-            inputs_text(record, embeds_json=embeds),
-            ending.output if ending else None,
-            ending.error if ending else None,
-            run.owner if is_open and self.row_after is Row.RUNNING else None,
-            inbox.source.name,
-            run.offset,
-            run.key,
-            run.started_ms or None,
-            ending.attempt if ending else None,
-            ending.wake_at if ending else None,
-        )
 
 
 class Part:

@@ -49,6 +49,7 @@ class Inbox:
         self.is_fused = handler.kind is not HandlerKind.JOURNALED
         self.token = source.token
         self.id_prefix = source.id_prefix
+        self.source_name = source.name
         self.offsets = Offsets(source.progress.next)
         self.high = source.progress.high
         self.backlog: deque[Record] = deque()

@@ -116,19 +116,7 @@ class LateRuns:
                     connection, schema, row_fence(run, timeline=engine.database.timeline, lsn=engine.database.lsn)
                 )
                 if work.checkpoints:
-                    await send(
-                        connection,
-                        schema,
-                        operation_outputs.insert(
-                            ids=[run.id] * len(work.checkpoints),
-                            function_ids=[c.function_id for c in work.checkpoints],
-                            names=[c.name for c in work.checkpoints],
-                            outputs=[c.output for c in work.checkpoints],
-                            errors=[c.error for c in work.checkpoints],
-                            starts=[c.started_ms for c in work.checkpoints],
-                            ends=[c.ended_ms for c in work.checkpoints],
-                        ),
-                    )
+                    await send(connection, schema, operation_outputs.insert(work.checkpoints))
                 ending = run.ending
                 if ending is not None and ending.is_final:
                     await send(

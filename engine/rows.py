@@ -16,35 +16,28 @@ from engine.records import UNREADABLE_HEADERS, Headers, Record
 _HEAD, _TAIL = '{"args": [', '], "kwargs": {}}'
 
 
-def inputs_text(record: Record, *, embeds_json: bool) -> str:
-    """The row's `inputs`."""
-    value = record.value
-    if value is None:
-        return f"{_HEAD}null{_TAIL}"
-    if embeds_json and b"\x00" not in value:
-        try:
-            return f"{_HEAD}{value.decode()}{_TAIL}"
-        except UnicodeDecodeError:
-            pass
-    return f'{_HEAD}{{"base64": "{b64encode(value).decode()}"}}{_TAIL}'
-
-
-def request_text(record: Record, *, embeds_json: bool, stored_headers: frozenset[str]) -> str:
-    """The row's `request`."""
-    key = record.key
-    text = (
+def row_texts(record: Record, *, embeds_json: bool, stored_headers: frozenset[str]) -> tuple[str, str]:
+    """The row's `request` and `inputs`."""
+    key, value = record.key, record.value
+    request = (
         f'{{"topic": {quoted(record.topic)}, "partition": {record.partition}, "offset": {record.offset}, '
         f'"timestamp": {record.timestamp_ms}, "key": {"null" if key is None else _bytes_text(key)}'
     )
     if record.leader_epoch is not None:
-        text += f', "leader_epoch": {record.leader_epoch}'
-    if record.value is None:
-        text += ', "tombstone": true'
-    elif not embeds_json or b"\x00" in record.value or not _is_utf8(record.value):
-        text += ', "encoding": "base64"'
+        request += f', "leader_epoch": {record.leader_epoch}'
+    payload = None
+    if value is None:
+        request, payload = request + ', "tombstone": true', "null"
+    elif embeds_json and b"\x00" not in value:
+        try:
+            payload = value.decode()
+        except UnicodeDecodeError:
+            pass
+    if payload is None:
+        request, payload = request + ', "encoding": "base64"', f'{{"base64": "{b64encode(value or b"").decode()}"}}'
     if stored_headers and (kept := _kept(record.headers, stored_headers)):
-        text += f', "headers": {headers_text(kept)}'
-    return text + "}"
+        request += f', "headers": {headers_text(kept)}'
+    return request + "}", f"{_HEAD}{payload}{_TAIL}"
 
 
 def allowed(headers: Headers, names: frozenset[str]) -> Headers:
@@ -66,7 +59,7 @@ def headers_text(headers: Headers) -> str:
 def record_of(request: str, inputs: str) -> Record:
     """The record a row was made of, less the headers that were not stored.
 
-    Raises `ValueError` if the row was not written by `inputs_text` and `request_text`.
+    Raises `ValueError` if the row was not written by `row_texts`.
     """
     stored: dict[str, Any] = json.loads(request)
     if stored.get("tombstone"):
@@ -101,13 +94,3 @@ def _bytes_of(stored: Any) -> bytes | None:
     if stored is None:
         return None
     return stored.encode() if isinstance(stored, str) else b64decode(stored["base64"])
-
-
-def _is_utf8(value: bytes) -> bool:
-    if value.isascii():
-        return True
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -30,7 +30,7 @@ from engine.states import WorkflowStatus
 if TYPE_CHECKING:
     from engine.handlers import Handler
     from engine.inbox import Inbox
-    from engine.store.operation_outputs import CheckpointRow
+    from engine.store.operation_outputs import Checkpoint, CheckpointRow
 
 
 class Row(IntEnum):
@@ -72,18 +72,6 @@ class Standing(IntEnum):
     """Its row is no longer PENDING under our token (cancelled): nothing more is written."""
     ABANDONED = 3
     """Fenced out, or the database went back: its result is dropped."""
-
-
-@dataclass(slots=True)
-class Checkpoint:
-    """A recorded step, on its way to `operation_outputs`."""
-
-    function_id: int
-    name: str
-    output: str | None
-    error: str | None
-    started_ms: int
-    ended_ms: int
 
 
 @dataclass(slots=True)

@@ -36,6 +36,7 @@ from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.runner import Row, Run, now_ms
 from engine.store import operation_outputs, workflow_status
+from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
 from engine.telemetry import StepsFinished
 from engine.transaction import Transaction, begin_user_transaction
@@ -461,13 +462,10 @@ class _Group:
             connection,
             schema,
             operation_outputs.insert(
-                ids=[m.run.id for m in members],
-                function_ids=[m.function_id for m in members],
-                names=[self._queue.step.name] * len(members),
-                outputs=[m.output for m in members],
-                errors=[None] * len(members),
-                starts=[m.started_ms for m in members],
-                ends=[now] * len(members),
+                [
+                    Checkpoint(m.run.id, m.function_id, self._queue.step.name, m.output, None, m.started_ms, now)
+                    for m in members
+                ]
             ),
         )
         forgiven = [m.run for m in members if m.run.recovery_attempts or m.run.alone_deaths]

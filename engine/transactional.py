@@ -27,8 +27,9 @@ from engine.errors import EngineError, Suspended
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
-from engine.runner import Checkpoint, Run, now_ms
+from engine.runner import Run, now_ms
 from engine.store import operation_outputs, workflow_status
+from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
 from engine.telemetry import StepsFinished
 from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
@@ -119,7 +120,7 @@ async def _decided(
                 await asyncio.sleep(0.01 * conflicts * random.random())
                 continue
             text, given = as_recorded(error)
-            run.checkpoint(Checkpoint(function_id, step.name, None, text, started_ms, now_ms()))
+            run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
             run.error_given = True
             raise given from given.__cause__
         finally:
@@ -174,7 +175,9 @@ class _Attempt:
                 transaction.end()
         reach(CrashPoint.TRANSACTION_DURABLE)
         if fenced is None:
-            run.checkpoint(Checkpoint(self._function_id, step.name, output, None, self._started_ms, now_ms()))
+            run.checkpoint(
+                Checkpoint(run.id, self._function_id, step.name, output, None, self._started_ms, now_ms())
+            )
         else:
             row = await fenced.fetchone()
             assert row is not None, "fence_row returns a row or raises"
@@ -190,13 +193,11 @@ class _Attempt:
             connection,
             self._run.inbox.engine.settings.schema,
             operation_outputs.insert(
-                ids=[self._run.id],
-                function_ids=[self._function_id],
-                names=[self._step.name],
-                outputs=[output],
-                errors=[None],
-                starts=[self._started_ms],
-                ends=[now_ms()],
+                [
+                    Checkpoint(
+                        self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms()
+                    )
+                ]
             ),
         )
 

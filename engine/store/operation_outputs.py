@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from psycopg.rows import args_row
 
 from engine.ids import WorkflowId
-from engine.store.statement import Statement, squeezed
+from engine.store.columns import packed
+from engine.store.statement import Statement
 
 
 class CheckpointRow(NamedTuple):
@@ -19,90 +20,70 @@ class CheckpointRow(NamedTuple):
     error: str | None
 
 
-def insert(
-    *,
-    ids: list[str],
-    function_ids: list[int],
-    names: list[str],
-    outputs: list[str | None],
-    errors: list[str | None],
-    starts: list[int],
-    ends: list[int],
-) -> Statement[Any]:
+class Checkpoint(NamedTuple):
+    """A recorded step on its way to its row. A tuple: columns of thousands are made by one `zip`."""
+
+    workflow_id: WorkflowId
+    function_id: int
+    name: str
+    output: str | None
+    error: str | None
+    started_ms: int
+    ended_ms: int
+
+
+def insert(checkpoints: Sequence[Checkpoint]) -> Statement[Any]:
     """Checkpoints of rows that this very transaction inserted or locked."""
-    function_ids, function_id = squeezed(function_ids)
-    names, name = squeezed(names)
-    outputs, output = squeezed(outputs)
-    errors, error = squeezed(errors)
     return Statement(
         """
         INSERT INTO {schema}.operation_outputs
                (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms)
-        SELECT t.id, COALESCE(t.function_id, %(function_id)s::integer), COALESCE(t.name, %(name)s),
-               COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s), t.started, t.ended
-          FROM unnest(%(ids)b::text[], %(function_ids)b::integer[], %(names)b::text[], %(outputs)b::text[],
-                      %(errors)b::text[], %(starts)b::bigint[], %(ends)b::bigint[])
+        SELECT t.id, COALESCE(t.function_id, %(one_function_ids)s::integer), COALESCE(t.name, %(one_names)s),
+               COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
+               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint)
+          FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
+                      %(function_ids)s::integer[],
+                      string_to_array(%(names)s, %(separator)s, %(null)s),
+                      string_to_array(%(outputs)s, %(separator)s, %(null)s),
+                      string_to_array(%(errors)s, %(separator)s, %(null)s),
+                      %(starts)s::bigint[], %(ends)s::bigint[])
                  AS t (id, function_id, name, output, error, started, ended)
         """,
-        {
-            "function_id": function_id,
-            "name": name,
-            "output": output,
-            "error": error,
-            "ids": ids,
-            "function_ids": function_ids,
-            "names": names,
-            "outputs": outputs,
-            "errors": errors,
-            "starts": starts,
-            "ends": ends,
-        },
+        _columns(checkpoints),
     )
 
 
-def insert_owned(
-    *,
-    ids: list[str],
-    owners: list[str],
-    function_ids: list[int],
-    names: list[str],
-    outputs: list[str | None],
-    errors: list[str | None],
-    starts: list[int],
-    ends: list[int],
-) -> Statement[tuple[WorkflowId, int]]:
+def insert_owned(checkpoints: Sequence[Checkpoint], *, owners: Sequence[str]) -> Statement[tuple[WorkflowId, int]]:
     """Checkpoints of rows persisted earlier: only where the row is still PENDING under its owner; returns those (P7)."""
-    function_ids, function_id = squeezed(function_ids)
-    names, name = squeezed(names)
-    outputs, output = squeezed(outputs)
-    errors, error = squeezed(errors)
     return Statement(
         """
         INSERT INTO {schema}.operation_outputs
                (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms)
-        SELECT t.id, COALESCE(t.function_id, %(function_id)s::integer), COALESCE(t.name, %(name)s),
-               COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s), t.started, t.ended
-          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(function_ids)b::integer[], %(names)b::text[],
-                      %(outputs)b::text[], %(errors)b::text[], %(starts)b::bigint[], %(ends)b::bigint[])
+        SELECT t.id, COALESCE(t.function_id, %(one_function_ids)s::integer), COALESCE(t.name, %(one_names)s),
+               COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
+               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint)
+          FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
+                      string_to_array(%(owners)s, %(separator)s, %(null)s),
+                      %(function_ids)s::integer[],
+                      string_to_array(%(names)s, %(separator)s, %(null)s),
+                      string_to_array(%(outputs)s, %(separator)s, %(null)s),
+                      string_to_array(%(errors)s, %(separator)s, %(null)s),
+                      %(starts)s::bigint[], %(ends)s::bigint[])
                  AS t (id, owner, function_id, name, output, error, started, ended)
           JOIN {schema}.workflow_status AS w
-            ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
+            ON w.workflow_uuid = t.id AND w.owner_xid = COALESCE(t.owner, %(one_owners)s) AND w.status = 'PENDING'
         RETURNING workflow_uuid, function_id
         """,
-        {
-            "function_id": function_id,
-            "name": name,
-            "output": output,
-            "error": error,
-            "ids": ids,
-            "owners": owners,
-            "function_ids": function_ids,
-            "names": names,
-            "outputs": outputs,
-            "errors": errors,
-            "starts": starts,
-            "ends": ends,
-        },
+        _columns(checkpoints, owners=owners),
+    )
+
+
+def _columns(checkpoints: Sequence[Checkpoint], **others: Sequence[str]) -> dict[str, Any]:
+    ids, function_ids, names, outputs, errors, starts, ends = zip(*checkpoints, strict=True)
+    return packed(
+        ids,
+        {"names": names, "outputs": outputs, "errors": errors, **others},
+        {"function_ids": function_ids, "starts": starts, "ends": ends},
     )
 
 

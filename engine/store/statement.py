@@ -13,7 +13,6 @@ from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import BaseRowFactory, tuple_row
 
 Row = TypeVar("Row")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +28,6 @@ class Statement(Generic[Row]):
     text: LiteralString
     parameters: Mapping[str, Any]
     rows: BaseRowFactory[Row] = tuple_row  # pyright: ignore[reportAssignmentType]  # no default is generic
-
-
-def squeezed(column: list[Value]) -> tuple[list[Value], Value | None]:
-    """A column of one and the same value as an empty array and that value; any other as it is, and NULL.
-
-    For `COALESCE(t.column, %(column)s)` over an `unnest`, which fills shorter arrays up with NULL: a constant is then
-    sent once, where an element costs 0.25 µs to build and dump.
-    """
-    first = column[0]
-    if column[-1] == first and column.count(first) == len(column):
-        return [], first
-    return column, None
 
 
 @lru_cache(maxsize=1024)

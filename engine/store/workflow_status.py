@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import args_row
 
 from engine.ids import ExecutorId, OwnerToken, WorkflowId
-from engine.store.statement import Statement, squeezed
+from engine.store.columns import packed
+from engine.store.statement import Statement
 
 
 class OpenRow(NamedTuple):
@@ -60,16 +61,26 @@ _INSERT: Final = """
            (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
             executor_id, created_at, updated_at, started_at_epoch_ms,
             kafka_source, kafka_offset, kafka_key, kafka_attempt, kafka_wake_at)
-    SELECT t.id, COALESCE(t.status, %(status)s), COALESCE(t.name, %(name)s), COALESCE(t.version, %(version)s),
-           t.request, t.inputs, COALESCE(t.output, %(output)s), COALESCE(t.error, %(error)s),
-           COALESCE(t.owner, %(owner)s), %(executor)s, c.now, c.now, t.started,
-           COALESCE(t.source, %(source)s), t.kafka_offset, t.key,
-           COALESCE(t.attempt, %(attempt)s::integer), COALESCE(t.wake, %(wake)s::bigint)
+    SELECT t.id, COALESCE(t.status, %(one_statuses)s), COALESCE(t.name, %(one_names)s),
+           COALESCE(t.version, %(one_versions)s), COALESCE(t.request, %(one_requests)s),
+           COALESCE(t.inputs, %(one_inputs)s), COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
+           COALESCE(t.owner, %(one_owners)s), %(executor)s, c.now, c.now, COALESCE(t.started, %(one_starts)s::bigint),
+           COALESCE(t.source, %(one_sources)s), COALESCE(t.kafka_offset, %(one_offsets)s::bigint),
+           COALESCE(t.key, %(one_keys)s::bigint), COALESCE(t.attempt, %(one_attempts)s::integer),
+           COALESCE(t.wake, %(one_wakes)s::bigint)
       FROM (SELECT {schema}.now_ms() AS now) AS c,
-           unnest(%(ids)b::text[], %(statuses)b::text[], %(names)b::text[], %(versions)b::text[],
-                  %(requests)b::text[], %(inputs)b::text[], %(outputs)b::text[], %(errors)b::text[],
-                  %(owners)b::text[], %(sources)b::text[], %(offsets)b::bigint[], %(keys)b::bigint[],
-                  %(starts)b::bigint[], %(attempts)b::integer[], %(wakes)b::bigint[])
+           unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
+                  string_to_array(%(statuses)s, %(separator)s, %(null)s),
+                  string_to_array(%(names)s, %(separator)s, %(null)s),
+                  string_to_array(%(versions)s, %(separator)s, %(null)s),
+                  string_to_array(%(requests)s, %(separator)s, %(null)s),
+                  string_to_array(%(inputs)s, %(separator)s, %(null)s),
+                  string_to_array(%(outputs)s, %(separator)s, %(null)s),
+                  string_to_array(%(errors)s, %(separator)s, %(null)s),
+                  string_to_array(%(owners)s, %(separator)s, %(null)s),
+                  string_to_array(%(sources)s, %(separator)s, %(null)s),
+                  %(offsets)s::bigint[], %(keys)s::bigint[], %(starts)s::bigint[], %(attempts)s::integer[],
+                  %(wakes)s::bigint[])
              AS t (id, status, name, version, request, inputs, output, error, owner, source, kafka_offset, key,
                    started, attempt, wake)
 """
@@ -88,21 +99,21 @@ _INSERT_WITH_LARGE: Final = (
 def insert(
     *,
     executor_id: ExecutorId,
-    ids: list[str],
-    statuses: list[str],
-    names: list[str],
-    versions: list[str],
-    requests: list[str],
-    inputs: list[str],
-    outputs: list[str | None],
-    errors: list[str | None],
-    owners: list[str | None],
-    sources: list[str],
-    offsets: list[int],
-    keys: list[int | None],
-    starts: list[int | None],
-    attempts: list[int | None],
-    wakes: list[int | None],
+    ids: Sequence[str],
+    statuses: Sequence[str],
+    names: Sequence[str],
+    versions: Sequence[str],
+    requests: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str | None],
+    errors: Sequence[str | None],
+    owners: Sequence[str | None],
+    sources: Sequence[str],
+    offsets: Sequence[int],
+    keys: Sequence[int | None],
+    starts: Sequence[int | None],
+    attempts: Sequence[int | None],
+    wakes: Sequence[int | None],
     inputs_inline_max: int,
 ) -> Statement[Any]:
     """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2).
@@ -115,90 +126,63 @@ def insert(
         inputs = list(inputs)
         for place in places:
             inputs[place] = INPUTS_ELSEWHERE
-    statuses, status = squeezed(statuses)
-    names, name = squeezed(names)
-    versions, version = squeezed(versions)
-    outputs, output = squeezed(outputs)
-    errors, error = squeezed(errors)
-    owners, owner = squeezed(owners)
-    sources, source = squeezed(sources)
-    attempts, attempt = squeezed(attempts)
-    wakes, wake = squeezed(wakes)
     return Statement(
         _INSERT if not large else _INSERT_WITH_LARGE,
         {
             "executor": executor_id,
-            "status": status,
-            "name": name,
-            "version": version,
-            "output": output,
-            "error": error,
-            "owner": owner,
-            "source": source,
-            "attempt": attempt,
-            "wake": wake,
-            "ids": ids,
-            "statuses": statuses,
-            "names": names,
-            "versions": versions,
-            "requests": requests,
-            "inputs": inputs,
             **large,
-            "outputs": outputs,
-            "errors": errors,
-            "owners": owners,
-            "sources": sources,
-            "offsets": offsets,
-            "keys": keys,
-            "starts": starts,
-            "attempts": attempts,
-            "wakes": wakes,
+            **packed(
+                ids,
+                {
+                    "statuses": statuses,
+                    "names": names,
+                    "versions": versions,
+                    "requests": requests,
+                    "inputs": inputs,
+                    "outputs": outputs,
+                    "errors": errors,
+                    "owners": owners,
+                    "sources": sources,
+                },
+                {"offsets": offsets, "keys": keys, "starts": starts, "attempts": attempts, "wakes": wakes},
+            ),
         },
     )
 
 
 def finish(
     *,
-    ids: list[str],
-    owners: list[str],
-    statuses: list[str],
-    outputs: list[str | None],
-    errors: list[str | None],
+    ids: Sequence[str],
+    owners: Sequence[str],
+    statuses: Sequence[str],
+    outputs: Sequence[str | None],
+    errors: Sequence[str | None],
 ) -> Statement[tuple[WorkflowId]]:
     """Outcomes of rows persisted earlier. A row that is no longer ours or PENDING is not returned (P7).
 
     The owner goes with the outcome, and a deduplication ID is free again.
     """
-    statuses, status = squeezed(statuses)
-    outputs, output = squeezed(outputs)
-    errors, error = squeezed(errors)
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
-           SET status = COALESCE(t.status, %(status)s),
-               output = COALESCE(t.output, %(output)s),
-               error = COALESCE(t.error, %(error)s),
+           SET status = COALESCE(t.status, %(one_statuses)s),
+               output = COALESCE(t.output, %(one_outputs)s),
+               error = COALESCE(t.error, %(one_errors)s),
                owner_xid = NULL,
                deduplication_id = NULL,
                kafka_wake_at = NULL,
                updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(statuses)b::text[], %(outputs)b::text[],
-                      %(errors)b::text[]) AS t (id, owner, status, output, error)
+          FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
+                      string_to_array(%(owners)s, %(separator)s, %(null)s),
+                      string_to_array(%(statuses)s, %(separator)s, %(null)s),
+                      string_to_array(%(outputs)s, %(separator)s, %(null)s),
+                      string_to_array(%(errors)s, %(separator)s, %(null)s)) AS t (id, owner, status, output, error)
          WHERE w.workflow_uuid = t.id
-           AND w.owner_xid = t.owner
+           AND w.owner_xid = COALESCE(t.owner, %(one_owners)s)
            AND w.status = 'PENDING'
         RETURNING w.workflow_uuid
         """,
-        {
-            "status": status,
-            "output": output,
-            "error": error,
-            "ids": ids,
-            "owners": owners,
-            "statuses": statuses,
-            "outputs": outputs,
-            "errors": errors,
-        },
+        packed(ids, {"owners": owners, "statuses": statuses, "outputs": outputs, "errors": errors}),
     )
 
 

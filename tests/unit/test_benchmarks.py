@@ -1,8 +1,7 @@
-"""What the benchmarks say of their measurements, and the rule by which flushes send constant columns once."""
+"""What the benchmarks say of their measurements."""
 
 from benchmarks.measure import Measured
 from benchmarks.report import line, table
-from engine.store.statement import squeezed
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -25,15 +24,3 @@ def test_the_table_leaves_out_what_was_not_measured() -> None:
     last = table([found]).splitlines()[-1]
 
     assert [cell.strip() for cell in last.strip("|").split("|")] == ["latency", "", "", "", "4.0", "15.0", ""]
-
-
-def test_a_constant_column_is_sent_once() -> None:
-    assert squeezed(["a", "a", "a"]) == ([], "a")
-    assert squeezed(["a"]) == ([], "a")
-    assert squeezed([None, None]) == ([], None)
-
-
-def test_a_column_with_two_values_is_sent_whole() -> None:
-    """Also where its ends agree, and where one of the values is NULL."""
-    assert squeezed(["a", "b", "a"]) == (["a", "b", "a"], None)
-    assert squeezed([None, "a", None]) == ([None, "a", None], None)
