@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
-from engine.crashpoints import CrashPoint, reach
+from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.failures import as_recorded, decode_error, summary
@@ -93,9 +93,11 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
                     run.error_given = True
                     raise given from given.__cause__
             else:
-                reach(CrashPoint.STEP_CALLED)
+                if armed:
+                    reach(CrashPoint.STEP_CALLED)
                 run.checkpoint(Checkpoint(run.id, function_id, step.name, output, None, started_ms, now_ms()))
-                reach(CrashPoint.CHECKPOINTED)
+                if armed:
+                    reach(CrashPoint.CHECKPOINTED)
                 return result
             finally:
                 current_step.reset(token)

@@ -29,6 +29,7 @@ from engine.crashpoints import CrashPoint, reach
 from engine.first_rows import first_rows
 from engine.flush import Flush, Work, Written
 from engine.settlement import Settlement
+from engine.states import WorkflowStatus
 from engine.store import event_dispatch_kv, operation_outputs, workflow_status
 from engine.store.statement import Statement, send
 from engine.tasks import end
@@ -182,69 +183,77 @@ class Committer:
 
     # -- applying --
 
-    def apply(self, flush: Flush, written: Written, duration_s: float) -> None:  # noqa: C901  # one pass, hot
+    def apply(self, flush: Flush, written: Written, duration_s: float) -> None:
         """The flush is durable: tell everyone."""
         reach(CrashPoint.FLUSH_DURABLE)
-        telemetry = self.engine.telemetry
         for part in flush.parts:
             part.source.written(part)
-        finished: dict[tuple[str, Any], list[float]] = defaultdict(list)
-        steps: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        now = time.time()
-        qualified: list[Work] = []
         # First what stands in the database, for all; then what follows from it: a finished holder starts its
         # follower, whose own row may have come with the same flush.
-        for work in flush.works:
-            run = work.run
-            run.submitted = False
-            if work.inserts:
-                run.inbox.offsets.settle(run.offset)
-                run.row = work.row_after
-            elif not flush.qualified(work, written):
-                run.inbox.refuse(run, "cancelled or taken over")
-                continue
-            qualified.append(work)
-            if not work.checkpoints:
-                continue
-            run.durable += len(work.checkpoints)
-            for checkpoint in work.checkpoints:
-                run.durable_ids.append(checkpoint.function_id)
-                outcome = "success" if checkpoint.error is None else "error"
-                steps[run.handler.name, checkpoint.name, outcome].append(
-                    (checkpoint.ended_ms - checkpoint.started_ms) / 1000
-                )
-            if run.recovery_attempts:
-                run.recovery_attempts = run.alone_deaths = 0
-        now_ms = now * 1000
+        qualified = [work for work in flush.works if self._stands(work, flush, written)]
+        finished = [work for work in qualified if work.ending is not None and work.ending.wake_at is None]
         for work in qualified:
-            run, inbox, ending = work.run, work.run.inbox, work.ending
+            run, ending = work.run, work.ending
             if run.waiters:
                 run.wake_waiters()
             if ending is not None:
-                if ending.wake_at is None:
-                    began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or now_ms
-                    finished[run.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
-                    if ending.reason:
-                        inbox.source.dead_lettered(run, ending)
-                inbox.finished(run)
+                if ending.reason and ending.wake_at is None:
+                    run.inbox.source.dead_lettered(run, ending)
+                run.inbox.finished(run)
             elif work.inserts:
-                inbox.persisted(run)
+                run.inbox.persisted(run)
             if run.unsent or (run.ending is not None and run.ending is not ending):
                 run.submit()
         for part in flush.parts:
             part.source.inbox.offsets.advance()
             part.apply_reads(written)
-        for (handler, status), latencies in finished.items():
-            telemetry.emit(WorkflowsFinished(handler, status, latencies))
-        for (handler, step, outcome), durations in steps.items():
-            telemetry.emit(StepsFinished(handler, step, outcome, durations))
-        telemetry.emit(
+        self._tell(flush, qualified, finished, duration_s)
+
+    @staticmethod
+    def _stands(work: Work, flush: Flush, written: Written) -> bool:
+        """Note of a run what is durable now; returns whether all was written that it wanted (P7)."""
+        run = work.run
+        run.submitted = False
+        if work.inserts:
+            run.inbox.offsets.settle(run.offset)
+            run.row = work.row_after
+        elif not flush.qualified(work, written):
+            run.inbox.refuse(run, "cancelled or taken over")
+            return False
+        if work.checkpoints:
+            run.durable += len(work.checkpoints)
+            if work.ending is None or work.ending.wake_at is not None:
+                run.durable_ids.extend([checkpoint.function_id for checkpoint in work.checkpoints])
+            if run.recovery_attempts:
+                run.recovery_attempts = run.alone_deaths = 0
+        return True
+
+    def _tell(self, flush: Flush, qualified: Sequence[Work], finished: Sequence[Work], duration_s: float) -> None:
+        """What observers hear of a flush: a list of numbers for each handler and step."""
+        emit = self.engine.telemetry.emit
+        now_ms = time.time() * 1000
+        latencies: dict[tuple[str, WorkflowStatus], list[float]] = defaultdict(list)
+        for work in finished:
+            run, ending = work.run, work.ending
+            assert ending is not None, "finished with an ending"
+            began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or now_ms
+            latencies[run.inbox.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
+        for (handler, status), values in latencies.items():
+            emit(WorkflowsFinished(handler, status, values))
+        durations: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
+        for work in qualified:
+            for checkpoint in work.checkpoints:
+                place = work.run.inbox.handler.name, checkpoint.name, checkpoint.error is None
+                durations[place].append((checkpoint.ended_ms - checkpoint.started_ms) / 1000)
+        for (handler, step, is_success), values in durations.items():
+            emit(StepsFinished(handler, step, "success" if is_success else "error", values))
+        emit(
             Flushed(
                 kind="fused" if flush.group is not None else "journaled",
                 duration_s=duration_s,
-                rows=sum(work.inserts for work in flush.works),
-                checkpoints=sum(len(work.checkpoints) for work in flush.works),
-                outcomes=sum(work.ending is not None for work in flush.works),
+                rows=sum([work.inserts for work in flush.works]),
+                checkpoints=sum([len(work.checkpoints) for work in flush.works]),
+                outcomes=len(finished),
                 partitions=len(flush.parts),
             )
         )

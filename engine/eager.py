@@ -11,30 +11,47 @@ import asyncio
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
 from collections.abc import Coroutine, Generator
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 
-class Begun:
-    """A coroutine that waits for something, to be awaited by its task."""
+NOT_BEGUN: Any = object()
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any = None) -> None:
+
+class Begun:
+    """A coroutine that waits for something, to be awaited by its task.
+
+    Args:
+        coroutine: What was begun.
+        waits_for: What it waits for, as it has yielded it; `NOT_BEGUN`: its task does all of it.
+        context: Where it runs, if not in its task's.
+    """
+
+    __slots__ = ("_context", "_coroutine", "_waits_for")
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context | None = None
+    ) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
+        self._context = context
 
     def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, waits_for = self._coroutine, self._waits_for
+        send, throw, waits_for = self._coroutine.send, self._coroutine.throw, self._waits_for
+        if (context := self._context) is not None:
+            send, throw = partial(context.run, send), partial(context.run, throw)
         try:
-            if waits_for is None:
-                waits_for = coroutine.send(None)
+            if waits_for is NOT_BEGUN:
+                waits_for = send(None)
             elif asyncio.isfuture(waits_for):
                 waits_for._asyncio_future_blocking = True  # noqa: SLF001  # as `Future.__await__` says that it is awaited
             while True:
                 try:
                     value = yield waits_for
                 except BaseException as error:  # noqa: BLE001  # thrown in: a cancellation
-                    waits_for = coroutine.throw(error)
+                    waits_for = throw(error)
                 else:
-                    waits_for = coroutine.send(value)
+                    waits_for = send(value)
         except StopIteration:
             return
 
@@ -51,7 +68,7 @@ def begin(
     Without a context it is not begun: its task does all of it.
     """
     if context is None:
-        return Begun(coroutine)
+        return Begun(coroutine, NOT_BEGUN)
     here = asyncio.current_task()
     assert here is not None, "somebody's task begins it"
     loop = on_behalf_of.get_loop()

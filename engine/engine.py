@@ -46,6 +46,7 @@ from engine.store.statement import send
 from engine.suspects import Suspects
 from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
 from engine.transaction_groups import TransactionGroups
+from engine.turns import Turns
 
 REBIRTH_WAIT_S = 1.0
 """Between two tries to register anew while Postgres is away."""
@@ -118,7 +119,7 @@ class Engine:
         self.failure: asyncio.Future[BaseException]
         self.loop: asyncio.AbstractEventLoop
         self._spawned: set[asyncio.Task[None]] = set()
-        self._watched: deque[tuple[float, Run]] = deque()
+        self._watched: deque[Run] = deque()
         self._ticking = False
         self._persist_after_s = settings.persist_after.total_seconds()
         self._alive = asyncio.Event()
@@ -139,6 +140,7 @@ class Engine:
         self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler")
         self.step_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="step")
         self.pool = Pool(self.settings, executor.session_name(self.executor_id))
+        self.turns = Turns(self)
         self.sources = Sources(self)
         self.late = LateRuns(self)
         self.suspects = Suspects(self)
@@ -247,6 +249,10 @@ class Engine:
         """Whether another workflow may begin (I10)."""
         return self.in_flight < self.settings.in_flight_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
 
+    def has_late_or_suspect_runs(self) -> bool:
+        """Whether who starts now may have to wait for what is no record of its partition (P13, P22)."""
+        return self.suspects.is_closed or len(self.late) > 0
+
     def pump(self) -> None:
         """Give room that came free to whoever waits, each source first in its turn."""
         sources = self.sources.attached()
@@ -303,16 +309,16 @@ class Engine:
 
     def watch(self, run: Run) -> None:
         """Give a run its row if it still has none after `persist_after`."""
-        self._watched.append((run.entered_at + self._persist_after_s, run))
+        self._watched.append(run)
         if not self._ticking:
             self._ticking = True
             self.call_later(self._persist_after_s / 2, self._tick)
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        entered_before = time.monotonic() - self._persist_after_s
         watched = self._watched
-        while watched and watched[0][0] <= now:
-            run = watched.popleft()[1]
+        while watched and (watched[0].phase is Phase.DONE or watched[0].entered_at <= entered_before):
+            run = watched.popleft()
             if (
                 run.row is Row.NONE
                 and run.standing is Standing.ACTIVE

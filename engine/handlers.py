@@ -67,6 +67,7 @@ class Handler:
         ordered_by_partition: `Ordering.PARTITION`.
         orders_by_argument: Whether `ordering_key` looks at the argument (`order_by=`); otherwise it gets `None` there.
         decide: Before decoding: why this record has no workflow, or `None`. An exception is a failure of the record.
+        filters: Whether `decide` is asked about records that have a value; about tombstones it always is.
         retry: The workflow's own policy (P28).
         on_failure: After the last attempt.
         breaker: `None`: off.
@@ -86,6 +87,7 @@ class Handler:
     ordered_by_partition: bool = False
     orders_by_argument: bool = False
     decide: Callable[[Record], Decision | None] = _every_record
+    filters: bool = True
     retry: Retry = NEVER
     on_failure: FailurePolicy = field(default_factory=DeadLetter)
     breaker: Breaker | None = field(default_factory=Breaker)

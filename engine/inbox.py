@@ -122,7 +122,8 @@ class Inbox:
                 break  # raw rows of a cautious claim, whose keys nobody knows yet (P21)
             record = self.backlog.popleft()
             engine.backlog_bytes -= record.size
-            self.rows.pass_by(record.offset)
+            if self.rows.ahead:
+                self.rows.pass_by(record.offset)
             if record.offset < self.high:
                 self.rows.look_up(record)
             else:
@@ -134,14 +135,15 @@ class Inbox:
     def admit(self, record: Record) -> None:
         """A record that has no row: decide, decode, queue behind its key, start."""
         handler = self.handler
-        try:
-            decision = handler.decide(record)
-        except Exception as error:  # noqa: BLE001  # the user's predicate or key: the record's failure
-            self._undecodable(record, error)
-            return
-        if decision is not None:
-            self._decided(record, decision)
-            return
+        if record.value is None or handler.filters:
+            try:
+                decision = handler.decide(record)
+            except Exception as error:  # noqa: BLE001  # the user's predicate: the record's failure
+                self._undecodable(record, error)
+                return
+            if decision is not None:
+                self._decided(record, decision)
+                return
         run = Run(self, offset=record.offset, key=None, record=record)
         try:
             if self._cautious_left > 0:
@@ -155,7 +157,19 @@ class Inbox:
         except Exception as error:  # noqa: BLE001  # the user's codec or key: the record's failure
             self._undecodable(record, error)
             return
-        self.enter(run)
+        if self.is_fused or run.needs_first_row:
+            self.enter(run)
+            return
+        # What `enter`, `go` and `start` do for nearly every record, without asking what it is not.
+        self.runs[run.id] = run
+        self.count(run)
+        if not self.keys.take(run) or run.key in self.keys.blocked:
+            self.engine.watch(run)
+        elif self.engine.has_late_or_suspect_runs():
+            self.go(run)
+        else:
+            self.engine.watch(run)
+            run.start()
 
     def looked_up(self, found: Mapping[WorkflowId, FoundRow]) -> None:
         """The rows of the records that were asked for (P16)."""
@@ -323,6 +337,9 @@ class Inbox:
 
     def ended(self, run: Run, ending: Ending | None) -> None:
         """A run's code has ended, and every step it called (P12)."""
+        if ending is not None and run.standing is Standing.ACTIVE and run.doom is None:
+            self.end(run, ending)
+            return
         if run.is_alone and run.standing is not Standing.ACTIVE:
             self.engine.suspects.ended(run)
         if run.doom is not None:
@@ -330,8 +347,8 @@ class Inbox:
         if run.standing is Standing.ACTIVE:
             if ending is None:
                 self.refuse(run, "suspended")
-                return
-            self.end(run, ending)
+            else:
+                self.end(run, ending)
         elif run.standing is Standing.LATE:
             run.phase = Phase.ENDED
             run.ending = ending
@@ -350,7 +367,8 @@ class Inbox:
         run.ending = ending
         if ending.status is not WorkflowStatus.SUCCESS:
             ending.hold = self._outcomes.hold_for(run, ending)
-        run.submit()
+        if not run.submitted:
+            run.submit()
 
     def persisted(self, run: Run) -> None:
         """A run's first row is durable: a raw or persist_first row may start; one at rest waits as a row."""
@@ -400,7 +418,7 @@ class Inbox:
         run.standing = Standing.REFUSED
         run.unsent.clear()
         run.wake_waiters()
-        if run.task is not None and not run.task.done() and run.phase is Phase.RUNNING:
+        if run.is_running and run.phase is Phase.RUNNING:
             return  # `ended` follows when its running steps have ended (P18)
         if run.is_alone:
             self.engine.suspects.ended(run)
@@ -421,13 +439,10 @@ class Inbox:
     def free(self, run: Run) -> None:
         """A workflow is durably terminal and its run has ended: its key goes on (P18)."""
         run.phase = Phase.DONE
-        # The task's context knows the run: a cycle, which only the garbage collector would end.
-        run.task = run.context = None
         self.runs.pop(run.id, None)
-        self._raw.discard(run)
-        if self.keys.stays_with(run):
-            return
-        if (following := self.keys.pass_on(run)) is not None:
+        if self._raw:
+            self._raw.discard(run)
+        if (following := self.keys.leave(run)) is not None:
             self.go(following)
 
     def fail(self, run: Run, error: BaseException, reason: str = "unstorable") -> None:
@@ -435,7 +450,7 @@ class Inbox:
         run.unsent.clear()
         run.recorded = run.durable
         ending = Ending(WorkflowStatus.ERROR, error=encode_error(error), reason=reason, summary=summary(error))
-        if run.phase is Phase.RUNNING and run.task is not None and not run.task.done():
+        if run.phase is Phase.RUNNING and run.is_running:
             # Nothing of it begins any more; its key is kept until what runs has ended (P18).
             run.doom = ending
             run.wake_waiters()

@@ -53,9 +53,14 @@ class Keys:
         """Whether nobody is before this run, and its key is not blocked."""
         return run.key is None or (self._holders.get(run.key) is run and run.key not in self.blocked)
 
-    def stays_with(self, run: Run) -> bool:
-        """Whether a finished run keeps its key: blocked, with somebody who waits."""
-        return bool(run.followers) and run.key in self.blocked and self.has(run)
+    def leave(self, run: Run) -> Run | None:
+        """A run has finished: take its key from it, unless that is blocked and somebody waits. Returns who has it now."""
+        key = run.key
+        if run.followers:
+            return None if key in self.blocked and self.has(run) else self.pass_on(run)
+        if key is not None and self._holders.get(key) is run:
+            del self._holders[key]
+        return None
 
     def pass_on(self, run: Run) -> Run | None:
         """Take the key from its holder, and give it to who waits first. Returns that one."""

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -35,12 +36,8 @@ if TYPE_CHECKING:
 HINT_CHANNELS = ("processor_claims", "processor_rows")
 
 
-def boottime() -> float:
-    """Seconds on a clock that runs through suspends, where the system has one."""
-    return time.clock_gettime(_CLOCK)
-
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds on a clock that runs through suspends, where the system has one."""
 
 
 class Lease:

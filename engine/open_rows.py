@@ -42,7 +42,8 @@ class OpenRows:
         """Whether the open rows of the claim are here: before, a row at rest may stand behind one that is not."""
         self.looking: dict[WorkflowId, Record] = {}
         """Records whose rows are being asked for."""
-        self._ahead: deque[Run] = deque()
+        self.ahead: deque[Run] = deque()
+        """Open rows that the fetch has not reached (P15)."""
         self._ahead_ids: set[WorkflowId] = set()
         self._wakeable: deque[Run] = deque()
 
@@ -55,16 +56,16 @@ class OpenRows:
             if stub.row is Row.FOREIGN:
                 self._inbox.enter(stub)
         ours = sorted((s for s in stubs if s.row is not Row.FOREIGN), key=_due_at)
-        self._ahead = deque(stub for stub in ours if _due_at(stub) > next_offset)
-        self._ahead_ids = {stub.id for stub in self._ahead}
-        for stub in sorted(ours[: len(ours) - len(self._ahead)], key=by_place):
+        self.ahead = deque(stub for stub in ours if _due_at(stub) > next_offset)
+        self._ahead_ids = {stub.id for stub in self.ahead}
+        for stub in sorted(ours[: len(ours) - len(self.ahead)], key=by_place):
             self._inbox.enter(stub)
         self.has_taken_over = True
 
     def pass_by(self, offset: int) -> None:
         """Open rows at or above the claim's `next` may run when the fetch reaches or passes them (P15)."""
-        while self._ahead and _due_at(self._ahead[0]) <= offset:
-            run = self._ahead.popleft()
+        while self.ahead and _due_at(self.ahead[0]) <= offset:
+            run = self.ahead.popleft()
             self._ahead_ids.discard(run.id)
             self._inbox.enter(run)
 
@@ -145,7 +146,7 @@ class OpenRows:
 
     def known(self) -> list[str]:
         """The IDs of the rows in memory here, and of those Kafka has not reached."""
-        return [*self._inbox.runs, *(run.id for run in self._ahead)]
+        return [*self._inbox.runs, *(run.id for run in self.ahead)]
 
     # -- waking --
 
@@ -225,7 +226,7 @@ class OpenRows:
         """Nothing of it is taken any more; the rows are the next owner's."""
         self.looking.clear()
         self._wakeable.clear()
-        self._ahead.clear()
+        self.ahead.clear()
         self._ahead_ids.clear()
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
 from engine.current import current_run
@@ -95,6 +95,10 @@ class Ending:
         return self.wake_at is None
 
 
+_SUCCEEDED = Ending(WorkflowStatus.SUCCESS, "null")
+"""Of most workflows. Nobody changes an ending that is a success."""
+
+
 class Encoded(str):
     """A result read back from its checkpoint, still as JSON text."""
 
@@ -129,6 +133,7 @@ class Run:
         "inbox",
         "is_alone",
         "is_parked",
+        "is_running",
         "key",
         "needs_first_row",
         "offset",
@@ -186,11 +191,13 @@ class Run:
         self.alone_deaths = 0
         self.is_alone = False
         self.is_parked = False
+        self.is_running = False
+        """Whether its code has been started, and has not ended."""
         self.counted: int | None = None
         self.needs_first_row = False
         self.attempt = 0
         self.wake_at: int | None = None
-        self.entered_at = time.monotonic()
+        self.entered_at = monotonic()
         self.started_ms = 0
 
     @property
@@ -207,37 +214,38 @@ class Run:
         self.function_id = 0
         if self.was_suspended or self.error_given:
             self.error_given = self.handled_error = self.was_suspended = False
-        self.context = copy_context()
-        self.task = self.inbox.loop.create_task(self._main(), context=self.context)
-        self.inbox.engine.tasks.add(self.task)
+        self.is_running = True
+        self.inbox.engine.turns.start(self)
 
-    async def _main(self) -> None:
+    async def code(self, task: asyncio.Task[None], context: Context) -> None:
+        """The handler's code and what follows from its end, in a task and a context (`engine.turns`)."""
         current_run.set(self)
-        inbox, handler = self.inbox, self.handler
+        self.task, self.context = task, context
+        inbox = self.inbox
+        handler = inbox.handler
         ending: Ending | None = None
         try:
-            try:
-                call: Callable[..., Any] = inbox.body
-                if handler.is_async:
-                    result = await call(self.argument)
-                else:
-                    in_context = functools.partial(copy_context().run, call, self.argument)
-                    result = await inbox.loop.run_in_executor(inbox.engine.threads, in_context)
-                output = str(result) if isinstance(result, Encoded) else handler.encode(result)
-                ending = Ending(WorkflowStatus.SUCCESS, output)
-            except Suspended:
+            call: Callable[..., Any] = inbox.body
+            if handler.is_async:
+                result = await call(self.argument)
+            else:
+                in_context = functools.partial(copy_context().run, call, self.argument)
+                result = await inbox.loop.run_in_executor(inbox.engine.threads, in_context)
+            output = str(result) if isinstance(result, Encoded) else handler.encode(result)
+            ending = _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
+        except Suspended:
+            self.was_suspended = True
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
+            if self.standing is Standing.ABANDONED or inbox.engine.is_aborted:
                 self.was_suspended = True
-            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
-                if self.standing is Standing.ABANDONED or inbox.engine.is_aborted:
-                    self.was_suspended = True
-                else:
-                    ending = self._failed(error)
-            while self.running_steps:
-                await self._step_ended()
-            inbox.ended(self, None if self.was_suspended else ending)
-        finally:
-            # Not by a callback of the task's: that is another turn of the loop for every record.
-            inbox.engine.tasks.discard(self.task)  # pyright: ignore[reportArgumentType]  # started
+            else:
+                ending = self._failed(error)
+        while self.running_steps:
+            await self._step_ended()
+        self.is_running = False
+        # The context knows the run: a cycle, which only the garbage collector would end.
+        self.task = self.context = None
+        inbox.ended(self, None if self.was_suspended else ending)
 
     def _failed(self, error: BaseException) -> Ending:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
@@ -307,7 +315,8 @@ class Run:
         """Hand a step's record over; the workflow goes on at once (P17). Loop only."""
         self.unsent.append(checkpoint)
         self.recorded += 1
-        self.submit()
+        if not self.submitted:
+            self.submit()
 
     def checkpoint_from_thread(self, checkpoint: Checkpoint) -> None:
         """`checkpoint` for a sync workflow's thread: counted at once, so that its next effect waits for it."""
@@ -349,4 +358,4 @@ class Run:
 
 def now_ms() -> int:
     """Epoch milliseconds, for what people read; order never depends on it."""
-    return time.time_ns() // 1_000_000
+    return time_ns() // 1_000_000

@@ -193,8 +193,8 @@ class Source:
     def submit(self, run: Run) -> None:
         """A run has something for the next flush."""
         self._dirty.append(run)
-        if self._committer is not None:
-            self._committer.wants(self)
+        if len(self._dirty) == 1 and self._committer is not None:
+            self._committer.wants(self)  # of those behind the first it knows
 
     def wants(self, *, acquire: Run | None = None, look_up: bool = False, group: bool = False) -> None:
         """Note work for the next flush."""
@@ -231,7 +231,7 @@ class Source:
         while dirty and taken < room:
             run = dirty.popleft()
             work = Work(run)
-            if run.standing is not Standing.ACTIVE or work.is_empty:
+            if run.standing is not Standing.ACTIVE or (not work.inserts and work.is_empty):
                 run.submitted = False
                 continue
             if work.row_after is Row.REST and work.inserts and run.phase is Phase.WAITING:
@@ -376,8 +376,7 @@ class Source:
         self.engine.sources.forget(self)
         late = 0
         for run in runs:
-            is_running = run.task is not None and not run.task.done()
-            if is_running and run.phase is not Phase.DONE:
+            if run.is_running and run.phase is not Phase.DONE:
                 # One that was refused keeps its key here, too, until its steps have ended (P13, P18).
                 run.standing = Standing.ABANDONED if run.standing is Standing.REFUSED else standing
                 late += 1

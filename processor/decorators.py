@@ -47,8 +47,6 @@ class StepFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, or what the history says it returned."""
-        if current_run.get() is None:
-            return self.fn(*args, **kwargs)
         result: R = call_step(self.step, args, kwargs)
         return result
 

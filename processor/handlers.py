@@ -73,6 +73,7 @@ class Registration:
             ordered_by_partition=topic.ordering is Ordering.PARTITION,
             orders_by_argument=topic.order_by is not None,
             decide=topic.decide,
+            filters=topic.where is not None,
             retry=self.retry,
             on_failure=self.on_failure,
             breaker=self.breaker,
