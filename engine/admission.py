@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from engine.failures import encode_error, summary
-from engine.handlers import Decision, Handler, UndecodableError
+from engine.handlers import Decision, Handler, UndecodableError, record_key
 from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
 from engine.records import Record
 from engine.rows import allowed
@@ -24,16 +24,17 @@ def decode(handler: Handler, run: Run) -> None:
     if handler.stored_headers or record.headers:
         # What is not stored is not shown either: a replay after recovery sees the same.
         record.headers = allowed(record.headers, handler.stored_headers)
-    run.argument = handler.format.decode(record)
+    argument = run.argument = handler.format.decode(record)
     if run.row is Row.NONE:
-        run.key = key_of(handler, record, run.argument)
+        run.key = key_of(handler, record, argument)
 
 
 def key_of(handler: Handler, record: Record, argument: Any) -> OrderingKey | None:
     """What orders a record; `None`: nothing. Raises what the user's key raises."""
     if handler.ordered_by_partition:
         return PARTITION_KEY
-    key = handler.ordering_key(record, argument)
+    order_by = handler.ordering_key
+    key = record.key if order_by is record_key else order_by(record, argument)
     return None if key is None else ordering_key(key)
 
 

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
-from engine.crashpoints import CrashPoint, armed, reach
+from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.failures import as_recorded, decode_error, summary
@@ -39,7 +39,8 @@ def call_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return step.function(*args, **kwargs)
     function_id = run.next_function_id(step.name)
     if step.is_async:
-        require_loop(run, step.name)
+        if not run.inbox.handler.is_async:
+            require_loop(run, step.name)
         return _run_async(run, step, function_id, args, kwargs)
     require_thread(run, step.name)
     if step.timeout is not None:
@@ -93,11 +94,9 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
                     run.error_given = True
                     raise given from given.__cause__
             else:
-                if armed:
-                    reach(CrashPoint.STEP_CALLED)
+                reach(CrashPoint.STEP_CALLED)
                 run.checkpoint(Checkpoint(run.id, function_id, step.name, output, None, started_ms, now_ms()))
-                if armed:
-                    reach(CrashPoint.CHECKPOINTED)
+                reach(CrashPoint.CHECKPOINTED)
                 return result
             finally:
                 current_step.reset(token)

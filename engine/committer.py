@@ -242,9 +242,8 @@ class Committer:
             emit(WorkflowsFinished(handler, status, values))
         durations: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
         for work in qualified:
-            for checkpoint in work.checkpoints:
-                place = work.run.inbox.handler.name, checkpoint.name, checkpoint.error is None
-                durations[place].append((checkpoint.ended_ms - checkpoint.started_ms) / 1000)
+            for _, _, name, _, error, started_ms, ended_ms in work.checkpoints:
+                durations[work.run.inbox.handler.name, name, error is None].append((ended_ms - started_ms) / 1000)
         for (handler, step, is_success), values in durations.items():
             emit(StepsFinished(handler, step, "success" if is_success else "error", values))
         emit(

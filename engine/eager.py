@@ -14,7 +14,6 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
-
 NOT_BEGUN: Any = object()
 
 
@@ -29,9 +28,7 @@ class Begun:
 
     __slots__ = ("_context", "_coroutine", "_waits_for")
 
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context | None = None
-    ) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any, context: Context | None = None) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
         self._context = context

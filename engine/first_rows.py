@@ -29,7 +29,7 @@ def first_rows(works: Sequence[Work], executor_id: ExecutorId, inputs_inline_max
     runs = [work.run for work in works]
     handlers = [run.inbox.handler for run in runs]
     texts = [_texts(work.run, work.ending) for work in works]
-    if all([work.is_plain for work in works]):
+    if all(work.is_plain for work in works):
         statuses = [WorkflowStatus.SUCCESS.value] * count
         outputs = [work.ending.output for work in works]  # pyright: ignore[reportOptionalMemberAccess]  # it has succeeded
         errors = owners = attempts = wakes = [None] * count

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.source import Source
 
+
 class Group(Protocol):
     """Fused work that runs inside the flush, before the fence (P19)."""
 

@@ -52,6 +52,12 @@ def _every_record(record: Record) -> Decision | None:
     return None
 
 
+def record_key(record: Record, argument: Any) -> bytes | None:
+    """Ordered by the record's own key."""
+    del argument
+    return record.key
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
     """A registered workflow function.

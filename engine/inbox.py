@@ -168,7 +168,6 @@ class Inbox:
         elif self.engine.has_late_or_suspect_runs():
             self.go(run)
         else:
-            self.engine.watch(run)
             run.start()
 
     def looked_up(self, found: Mapping[WorkflowId, FoundRow]) -> None:
@@ -313,8 +312,6 @@ class Inbox:
                 if run.is_alone:
                     self.engine.suspects.ended(run)
                 return
-        if run.row is Row.NONE:
-            self.engine.watch(run)
         run.start()
 
     def _takes_its_key(self, run: Run) -> bool:

@@ -8,6 +8,7 @@ are put elsewhere, and found again, by the statements (engine/store/workflow_sta
 
 import json
 from base64 import b64decode, b64encode
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -20,24 +21,29 @@ def row_texts(record: Record, *, embeds_json: bool, stored_headers: frozenset[st
     """The row's `request` and `inputs`."""
     key, value = record.key, record.value
     request = (
-        f'{{"topic": {quoted(record.topic)}, "partition": {record.partition}, "offset": {record.offset}, '
-        f'"timestamp": {record.timestamp_ms}, "key": {"null" if key is None else _bytes_text(key)}'
+        f'{_place(record.topic, record.partition)}"offset": {record.offset}, "timestamp": {record.timestamp_ms}, '
+        f'"key": {"null" if key is None else _bytes_text(key)}'
     )
     if record.leader_epoch is not None:
         request += f', "leader_epoch": {record.leader_epoch}'
-    payload = None
+    payload: str | None = None
     if value is None:
         request, payload = request + ', "tombstone": true', "null"
     elif embeds_json and b"\x00" not in value:
-        try:
+        try:  # `suppress` would cost every record 0.3 µs
             payload = value.decode()
         except UnicodeDecodeError:
-            pass
+            payload = None
     if payload is None:
         request, payload = request + ', "encoding": "base64"', f'{{"base64": "{b64encode(value or b"").decode()}"}}'
     if stored_headers and (kept := _kept(record.headers, stored_headers)):
         request += f', "headers": {headers_text(kept)}'
     return request + "}", f"{_HEAD}{payload}{_TAIL}"
+
+
+@lru_cache(maxsize=4_096)
+def _place(topic: str, partition: int) -> str:
+    return f'{{"topic": {quoted(topic)}, "partition": {partition}, '
 
 
 def allowed(headers: Headers, names: frozenset[str]) -> Headers:

@@ -110,7 +110,11 @@ UNDECODED: Any = object()
 
 
 class Run:
-    """One workflow in this process. Lives on the loop; sync handlers touch it through `checkpoint`."""
+    """One workflow in this process. Lives on the loop; sync handlers touch it through `checkpoint`.
+
+    Every record has one, so what only running code needs is not there before: `function_id` from `start` on, `task` and
+    `context` from `code` on.
+    """
 
     __slots__ = (
         "alone_deaths",
@@ -127,7 +131,6 @@ class Run:
         "followers",
         "function_id",
         "handled_error",
-        "handler",
         "history",
         "id",
         "inbox",
@@ -137,7 +140,6 @@ class Run:
         "key",
         "needs_first_row",
         "offset",
-        "owner",
         "phase",
         "place",
         "record",
@@ -155,10 +157,12 @@ class Run:
         "was_suspended",
     )
 
+    function_id: int
+    task: asyncio.Task[None] | None
+    context: Context | None
+
     def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
         self.inbox = inbox
-        self.handler: Handler = inbox.handler
-        """What it runs."""
         self.id = WorkflowId(f"{inbox.id_prefix}{offset}")
         self.offset = offset
         self.place = offset
@@ -168,9 +172,7 @@ class Run:
         self.row = Row.NONE
         self.phase = Phase.WAITING
         self.standing = Standing.ACTIVE
-        self.owner: OwnerToken = inbox.token
         self.followers: list[Run] | None = None
-        self.function_id = 0
         self.history: dict[int, CheckpointRow] | None = None
         self.recorded = 0
         self.durable = 0
@@ -185,8 +187,6 @@ class Run:
         self.error_given = False
         self.handled_error = False
         self.was_suspended = False
-        self.task: asyncio.Task[None] | None = None
-        self.context: Context | None = None
         self.recovery_attempts = 0
         self.alone_deaths = 0
         self.is_alone = False
@@ -201,6 +201,16 @@ class Run:
         self.started_ms = 0
 
     @property
+    def handler(self) -> Handler:
+        """What it runs."""
+        return self.inbox.handler
+
+    @property
+    def owner(self) -> OwnerToken:
+        """What its row names while it runs here."""
+        return self.inbox.token
+
+    @property
     def is_replaying(self) -> bool:
         """Whether the code runs over recorded steps only: loggers are silent."""
         return self.history is not None and self.function_id < max(self.history, default=0)
@@ -210,7 +220,8 @@ class Run:
     def start(self) -> None:
         """Run the handler's code from the beginning, over the history there is."""
         self.phase = Phase.RUNNING
-        self.started_ms = self.started_ms or now_ms()
+        if not self.started_ms:
+            self.started_ms = now_ms()
         self.function_id = 0
         if self.was_suspended or self.error_given:
             self.error_given = self.handled_error = self.was_suspended = False

@@ -175,9 +175,7 @@ class _Attempt:
                 transaction.end()
         reach(CrashPoint.TRANSACTION_DURABLE)
         if fenced is None:
-            run.checkpoint(
-                Checkpoint(run.id, self._function_id, step.name, output, None, self._started_ms, now_ms())
-            )
+            run.checkpoint(Checkpoint(run.id, self._function_id, step.name, output, None, self._started_ms, now_ms()))
         else:
             row = await fenced.fetchone()
             assert row is not None, "fence_row returns a row or raises"
@@ -193,11 +191,7 @@ class _Attempt:
             connection,
             self._run.inbox.engine.settings.schema,
             operation_outputs.insert(
-                [
-                    Checkpoint(
-                        self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms()
-                    )
-                ]
+                [Checkpoint(self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms())]
             ),
         )
 

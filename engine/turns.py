@@ -20,10 +20,10 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from engine.eager import Begun
+from engine.runner import Row, Run
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.runner import Run
 
 
 class Turns:
@@ -82,6 +82,9 @@ class Turns:
         context = self._base.copy()
         coroutine = run.code(task, context)
         try:
-            return Begun(coroutine, context.run(coroutine.send, None), context)
+            waits_for = context.run(coroutine.send, None)
         except StopIteration:
             return None
+        if run.row is Row.NONE:
+            self._engine.watch(run)
+        return Begun(coroutine, waits_for, context)

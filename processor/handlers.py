@@ -13,7 +13,7 @@ from types import FunctionType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigurationError
-from engine.handlers import Handler, HandlerKind, Step, TransactionStep, UndecodableError
+from engine.handlers import Handler, HandlerKind, Step, TransactionStep, UndecodableError, record_key
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.retries import NEVER, Retry
 from engine.transaction import SyncTransaction, Transaction
@@ -119,7 +119,7 @@ def ordering_key(topic: Topic[Any], *, wants_record: bool) -> Callable[[RawRecor
         return _no_key
     order_by = topic.order_by
     if order_by is None:
-        return _record_key
+        return record_key
 
     def by_event(record: RawRecord, argument: Any) -> bytes | None:
         event = argument.event if wants_record else argument
@@ -136,10 +136,6 @@ def ordering_key(topic: Topic[Any], *, wants_record: bool) -> Callable[[RawRecor
 
 def _no_key(record: RawRecord, argument: Any) -> bytes | None:  # noqa: ARG001  # the engine's signature
     return None
-
-
-def _record_key(record: RawRecord, argument: Any) -> bytes | None:  # noqa: ARG001  # the engine's signature
-    return record.key
 
 
 # -- reading a function --
