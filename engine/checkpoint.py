@@ -140,7 +140,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
     started_ms = now_ms()
     attempt = 1
     while True:
-        if not run.is_ready():
+        if not run.ready_in_thread():
             in_loop(run, run.ready())
         token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
         try:

@@ -31,6 +31,7 @@ from engine.errors import ConfigurationError
 from engine.failures import summary
 from engine.fences import DatabaseFence
 from engine.fused import journaled
+from engine.handler_threads import HandlerThreads
 from engine.handlers import Handler, HandlerKind
 from engine.ids import ExecutorId, SourceRef, new_executor_id
 from engine.late import LateRuns
@@ -137,7 +138,8 @@ class Engine:
         """
         self.loop = asyncio.get_running_loop()
         self.failure = self.loop.create_future()
-        self.threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler")
+        self.handler_threads = HandlerThreads(self)
+        self.fused_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler-fused")
         self.step_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="step")
         self.pool = Pool(self.settings, executor.session_name(self.executor_id))
         self.turns = Turns(self)
@@ -184,7 +186,8 @@ class Engine:
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=True)
         await self.pool.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.handler_threads.stop()
+        self.fused_threads.shutdown(wait=False, cancel_futures=True)
         self.step_threads.shutdown(wait=False, cancel_futures=True)
 
     async def abort(self) -> None:
@@ -201,7 +204,8 @@ class Engine:
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=False)
         await self.pool.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.handler_threads.stop()
+        self.fused_threads.shutdown(wait=False, cancel_futures=True)
         self.step_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _end_tasks(self) -> None:

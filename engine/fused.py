@@ -78,7 +78,7 @@ class FusedGroup:
             tx = SyncTransaction(transaction, self.inbox.loop)
             context = copy_context()
             await self.inbox.loop.run_in_executor(
-                self.inbox.engine.threads, lambda: context.run(self._call_sync, handler, tx)
+                self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, tx)
             )
             await tx.send()
         elif handler.kind is HandlerKind.BATCH:

@@ -12,9 +12,8 @@ durable (P17, `ready`). A run whose source was released is *late*: it ends its r
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable
-from contextvars import Context, copy_context
+import threading
+from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from time import monotonic, time_ns
@@ -105,6 +104,9 @@ class Encoded(str):
     __slots__ = ()
 
 
+THREAD_LOOKS_AGAIN_S = 1.0
+"""Longest a thread sleeps between two looks at whether its last step is durable."""
+
 UNDECODED: Any = object()
 """A record that nobody has looked into yet."""
 
@@ -182,7 +184,7 @@ class Run:
         self.doom: Ending | None = None
         """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
         self.submitted = False
-        self.waiters: list[asyncio.Future[None]] | None = None
+        self.waiters: list[asyncio.Future[None] | _ThreadWaiter] | None = None
         self.running_steps = 0
         self.error_given = False
         self.handled_error = False
@@ -226,40 +228,69 @@ class Run:
         if self.was_suspended or self.error_given:
             self.error_given = self.handled_error = self.was_suspended = False
         self.is_running = True
-        self.inbox.engine.turns.start(self)
+        self.task = self.context = None
+        engine = self.inbox.engine
+        if self.inbox.handler.is_async:
+            engine.turns.start(self)
+            return
+        if self.row is Row.NONE:
+            engine.watch(self)
+        engine.handler_threads.start(self)
 
     async def code(self, task: asyncio.Task[None], context: Context) -> None:
-        """The handler's code and what follows from its end, in a task and a context (`engine.turns`)."""
+        """The code of an async handler and what follows from its end, in a task and a context (`engine.turns`)."""
         current_run.set(self)
         self.task, self.context = task, context
-        inbox = self.inbox
-        handler = inbox.handler
         ending: Ending | None = None
         try:
-            call: Callable[..., Any] = inbox.body
-            if handler.is_async:
-                result = await call(self.argument)
-            else:
-                in_context = functools.partial(copy_context().run, call, self.argument)
-                result = await inbox.loop.run_in_executor(inbox.engine.threads, in_context)
-            output = str(result) if isinstance(result, Encoded) else handler.encode(result)
-            ending = _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
+            ending = self._succeeded(await self.inbox.body(self.argument))
         except Suspended:
             self.was_suspended = True
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
-            if self.standing is Standing.ABANDONED or inbox.engine.is_aborted:
-                self.was_suspended = True
-            else:
-                ending = self._failed(error)
-        while self.running_steps:
-            await self._step_ended()
+            ending = self._failed(error)
+        if self.running_steps:
+            await self._steps_ended()
+        self._ended(ending)
+
+    def code_in_thread(self) -> None:
+        """The code of a sync handler, in a thread and a context (`engine.handler_threads`)."""
+        current_run.set(self)
+        ending: Ending | None = None
+        try:
+            ending = self._succeeded(self.inbox.body(self.argument))
+        except Suspended:
+            self.was_suspended = True
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
+            ending = self._failed(error)
+        self.inbox.engine.handler_threads.tell(self._ended_in_thread, ending)
+
+    def _ended_in_thread(self, ending: Ending | None) -> None:
+        if self.running_steps:
+            self.inbox.engine.spawn(self._ended_after_steps(ending))
+            return
+        self.inbox.engine.handler_threads.ended()
+        self._ended(ending)
+
+    async def _ended_after_steps(self, ending: Ending | None) -> None:
+        await self._steps_ended()
+        self.inbox.engine.handler_threads.ended()
+        self._ended(ending)
+
+    def _ended(self, ending: Ending | None) -> None:
         self.is_running = False
         # The context knows the run: a cycle, which only the garbage collector would end.
         self.task = self.context = None
-        inbox.ended(self, None if self.was_suspended else ending)
+        self.inbox.ended(self, None if self.was_suspended else ending)
 
-    def _failed(self, error: BaseException) -> Ending:
+    def _succeeded(self, result: Any) -> Ending:
+        output = str(result) if isinstance(result, Encoded) else self.inbox.handler.encode(result)
+        return _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
+
+    def _failed(self, error: BaseException) -> Ending | None:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
+        if self.standing is Standing.ABANDONED or self.inbox.engine.is_aborted:
+            self.was_suspended = True
+            return None
         text, short = encode_error(error), summary(error)
         attempt = self.attempt + 1
         if isinstance(error, Exception) and not isinstance(error, NondeterminismError) and not self.handled_error:
@@ -297,6 +328,24 @@ class Run:
             else:
                 return
 
+    def ready_in_thread(self) -> bool:
+        """`ready` for a sync workflow's thread, as far as it waits for commits. Returns whether an effect may begin now.
+
+        Raises `Suspended` when none may begin any more.
+        """
+        while self.durable < self.recorded:
+            waiter = _ThreadWaiter()
+            if self.waiters is None:
+                self.waiters = []
+            self.waiters.append(waiter)
+            # Again: the commit may have been told before there was a waiter.
+            if self.durable < self.recorded and self.standing is Standing.ACTIVE and self.doom is None:
+                waiter.wait()
+            if self.standing is not Standing.ACTIVE or self.doom is not None:
+                self.was_suspended = True
+                raise Suspended(self.id)
+        return self.is_ready()
+
     def is_ready(self) -> bool:
         """Whether `ready` would return at once; for threads, immediately before an effect (P1)."""
         return (
@@ -332,7 +381,7 @@ class Run:
     def checkpoint_from_thread(self, checkpoint: Checkpoint) -> None:
         """`checkpoint` for a sync workflow's thread: counted at once, so that its next effect waits for it."""
         self.recorded += 1
-        self.inbox.loop.call_soon_threadsafe(self._take_over, checkpoint)
+        self.inbox.engine.handler_threads.tell(self._take_over, checkpoint)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self.unsent.append(checkpoint)
@@ -363,8 +412,32 @@ class Run:
         self.waiters.append(waiter)
         return waiter
 
-    async def _step_ended(self) -> None:
-        await self._waiter()
+    async def _steps_ended(self) -> None:
+        while self.running_steps:
+            await self._waiter()
+
+
+class _ThreadWaiter:
+    """What a thread waits on, told like a future."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self) -> None:
+        """Until told, or for a second: whoever waits looks again anyway."""
+        self._lock.acquire(timeout=THREAD_LOOKS_AGAIN_S)
+
+    def done(self) -> bool:
+        """Whether it was told."""
+        return not self._lock.locked()
+
+    def set_result(self, result: None) -> None:
+        """Tell it."""
+        del result
+        self._lock.release()
 
 
 def now_ms() -> int:

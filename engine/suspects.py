@@ -90,6 +90,7 @@ class Suspects:
             async with asyncio.timeout(timeout_s):
                 while self._engine.tasks:
                     await asyncio.wait(self._engine.tasks)
+                await self._engine.handler_threads.quiet()
         except TimeoutError:
             return False
         return True

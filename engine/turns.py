@@ -47,12 +47,13 @@ class Turns:
 
     def _add_taker(self) -> None:
         self._takers += 1
-        task = self._engine.loop.create_task(self._take(), context=self._base.copy())
+        myself: list[asyncio.Task[None]] = []
+        task = self._engine.loop.create_task(self._take(myself), context=self._base.copy())
+        myself.append(task)
         self._engine.tasks.add(task)
 
-    async def _take(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "made as one"
+    async def _take(self, myself: list[asyncio.Task[None]]) -> None:
+        task = myself[0]  # `asyncio.current_task` is Python code up to 3.11
         try:
             begun = self._take_until_one_waits(task)
             if begun is not None:
