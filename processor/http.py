@@ -13,16 +13,24 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from engine.errors import ConfigurationError
-from processor.metrics import Metrics
 
 REQUEST_MAX_S = 10
 """Longest a client may take to send its request."""
 
 Routes = dict[str, Callable[[str], tuple[HTTPStatus, str, bytes]]]
 """The value of the Accept header to status, content type and body, by path."""
+
+
+class Exposes(Protocol):
+    """What `/metrics` shows."""
+
+    def exposition(self, accept: str = "") -> tuple[str, bytes]:
+        """Content type and body, in the format that the scraper accepts."""
+        ...
+
 
 Check = Callable[[], Sequence[str]]
 """What is wrong now, in words; nothing when all is well. Called in a thread; it must only read."""
@@ -42,7 +50,7 @@ class StatusServer:
         ConfigurationError: The port cannot be had.
     """
 
-    def __init__(self, *, host: str, port: int, metrics: Metrics, live: Check, ready: Check) -> None:
+    def __init__(self, *, host: str, port: int, metrics: Exposes, live: Check, ready: Check) -> None:
         routes: Routes = {
             "/metrics": lambda accept: (HTTPStatus.OK, *metrics.exposition(accept)),
             "/livez": lambda _: _answer(live()),

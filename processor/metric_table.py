@@ -228,5 +228,13 @@ METRICS: tuple[Metric, ...] = (
         ("meaning",),
         "Errors the Kafka client reported, by what they mean.",
     ),
+    Metric("process_up", Kind.GAUGE, "1", ("process",), "1 while this worker runs. Only with `run --processes`."),
+    Metric(
+        "process_restarts",
+        Kind.GAUGE,
+        "starts",
+        ("process",),
+        "Times this worker was started anew. Only with `run --processes`.",
+    ),
     Metric("client_recreated_total", Kind.COUNTER, "clients", (), "Kafka clients that were unusable and replaced."),
 )

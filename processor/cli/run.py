@@ -20,7 +20,10 @@ from processor.cli.apps import add_app_argument, load_app
 
 if TYPE_CHECKING:
     from processor.config import Settings
+    from processor.http import Check, Exposes
     from processor.runtime import Runtime
+
+PROCESSES_MAX = 256
 
 HELP = "Run an app's handlers"
 
@@ -30,6 +33,14 @@ log = logging.getLogger("processor")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_app_argument(parser)
+    parser.add_argument(
+        "--processes",
+        type=_count_of_processes,
+        default=1,
+        metavar="N",
+        help="worker processes, kept running by this one, with one endpoint for all; 'auto': one for each core",
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)  # what a supervisor tells a worker: two open files
     parser.epilog = (
         "SIGTERM and SIGINT stop it: partitions are handed over, running steps end within executor.drain.\n"
         "A second one ends it at once; nothing is lost.\n"
@@ -45,13 +56,69 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     setup_logging(settings.logs.format, settings.logs.level)
-    return run_until_stopped(Runtime(load_app(arguments.app), settings), settings)
+    if arguments.processes > 1:
+        return _supervise(arguments, settings)
+    said_port = _obey_supervisor(arguments.worker) if arguments.worker else None
+    return run_until_stopped(Runtime(load_app(arguments.app), settings), settings, said_port=said_port)
 
 
-def run_until_stopped(runtime: "Runtime", settings: "Settings") -> int:
-    """Run in an event loop of this program's own. Returns the exit code."""
+def _count_of_processes(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = int(text)
+    if not 1 <= count <= PROCESSES_MAX:
+        raise argparse.ArgumentTypeError(f"between 1 and {PROCESSES_MAX}")
+    return count
+
+
+def _supervise(arguments: argparse.Namespace, settings: "Settings") -> int:
+    from processor.supervisor import Supervisor, environment_of, worker_command
+
+    names = {
+        "PROCESSOR_EXECUTOR_NAME": settings.executor.name,
+        "PROCESSOR_KAFKA_GROUP_INSTANCE_ID": settings.kafka.group_instance_id,
+    }
+    own = {variable: name for variable, name in names.items() if name is not None}
+    command = worker_command(arguments.app, arguments.config, traceback=arguments.traceback)
+    environments = [environment_of(number, os.environ, own) for number in range(arguments.processes)]
+
+    async def supervise() -> int:
+        supervisor = Supervisor(command, environments, drain_s=settings.executor.drain.total_seconds())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.stop)
+        server = _status_server(
+            settings, supervisor, live=supervisor.problems_of_life, ready=supervisor.problems_of_readiness
+        )
+        with server:
+            return await supervisor.run()
+
+    return asyncio.run(supervise())
+
+
+def _obey_supervisor(files: str) -> Callable[[int], None]:
+    """End in order when the supervisor has ended. Returns what to tell it the status server's port with."""
+    life, port = (int(number) for number in files.split(","))
+
+    def watch() -> None:
+        os.read(life, 1)  # nothing is ever written: it returns when the other end is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+    def say(number: int) -> None:
+        os.write(port, str(number).encode())
+        os.close(port)
+
+    return say
+
+
+def run_until_stopped(
+    runtime: "Runtime", settings: "Settings", *, said_port: Callable[[int], None] | None = None
+) -> int:
+    """Run in an event loop of this program's own. Returns the exit code. `said_port` is told the status server's port."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_main(runtime, settings))
+        code = runner.run(_main(runtime, settings, said_port))
         # A step that outlived the drain still has its thread, and Python would wait for it at exit, for ever perhaps.
         if stuck := [thread.name for thread in threading.enumerate() if _outlives(thread)]:
             log.warning("steps still run in threads, leaving them", extra={"threads": len(stuck)})
@@ -59,13 +126,20 @@ def run_until_stopped(runtime: "Runtime", settings: "Settings") -> int:
     return code
 
 
-async def _main(runtime: "Runtime", settings: "Settings") -> int:
+async def _main(runtime: "Runtime", settings: "Settings", said_port: Callable[[int], None] | None) -> int:
     from processor.runtime import relax_garbage_collection
 
     stop = asyncio.Event()
     _on_signals(stop)
     runtime.metrics.read_at_scrape(runtime.gauges)
-    with _status_server(runtime, settings):
+    server = _status_server(
+        settings,
+        runtime.metrics,
+        live=runtime.problems_of_life,
+        ready=runtime.problems_of_readiness,
+        said_port=said_port,
+    )
+    with server:
         stopped = asyncio.ensure_future(stop.wait())
         try:
             if not await _before(asyncio.ensure_future(runtime.start()), stopped):
@@ -110,19 +184,23 @@ def _on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, received, number)
 
 
-def _status_server(runtime: "Runtime", settings: "Settings") -> AbstractContextManager[object]:
+def _status_server(
+    settings: "Settings",
+    metrics: "Exposes",
+    *,
+    live: "Check",
+    ready: "Check",
+    said_port: Callable[[int], None] | None = None,
+) -> AbstractContextManager[object]:
     from processor.http import StatusServer
 
     if not settings.http.enabled:
         return nullcontext()
-    server = StatusServer(
-        host=settings.http.host,
-        port=settings.http.port,
-        metrics=runtime.metrics,
-        live=runtime.problems_of_life,
-        ready=runtime.problems_of_readiness,
-    )
-    log.info("status server listens", extra={"host": settings.http.host, "port": server.port})
+    server = StatusServer(host=settings.http.host, port=settings.http.port, metrics=metrics, live=live, ready=ready)
+    if said_port is not None:
+        said_port(server.port)
+    else:
+        log.info("status server listens", extra={"host": settings.http.host, "port": server.port})
     return server
 
 
