@@ -27,7 +27,8 @@ from psycopg import AsyncConnection, AsyncCursor
 
 from engine.crashpoints import CrashPoint, reach
 from engine.first_rows import first_rows
-from engine.flush import Flush, Work, Written
+from engine.flush import Flush, Group, Work, Written
+from engine.round_trip import RoundTrip
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus
 from engine.store import event_dispatch_kv, operation_outputs, workflow_status
@@ -48,6 +49,7 @@ class Committer:
         self.name = name
         self.sources: set[Source] = set()
         self.connection: AsyncConnection[Any] | None = None
+        self._round_trip: RoundTrip | None = None
         self._connected_as = engine.executor_id
         self._wanting: dict[Source, None] = {}
         self._wake = asyncio.Event()
@@ -142,44 +144,48 @@ class Committer:
         if self.connection is None or self.connection.closed:
             self._connected_as = self.engine.executor_id
             self.connection = await self.engine.connect()
+            settings = self.engine.settings
+            self._round_trip = RoundTrip(self.connection, settings.schema, prepare=settings.prepare)
         return self.connection
 
-    async def send(self, flush: Flush) -> Written:  # noqa: C901  # one statement after the other
-        """One transaction, one round trip."""
+    async def send(self, flush: Flush) -> Written:
+        """One transaction; one round trip, unless a fused handler's statements come first."""
         connection = await self.connected()
-        schema = self.engine.settings.schema
-        cursors: dict[str, AsyncCursor[Any]] = {}
-
-        async def put(name: str, statement: Statement[Any]) -> None:
-            cursors[name] = await send(connection, schema, statement)
-
         reach(CrashPoint.FLUSH_BUILT)
-        async with connection.pipeline():
-            async with connection.transaction():
-                if flush.group is not None:
-                    await flush.group.run(connection)
-                for name, statement in statements(flush):
-                    await put(name, statement)
-            reach(CrashPoint.FLUSH_SENT)
+        if flush.group is None:
+            assert self._round_trip is not None, "connected"
+            named = statements(flush)
+            answers = await self._round_trip.run([statement for _, statement in named])
+            rows = {name: answer for (name, _), answer in zip(named, answers, strict=True)}
+        else:
+            rows = await self._behind_its_group(flush.group, flush, connection)
         written = Written()
-        if cursor := cursors.get("acquire"):
-            written.acquired = {row.workflow_id: row for row in await cursor.fetchall()}
-        if cursor := cursors.get("look_up"):
-            written.found = {row.workflow_id: row for row in await cursor.fetchall()}
-        if cursor := cursors.get("held"):
-            written.holds = await cursor.fetchall()
-        if cursor := cursors.get("histories"):
+        written.acquired = {row.workflow_id: row for row in rows.get("acquire", ())}
+        written.found = {row.workflow_id: row for row in rows.get("look_up", ())}
+        written.holds = rows.get("held", ())
+        written.checkpoints = set(rows.get("checkpoints_owned", ()))
+        written.finished = {row[0] for row in rows.get("finish", ())}
+        written.rested = {row[0] for row in rows.get("rest", ())}
+        if found := rows.get("histories"):
             histories: dict[str, list[Any]] = defaultdict(list)
-            for row in await cursor.fetchall():
+            for row in found:
                 histories[row.workflow_id].append(row)
             written.histories = histories
-        if cursor := cursors.get("checkpoints_owned"):
-            written.checkpoints = set(await cursor.fetchall())
-        if cursor := cursors.get("finish"):
-            written.finished = {row[0] for row in await cursor.fetchall()}
-        if cursor := cursors.get("rest"):
-            written.rested = {row[0] for row in await cursor.fetchall()}
         return written
+
+    async def _behind_its_group(
+        self, group: Group, flush: Flush, connection: AsyncConnection[Any]
+    ) -> dict[str, list[Any]]:
+        """The handler's own statements, then ours, which have its results in them (P19)."""
+        schema = self.engine.settings.schema
+        cursors: dict[str, AsyncCursor[Any]] = {}
+        async with connection.pipeline():
+            async with connection.transaction():
+                await group.run(connection)
+                for name, statement in statements(flush):
+                    cursors[name] = await send(connection, schema, statement)
+            reach(CrashPoint.FLUSH_SENT)
+        return {name: await cursor.fetchall() for name, cursor in cursors.items() if cursor.description is not None}
 
     # -- applying --
 

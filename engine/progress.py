@@ -7,10 +7,12 @@ only if no commit lies between them, because every flush has a number.
 import json
 from collections import deque
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from engine.errors import ConfigurationError
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ class Progress:
 
     def encode(self) -> str:
         """JSON text, keys in declared order: the same progress is always the same text."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        # Not `dataclasses.asdict`: 20 µs, for every partition in every flush.
+        return _compact({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def decode(cls, value: str) -> Self:
