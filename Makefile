@@ -35,9 +35,9 @@ $(VENV)/.synced: pyproject.toml uv.lock
 	@touch $@
 
 .PHONY: check
-check: check-format check-lint check-types check-imports ## Format, lint, types, import contracts; -k goes on after a failure
+check: check-format check-lint check-types check-imports check-deploy ## Format, lint, types, import contracts, chart; -k goes on after a failure
 
-.PHONY: check-format check-lint check-types check-imports
+.PHONY: check-format check-lint check-types check-imports check-deploy
 check-format: venv
 	$(BIN)/ruff format --check
 check-lint: venv
@@ -46,6 +46,8 @@ check-types: venv
 	$(BIN)/pyright --pythonpath $(BIN)/python
 check-imports: venv
 	$(BIN)/lint-imports
+check-deploy: venv
+	$(BIN)/python -m deploy check
 
 .PHONY: format
 format: venv ## Format and fix what can be fixed

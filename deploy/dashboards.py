@@ -1,0 +1,342 @@
+"""The dashboards: what is asked, and the queries that answer it. Every metric of the reference is in one of them.
+
+Queries name what the processor has (`processor.metric_table`), what prometheus_client says of its process, and labels
+that a scrape adds. `{S` stands for the dashboard's selection.
+"""
+
+from collections.abc import Callable, Mapping
+
+from deploy.grafana import Dashboard, Panel
+
+RATE = "$__rate_interval"
+STATES = {
+    "attached": "attached",
+    "opening": "assigned|claiming|opening|validating",
+    "held": "held",
+    "halted": "halted",
+    "leaving": "leaving|gone",
+}
+"""Of a partition, as the state timeline shows them: a word, and which states it stands for."""
+
+
+def quantiles(metric: str, by: str = "", labels: str = "S") -> dict[str, str]:
+    """Median, one in twenty, one in a hundred."""
+    total = f"sum by (le{', ' + by if by else ''}) (rate(processor_{metric}_bucket{{{labels}}}[{RATE}]))"
+    legend = f" {{{{{by}}}}}" if by else ""
+    return {f"histogram_quantile({q}, {total})": f"p{round(q * 100)}{legend}" for q in (0.5, 0.95, 0.99)}
+
+
+def rate(metric: str, by: str = "") -> dict[str, str]:
+    """Events a second."""
+    of = f" by ({by})" if by else ""
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", ")) if by else metric.removesuffix("_total")
+    return {f"sum{of} (rate(processor_{metric}{{S}}[{RATE}]))": legend}
+
+
+def total(metric: str, by: str = "group, topic") -> dict[str, str]:
+    """A gauge of partitions, summed over the processes that have them."""
+    return {f"sum by ({by}) (processor_{metric}{{S}})": " ".join(f"{{{{{label}}}}}" for label in by.split(", "))}
+
+
+def of_partition(metric: str) -> dict[str, str]:
+    """A gauge, one line for each partition."""
+    return {f"max by (topic, partition) (processor_{metric}{{S}})": "{{topic}}-{{partition}}"}
+
+
+def of_process(metric: str) -> dict[str, str]:
+    """A gauge, one line for each process."""
+    return {f"max by (instance) (processor_{metric}{{S}})": "{{instance}}"}
+
+
+def stat(title: str, query: str, meaning: str, *, unit: str = "short", bad_above: float | None = None) -> Panel:
+    """One number, red above a bound."""
+    return Panel(title, {query: ""}, unit, meaning, "stat", 4, bad_above)
+
+
+OVERVIEW = Dashboard(
+    "overview",
+    "onceflow / overview",
+    "Whether everything gets done, and in time.",
+    {
+        "Now": [
+            stat("Processes", "count(processor_lease_remaining_seconds{S})", "Started and scraped."),
+            stat("Lag", "sum(processor_partition_lag{S})", "Records in Kafka that are not done."),
+            stat(
+                "Oldest record at work",
+                "max(processor_partition_lag_seconds{S})",
+                "Age of the oldest record that is taken and not finished.",
+                unit="s",
+                bad_above=900,
+            ),
+            stat(
+                "Dead letters to decide",
+                "sum(max by (group, topic) (processor_dead_letters_open{S}))",
+                "processor dead-letters list",
+                bad_above=1,
+            ),
+            stat(
+                "Blocked keys",
+                "sum(max by (group, topic, partition) (processor_partition_blocked_keys{S}))",
+                "Keys whose later records wait for an operator's decision.",
+                bad_above=1,
+            ),
+            stat(
+                "Partitions not fetched",
+                'sum(max by (group, topic, partition) (processor_partition_state{S, state=~"halted|held"})) or vector(0)',
+                "Halted or held: processor partitions list says why.",
+                bad_above=1,
+            ),
+        ],
+        "Records": [
+            Panel(
+                "Finished",
+                rate("workflows_finished_total", "status"),
+                "ops",
+                "Workflows that became durably terminal.",
+                stacked=True,
+            ),
+            Panel("Lag", total("partition_lag"), meaning="End of the log minus progress."),
+            Panel(
+                "Oldest record at work",
+                {"max by (group, topic) (processor_partition_lag_seconds{S})": "{{group}} {{topic}}"},
+                "s",
+                "Rises in a straight line where one record is stuck.",
+            ),
+            Panel(
+                "From the record's timestamp to its commit",
+                quantiles("workflow_latency_seconds"),
+                "s",
+                "A backlog shows here too: records are old when they come.",
+            ),
+            Panel("Delivered", rate("records_delivered_total", "topic"), "ops", "Redeliveries included.", stacked=True),
+            Panel("Delivered, bytes", rate("records_delivered_bytes_total", "topic"), "Bps", stacked=True),
+        ],
+        "Handlers and steps": [
+            Panel("Finished by handler", rate("workflows_finished_total", "handler, status"), "ops"),
+            Panel(
+                "95 % are done within",
+                {
+                    "histogram_quantile(0.95, sum by (le, handler)"
+                    f" (rate(processor_workflow_latency_seconds_bucket{{S}}[{RATE}])))": "{{handler}}"
+                },
+                "s",
+            ),
+            Panel("Steps", rate("steps_finished_total", "handler, step, outcome"), "ops"),
+            Panel(
+                "95 % of a step's calls take up to",
+                {
+                    "histogram_quantile(0.95, sum by (le, handler, step)"
+                    f" (rate(processor_step_duration_seconds_bucket{{S}}[{RATE}])))": "{{handler}} {{step}}"
+                },
+                "s",
+                "Retries of the step included.",
+            ),
+            Panel("Given up", rate("dead_letters_total", "handler, reason"), "ops", "New dead letters."),
+            Panel(
+                "Oldest dead letter",
+                {"max by (group, topic) (processor_dead_letter_oldest_seconds{S})": "{{group}} {{topic}}"},
+                "s",
+                "How long somebody has not decided.",
+            ),
+            Panel("Holds placed", rate("holds_total", "kind"), "ops", "Keys blocked, partitions halted."),
+            Panel(
+                "Suspects",
+                rate("suspects_total", "alone"),
+                "ops",
+                "Workflows started again whose process had died under them; alone=true: with nothing beside them.",
+            ),
+        ],
+        "Processes": [
+            Panel("In flight", of_process("in_flight"), meaning="Workflows taken and not finished."),
+            Panel(
+                "Bytes in memory",
+                {
+                    "sum by (instance) (processor_in_flight_bytes{S})": "{{instance}} in flight",
+                    "sum by (instance) (processor_backlog_bytes{S})": "{{instance}} waiting for room",
+                },
+                "bytes",
+            ),
+            Panel("Memory", {"max by (instance) (process_resident_memory_bytes{S})": "{{instance}}"}, "bytes"),
+            Panel(
+                "CPU",
+                {f"max by (instance) (rate(process_cpu_seconds_total{{S}}[{RATE}]))": "{{instance}}"},
+                "percentunit",
+                "Of one core: a process uses one and a little.",
+            ),
+            Panel("Executors started", rate("executors_started_total"), "ops", "One for each start of a process."),
+            Panel(
+                "Executors declared dead",
+                {
+                    f"sum by (reason) (rate(processor_executors_lost_total{{S}}[{RATE}]))": "own: {{reason}}",
+                    f"sum by (reason) (rate(processor_executors_buried_total{{S}}[{RATE}]))": "others: {{reason}}",
+                },
+                "ops",
+            ),
+            Panel("Unexpected errors", rate("service_failures_total", "service"), "ops", "0 unless there is a bug."),
+        ],
+    },
+)
+
+GROUP = Dashboard(
+    "group",
+    "onceflow / consumer group",
+    "One group's partitions: where they are, who has them, and why one does not go on.",
+    {
+        "Partitions": [
+            Panel(
+                "State",
+                {
+                    "max by (topic, partition) ("
+                    + " or ".join(
+                        f'{number} * processor_partition_state{{S, state=~"{states}"}}'
+                        for number, states in enumerate(STATES.values())
+                    )
+                    + ")": "{{topic}}-{{partition}}"
+                },
+                meaning="Only `attached` is fetched.",
+                kind="state-timeline",
+                width=24,
+                names=tuple(STATES),
+            ),
+            Panel("Lag", of_partition("partition_lag")),
+            Panel("Oldest record at work", of_partition("partition_lag_seconds"), "s"),
+            Panel(
+                "Progress",
+                {
+                    "max by (topic, partition)"
+                    f" (deriv(processor_partition_progress_offset{{S}}[{RATE}]))": "{{topic}}-{{partition}}"
+                },
+                "ops",
+                "Offsets a second below which everything is durable.",
+            ),
+            Panel(
+                "Finished above the progress",
+                of_partition("partition_watermark_gap"),
+                meaning="High and steady: one record is stuck, others pass it.",
+            ),
+            Panel("In flight", of_partition("partition_inflight")),
+            Panel("Waiting for room in memory", of_partition("partition_backlog")),
+            Panel("At rest behind their keys", of_partition("partition_parked")),
+            Panel("Blocked keys", of_partition("partition_blocked_keys"), meaning="An operator has to decide."),
+            Panel(
+                "Fetching rests",
+                {
+                    "max by (topic, partition, reason) (processor_partition_paused{S})": "{{topic}}-{{partition}} {{reason}}"
+                },
+                meaning="congested: the engine has enough; behind: the loop has not taken what it was given.",
+            ),
+            Panel(
+                "Unreadable offsets",
+                of_partition("partition_open_transactions"),
+                meaning="A producer holds a transaction open.",
+            ),
+        ],
+        "Records": [
+            Panel("Delivered", rate("records_delivered_total", "topic, partition"), "ops"),
+            Panel(
+                "Without a workflow of their own",
+                rate("records_passed_over_total", "topic, decision"),
+                "ops",
+                "Filtered, tombstones, and known: a redelivery.",
+            ),
+            Panel("Taken by retention first", rate("gap_records_total", "topic"), "ops", "Rows of the table gap."),
+            Panel("Topics made anew", rate("topic_recreated_total", "topic"), "ops"),
+            Panel("Halts", rate("partitions_halted_total", "topic, partition"), "ops"),
+        ],
+        "Who has what": [
+            Panel(
+                "Rebalances",
+                {
+                    f"sum(rate(processor_rebalance_{what}_total{{G}}[{RATE}]))": what
+                    for what in ("assigned", "revoked", "lost")
+                },
+                "ops",
+                "Lost: the brokers had not heard of a member for a session time-out.",
+            ),
+            Panel("Claims", rate("claims_total", "after_death"), "ops", "after_death: the owner before was dead."),
+            Panel("Epoch of the claim", of_partition("partition_owner_epoch"), meaning="+ 1 with each claim."),
+            Panel("Workflows taken over", rate("claimed_workflows_total", "topic"), "ops", "Open ones, with a claim."),
+            Panel("A claim waits", quantiles("claim_wait_seconds"), "s", "From the first attempt to the claim."),
+            Panel("A release takes", quantiles("drain_seconds"), "s", "Its commit included."),
+            Panel(
+                "Runs that outlive a release",
+                {
+                    f"sum(rate(processor_late_runs_total{{S}}[{RATE}]))": "began",
+                    f"sum by (finished) (rate(processor_hand_overs_total{{S}}[{RATE}]))": "ended, finished={{finished}}",
+                },
+                "ops",
+                "Steps that still ran when their partition left.",
+            ),
+            Panel("Such runs now", of_process("late_runs")),
+            Panel("Claims that ended without a release", rate("partitions_dropped_total", "reason"), "ops"),
+            Panel(
+                "Stale records", rate("stale_records_total"), "ops", "Of ended attachments; fetched again by others."
+            ),
+        ],
+        "Kafka's client": [
+            Panel(
+                "Since the poll thread came round",
+                {"max by (instance, group) (processor_poll_age_seconds{G})": "{{instance}} {{group}}"},
+                "s",
+            ),
+            Panel("Errors", rate("client_errors_total", "meaning"), "ops", "denied and fatal need you, others pass."),
+            Panel("Clients replaced", rate("client_recreated_total"), "ops"),
+        ],
+    },
+    of_group=True,
+)
+
+POSTGRES = Dashboard(
+    "postgres",
+    "onceflow / Postgres",
+    "What the processor asks of Postgres, and how Postgres takes it.",
+    {
+        "Commits": [
+            Panel("Commits", rate("flushes_total", "kind"), "ops", stacked=True),
+            Panel("A commit takes", quantiles("flush_duration_seconds"), "s", "From BEGIN to the reply of COMMIT."),
+            Panel(
+                "Records in a commit",
+                {
+                    f"sum by (kind) (rate(processor_flush_{what}_total{{S}}[{RATE}]))"
+                    f" / sum by (kind) (rate(processor_flushes_total{{S}}[{RATE}]))": f"{what} {{{{kind}}}}"
+                    for what in ("rows", "checkpoints", "outcomes")
+                },
+                meaning="Rises with the load: what gathers while a commit runs shares the next.",
+            ),
+            Panel("Workflow rows", rate("flush_rows_total", "kind"), "ops", stacked=True),
+            Panel("Checkpoints", rate("flush_checkpoints_total", "kind"), "ops", stacked=True),
+            Panel("Outcomes of earlier rows", rate("flush_outcomes_total", "kind"), "ops", stacked=True),
+            Panel(
+                "Sent again",
+                rate("flush_retries_total", "reason"),
+                "ops",
+                "weather passes; fenced means another owner.",
+            ),
+            Panel(
+                "Refused by a fence",
+                rate("fenced_writes_total"),
+                "ops",
+                "Writes of a process that no longer owns what it writes. They changed nothing.",
+            ),
+        ],
+        "Connections": [
+            Panel("Of the pool", of_process("pool_connections"), meaning="For transactional steps and claims."),
+            Panel("Waiting for one", of_process("pool_waiting"), meaning="Above 0 for long: raise postgres.pool_max."),
+            Panel(
+                "Postgres does not answer",
+                of_process("store_unavailable"),
+                meaning="1 while everything waits.",
+            ),
+            Panel("Outages", rate("store_outages_total"), "ops"),
+        ],
+        "Leases": [
+            Panel(
+                "Left of the lease", of_process("lease_remaining_seconds"), "s", "At 0 a process begins nothing more."
+            ),
+            Panel("A heartbeat takes", quantiles("heartbeat_duration_seconds"), "s"),
+        ],
+    },
+)
+
+PAGES: Mapping[str, Callable[[], str]] = {board.name: board.page for board in (OVERVIEW, GROUP, POSTGRES)}
+"""What makes each file."""
