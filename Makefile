@@ -22,7 +22,7 @@ MINUTES ?= 10
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(VENV)/.synced ## Make .venv from uv.lock
@@ -57,6 +57,10 @@ format: venv ## Format and fix what can be fixed
 .PHONY: test
 test: venv ## All tests that CI needs; ARGS='-k name' chooses, WORKERS=0 runs one after the other
 	$(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n $(WORKERS)) $(ARGS)
+
+.PHONY: chart-server
+chart-server: venv ## Install the chart on a real Kubernetes API server, every option on and off; needs Go, builds it once
+	$(BIN)/python -m tests.deploy.server $(ARGS)
 
 .PHONY: demo
 demo: venv ## The whole thing on this machine
