@@ -28,7 +28,7 @@ from engine.ids import ExecutorId
 from engine.store import executor
 from engine.store.executor import Renewal
 from engine.store.statement import Statement, rendered
-from engine.telemetry import ExecutorBuried, HeartbeatRenewed, StoreUnavailable
+from engine.telemetry import ExecutorBuried, HeartbeatRenewed, StoreAvailable, StoreUnavailable
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -125,6 +125,7 @@ class Lease:
     def _run(self) -> None:
         connection = self._connection
         next_at = self.now() + self._settings.heartbeat.total_seconds()
+        unreachable_since: float | None = None
         while not self._stop.is_set():
             try:
                 if connection is None or connection.closed:
@@ -135,7 +136,11 @@ class Lease:
                 hinted = self._wait_for_hints(connection, min(0.5, max(0.01, next_at - self.now())))
                 if hinted:
                     next_at = min(next_at, self.now())
+                if unreachable_since is not None:
+                    self._engine.emit_from_thread(StoreAvailable(self.now() - unreachable_since))
+                    unreachable_since = None
             except psycopg.Error as error:
+                unreachable_since = self.now() if unreachable_since is None else unreachable_since
                 self._engine.emit_from_thread(StoreUnavailable(summary(error), self.silence_s))
                 self._seen.clear()
                 if connection is not None:

@@ -59,7 +59,8 @@ class Counter:
     def __init__(self, metric: Metric) -> None:
         assert metric.kind is Kind.COUNTER, metric.name
         self.metric = metric
-        self._sums: dict[Labels, float] = {}
+        # Without labels there is one series, and it is there before its first event: a rate needs a sample before it.
+        self._sums: dict[Labels, float] = {} if metric.labels else {(): 0}
 
     def add(self, amount: float, *labels: str) -> None:
         """Add to the sum of these labels."""

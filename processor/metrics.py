@@ -176,6 +176,8 @@ class Metrics(Collector):
         match event:
             case telemetry.HeartbeatRenewed():
                 self._take("heartbeat_duration_seconds", (event.duration_s,))
+                # Postgres answered. A process that has nothing to commit would not say so otherwise.
+                self._store_unavailable = 0
             case telemetry.ExecutorStarted():
                 self._add("executors_started_total", 1)
             case telemetry.ExecutorLost():

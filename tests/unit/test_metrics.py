@@ -73,6 +73,21 @@ def test_an_outage_is_one_however_often_it_is_told(metrics: Metrics) -> None:
     assert value(metrics, "store_outages_total") == 1
 
 
+def test_postgres_is_back_when_it_takes_a_heartbeat(metrics: Metrics) -> None:
+    """A process that has nothing to commit notices an outage by its lease, and its end too."""
+    metrics.observe(telemetry.StoreUnavailable("refused", 1.0))
+
+    metrics.observe(telemetry.HeartbeatRenewed("e", 0.01))
+
+    assert value(metrics, "store_unavailable") == 0
+
+
+def test_counters_without_labels_are_there_before_their_first_event(metrics: Metrics) -> None:
+    """A rate needs a sample before the event that it is about."""
+    assert value(metrics, "fenced_writes_total") == 0
+    assert "processor_fenced_writes_total 0.0" in metrics.exposition()[1].decode()
+
+
 def test_gauges_are_read_at_the_scrape(metrics: Metrics) -> None:
     lag = iter([5.0, 0.0])
     metrics.read_at_scrape(lambda: {"partition_lag": [(("shop", "orders", "3"), next(lag))]})
