@@ -45,7 +45,7 @@ def of_partition(metric: str) -> dict[str, str]:
 
 def of_process(metric: str) -> dict[str, str]:
     """A gauge, one line for each process."""
-    return {f"max by (instance) (processor_{metric}{{S}})": "{{instance}}"}
+    return {f"max by (instance, process) (processor_{metric}{{S}})": "{{instance}} {{process}}"}
 
 
 def stat(title: str, query: str, meaning: str, *, unit: str = "short", bad_above: float | None = None) -> Panel:
@@ -156,13 +156,21 @@ OVERVIEW = Dashboard(
                 },
                 "bytes",
             ),
-            Panel("Memory", {"max by (instance) (process_resident_memory_bytes{S})": "{{instance}}"}, "bytes"),
+            Panel(
+                "Memory",
+                {"max by (instance, process) (process_resident_memory_bytes{S})": "{{instance}} {{process}}"},
+                "bytes",
+            ),
             Panel(
                 "CPU",
-                {f"max by (instance) (rate(process_cpu_seconds_total{{S}}[{RATE}]))": "{{instance}}"},
+                {
+                    f"max by (instance, process) (rate(process_cpu_seconds_total{{S}}[{RATE}]))": "{{instance}} {{process}}"
+                },
                 "percentunit",
                 "Of one core: a process uses one and a little.",
             ),
+            Panel("Workers running", total("process_up", "instance"), meaning="Only with `run --processes`."),
+            Panel("Workers started anew", of_process("process_restarts"), meaning="Only with `run --processes`."),
             Panel("Executors started", rate("executors_started_total"), "ops", "One for each start of a process."),
             Panel(
                 "Executors declared dead",
@@ -276,7 +284,9 @@ GROUP = Dashboard(
         "Kafka's client": [
             Panel(
                 "Since the poll thread came round",
-                {"max by (instance, group) (processor_poll_age_seconds{G})": "{{instance}} {{group}}"},
+                {
+                    "max by (instance, process, group) (processor_poll_age_seconds{G})": "{{instance}} {{process}} {{group}}"
+                },
                 "s",
             ),
             Panel("Errors", rate("client_errors_total", "meaning"), "ops", "denied and fatal need you, others pass."),

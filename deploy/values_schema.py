@@ -107,6 +107,7 @@ def schema() -> Schema:
         extraEnvFrom=items(kubernetes("EnvFromSource")),
         kind=one_of("Deployment", "StatefulSet"),
         replicas=number(0, 1000),
+        processes=number(1, 256),
         staticMembership=flag(),
         strategy=section(maxUnavailable=COUNT_OR_SHARE, maxSurge=COUNT_OR_SHARE),
         minReadySeconds=number(0, 600),

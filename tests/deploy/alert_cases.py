@@ -74,6 +74,13 @@ CASES: tuple[Case, ...] = (
         (31,),
     ),
     Case(
+        "OnceflowWorkerRestarts",
+        [("processor_process_restarts", POD | {"process": "2"}, "0x10 1x10 2 4 5x40")],
+        (5, 15, 45),
+        (25,),
+        POD | {"process": "2"},
+    ),
+    Case(
         "OnceflowServiceFails",
         [("processor_service_failures_total", POD | {"service": "scan"}, "0x20 1x40")],
         (10, 50),

@@ -42,7 +42,8 @@ OPTIONS: dict[str, Values] = {
     },
     "stateful": {"kind": "StatefulSet"},
     "static members": {"kind": "StatefulSet", "staticMembership": True},
-    "longer drain": {"settings": {"executor": {"drain": "2m"}}, "terminationGracePeriodSeconds": 130},
+    "several processes": {"processes": 4},
+    "longer drain": {"settings": {"executor": {"drain": "2m"}}, "terminationGracePeriodSeconds": 150},
     "other port": {"settings": {"http": {"port": 8080}}},
     "no status server": {"settings": {"http": {"enabled": False}}},
     "certificates": {
@@ -147,6 +148,7 @@ EVERYTHING = (
     "secrets",
     "environment",
     "static members",
+    "several processes",
     "certificates",
     "more containers",
     "places",

@@ -5,6 +5,7 @@ import json
 import helm_python
 import pytest
 
+from processor.cli import command_parser
 from tests.deploy.chart import (
     OPTIONS,
     Object,
@@ -191,6 +192,16 @@ def test_members_keep_their_names() -> None:
     assert names.index("POD_NAME") < names.index("PROCESSOR_KAFKA_GROUP_INSTANCE_ID")
 
 
+def test_several_processes_are_kept_running_by_one() -> None:
+    def arguments(*values: Values) -> list[str]:
+        return containers(workload(render(*values))["spec"]["template"])[0]["args"]
+
+    assert arguments() == ["run", "shop.app:app"]
+    assert arguments({"processes": 4}) == ["run", "shop.app:app", "--processes", "4"]
+    for each in (arguments(), arguments({"processes": 4})):
+        command_parser().parse_args(each)
+
+
 # -- migration
 
 
@@ -239,7 +250,8 @@ def test_the_second_phase_comes_after_the_upgrade_and_only_then() -> None:
         ({"app": ""}, "say which app runs"),
         ({"terminationGracePeriodSeconds": 39}, "too short for settings.executor.drain 30s.*at least 40"),
         ({"settings": {"executor": {"drain": "1m5s"}}}, "too short for settings.executor.drain 1m5s.*at least 75"),
-        ({"settings": {"executor": {"drain": 36}}}, "too short for settings.executor.drain 36.*at least 46"),
+        ({"settings": {"executor": {"drain": 51}}}, "too short for settings.executor.drain 51.*at least 61"),
+        ({"processes": 2, "terminationGracePeriodSeconds": 54}, "at least 55"),
         ({"hpa": {"enabled": True}, "keda": {"enabled": True}}, "one of them"),
         ({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}, "every sum counts twice"),
         ({"staticMembership": True}, "only with kind: StatefulSet"),

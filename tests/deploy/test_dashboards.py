@@ -23,8 +23,8 @@ SERIES = {
     for suffix in (("_bucket", "_sum", "_count") if metric.kind is Kind.HISTOGRAM else ("",))
 }
 """What a scrape has, by name."""
-FROM_SCRAPE = {"namespace", "app_kubernetes_io_instance", "instance", "le"}
-"""Labels that no metric of ours declares: a scrape adds them, or a histogram has them."""
+FROM_SCRAPE = {"namespace", "app_kubernetes_io_instance", "instance", "process", "le"}
+"""Labels that no metric of ours declares: a scrape adds them, a supervisor of several processes, or a histogram has them."""
 
 
 @pytest.fixture(params=BOARDS, ids=lambda board: board.name)

@@ -16,7 +16,8 @@
 {{- end -}}
 {{- end -}}
 {{- $drain := include "onceflow.setting" (dict "context" $ "name" "executor.drain" "default" "30s") -}}
-{{- $least := addf (include "onceflow.seconds" $drain | float64) 10.0 -}}
+{{- /* A supervisor gives its workers 20 s more than the drain before it ends them itself. */ -}}
+{{- $least := addf (include "onceflow.seconds" $drain | float64) (ternary 25.0 10.0 (gt (int .Values.processes) 1)) -}}
 {{- if lt (float64 .Values.terminationGracePeriodSeconds) $least -}}
 {{- fail (printf "terminationGracePeriodSeconds: %v is too short for settings.executor.drain %s: a stop waits so long for running steps, then closes connections; at least %v" .Values.terminationGracePeriodSeconds $drain $least) -}}
 {{- end -}}

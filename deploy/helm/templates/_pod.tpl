@@ -43,7 +43,7 @@ spec:
   containers:
     - name: processor
       {{- include "onceflow.containerBasics" . | nindent 6 }}
-      args: [run, {{ .Values.app | quote }}]
+      args: [run, {{ .Values.app | quote }}{{ if gt (int .Values.processes) 1 }}, --processes, {{ .Values.processes | int | quote }}{{ end }}]
       env:
         {{- include "onceflow.environment" (dict "context" . "secrets" .Values.secretSettings) | nindent 8 }}
         {{- if .Values.staticMembership }}
