@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Mapping
@@ -173,8 +174,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """Every RUN and COPY of the stage `build`, in a folder of its own and a clean environment; then what `example` copies."""
     place = tmp_path_factory.mktemp("image")
     # Readable by everybody, as an image's files are: pytest's own folders are root's alone.
-    for folder in (place, place.parent, place.parent.parent):
-        folder.chmod(0o755)
+    for folder in (place, *place.parents):
+        if folder.is_relative_to(tempfile.gettempdir()) and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     source, environment, app, spare = place / "src", place / "opt", place / "app", place / "spare"
     source.mkdir()
     spare.mkdir()
