@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from consumers.assignment import State as PartitionState
+from consumers.errors import Meaning
 from deploy import CHART
+from engine.states import WorkflowStatus
 from tests.deploy.alert_cases import CASES, RELEASE, promtool_file
 from tests.deploy.chart import OPTIONS, of_kind, render
 from tests.deploy.prometheus import promtool
@@ -53,6 +56,26 @@ def test_what_an_alert_says_names_labels_that_it_has(rule: dict[str, Any]) -> No
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert not rule["annotations"]["summary"].endswith(".")
     assert rule["annotations"]["description"].endswith(".")
+
+
+def test_rules_select_by_values_that_there_are() -> None:
+    """A misspelt state would match nothing, and nobody would be told."""
+    known = {
+        "state": {each.value for each in PartitionState},
+        "status": {each.value for each in WorkflowStatus},
+        "meaning": {each.value for each in Meaning},
+        "alone": {"true", "false"},
+        "reason": {"bisect"},
+    }
+    selected = [
+        (label, value)
+        for rule in RULES.values()
+        for label, values in re.findall(r'(\w+)(?:=~|!=|=)"([^"]+)"', rule["expr"])
+        for value in values.split("|")
+    ]
+
+    assert {label for label, _ in selected} == known.keys()
+    assert [(label, value) for label, value in selected if value not in known[label]] == []
 
 
 def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
