@@ -115,7 +115,7 @@ def test_rules_of_a_release_fire_for_it_and_for_no_other(tmp_path: Path) -> None
     (made,) = of_kind("PrometheusRule", render(OPTIONS["pod monitor"], {"prometheusRule": {"enabled": True}}))
     (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(made["spec"]))
 
-    for whose in (RELEASE, {**RELEASE, "app_kubernetes_io_instance": "other"}, {**RELEASE, "namespace": "test"}):
+    for whose in (RELEASE, {**RELEASE, "app_kubernetes_io_instance": "other"}):
         cases = promtool_file("alerts.yaml", SEVERITIES, of_release=True, whose=whose)
         (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
         promtool("test", "rules", "cases.yaml", folder=tmp_path)
