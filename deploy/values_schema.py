@@ -83,13 +83,17 @@ def kubernetes(name: str) -> Schema:
 
 STRINGS = mapping({"type": "string"})
 COUNT_OR_SHARE: Schema = {"anyOf": [number(0), text(r"^([1-9]?[0-9]|100)%$")]}
+READ_BY_TEMPLATES = frozenset({"executor.drain", "http.enabled", "http.host", "http.port"})
+"""Settings that decide what is rendered (grace period, probes, ports): what they are in a Secret nobody could compare."""
 SECRET_KEY = section("secret", "key", secret=text(NAME), key=text("^[-._a-zA-Z0-9]+$"))
 
 
 def schema() -> Schema:
     """The whole of it."""
     alerts = alert_names()
-    secret_settings = section(**{setting.key: SECRET_KEY for setting in all_settings()})
+    secret_settings = section(
+        **{setting.key: SECRET_KEY for setting in all_settings() if setting.key not in READ_BY_TEMPLATES}
+    )
     top = section(
         app=text(r"^([A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?)?$"),
         image=section(
