@@ -13,7 +13,14 @@ from pydantic import BaseModel
 from engine.migrations import migrate
 from engine.rows import record_of
 from engine.settings import EngineSettings
-from engine.telemetry import ExecutorBuried, ExecutorLost, FlushRetried, SuspectStarted
+from engine.telemetry import (
+    ExecutorBuried,
+    ExecutorLost,
+    FlushRetried,
+    StoreAvailable,
+    StoreUnavailable,
+    SuspectStarted,
+)
 from processor import App, ConfigurationError, Record, Topic, Transaction
 from processor.testing import Bench, CrashPoint
 from tests.fixtures.postgres import PostgresServer
@@ -112,6 +119,22 @@ async def test_postgres_away_for_longer_than_the_lease_kills_nobody(private_post
 
         await audit(bench, 60)
         assert not [event for event in bench.events if isinstance(event, ExecutorBuried)]
+
+
+async def test_a_process_with_nothing_to_do_says_that_postgres_went_and_came_back(
+    private_postgres: PostgresServer,
+) -> None:
+    """P25: nothing is committed that could say so; the lease does."""
+    dsn = private_postgres.dsn()
+    await migrate(dsn)
+    async with Bench(Shop().app, dsn, settings=FAST) as bench:
+        await asyncio.to_thread(private_postgres.stop, "immediate")
+        await until(lambda: [event for event in bench.events if isinstance(event, StoreUnavailable)])
+        assert not [event for event in bench.events if isinstance(event, StoreAvailable)]
+
+        await asyncio.to_thread(private_postgres.start)
+
+        await until(lambda: [event for event in bench.events if isinstance(event, StoreAvailable)])
 
 
 async def test_a_base_backup_restored_under_a_running_worker_is_noticed(private_postgres: PostgresServer) -> None:
