@@ -84,6 +84,13 @@ CREATE TABLE dbos.executor (
 
 CREATE INDEX executor_alive_index ON dbos.executor USING btree (executor_id) WHERE (died_at IS NULL);
 
+CREATE TABLE dbos.executor_workflow (
+    executor_id text NOT NULL,
+    name text NOT NULL,
+    version text NOT NULL,
+    CONSTRAINT executor_workflow_pkey PRIMARY KEY (executor_id, name)
+);
+
 CREATE TABLE dbos.gap (
     gap_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     kafka_source text NOT NULL,
@@ -147,6 +154,19 @@ CREATE TABLE dbos.processor_migration (
     CONSTRAINT processor_migration_pkey PRIMARY KEY (version)
 );
 
+CREATE TABLE dbos.recovery (
+    recovery_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    workflow_uuid text NOT NULL,
+    worker_id text NOT NULL,
+    reason text NOT NULL,
+    previous_status text,
+    previous_worker_id text,
+    recovered_at bigint NOT NULL,
+    CONSTRAINT recovery_pkey PRIMARY KEY (recovery_id)
+);
+
+CREATE INDEX recovery_workflow_index ON dbos.recovery USING btree (workflow_uuid, recovery_id);
+
 CREATE TABLE dbos.scheduler_state (
     workflow_fn_name text NOT NULL,
     last_run_time bigint NOT NULL,
@@ -168,6 +188,20 @@ CREATE TABLE dbos.topic_owner (
     registered_at bigint NOT NULL,
     CONSTRAINT topic_owner_pkey PRIMARY KEY (topic)
 );
+
+CREATE TABLE dbos.waiting (
+    workflow_uuid text NOT NULL,
+    kind text NOT NULL,
+    target text NOT NULL,
+    name text NOT NULL DEFAULT ''::text,
+    polled boolean NOT NULL DEFAULT false,
+    CONSTRAINT waiting_pkey PRIMARY KEY (workflow_uuid, kind, target, name),
+    CONSTRAINT waiting_kind_check CHECK ((kind = ANY (ARRAY['result'::text, 'message'::text, 'event'::text, 'stream'::text])))
+);
+
+CREATE INDEX waiting_polled_index ON dbos.waiting USING btree (target) WHERE polled;
+
+CREATE INDEX waiting_target_index ON dbos.waiting USING btree (target, kind, name);
 
 CREATE TABLE dbos.workflow_events (
     workflow_uuid text NOT NULL,
@@ -238,6 +272,8 @@ CREATE TABLE dbos.workflow_status (
     kafka_attempt integer,
     kafka_wake_at bigint,
     kafka_alone integer,
+    kafka_asleep boolean,
+    kafka_interrupt boolean,
     CONSTRAINT workflow_status_pkey PRIMARY KEY (workflow_uuid)
 );
 
@@ -247,11 +283,19 @@ CREATE INDEX idx_workflow_status_queue_status_started ON dbos.workflow_status US
 
 CREATE UNIQUE INDEX uq_workflow_status_queue_name_dedup_id ON dbos.workflow_status USING btree (queue_name, deduplication_id) WHERE (deduplication_id IS NOT NULL);
 
+CREATE INDEX workflow_status_commons_rest_index ON dbos.workflow_status USING btree (name, application_version, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
+
+CREATE INDEX workflow_status_commons_running_index ON dbos.workflow_status USING btree (executor_id) WHERE ((kafka_source IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NOT NULL));
+
 CREATE INDEX workflow_status_created_at_index ON dbos.workflow_status USING btree (created_at);
+
+CREATE INDEX workflow_status_deadline_index ON dbos.workflow_status USING btree (workflow_deadline_epoch_ms) WHERE ((workflow_deadline_epoch_ms IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
 
 CREATE INDEX workflow_status_executor_id_index ON dbos.workflow_status USING btree (executor_id) WHERE (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text]));
 
 CREATE INDEX workflow_status_kafka_open_index ON dbos.workflow_status USING btree (kafka_source, kafka_offset) WHERE ((kafka_source IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
+
+CREATE INDEX workflow_status_kafka_rest_index ON dbos.workflow_status USING btree (kafka_source, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])) AND ((owner_xid IS NULL) OR (status = 'ENQUEUED'::text)));
 
 CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (status) WHERE (status <> 'SUCCESS'::text);
 
@@ -293,6 +337,32 @@ BEGIN
             USING ERRCODE = 'KP003';
     END IF;
     RETURN lsn;
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION dbos.fence_group(ids text[], owners text[], function_ids integer[], others text[], seen_timeline text, seen_lsn pg_lsn)
+ RETURNS pg_lsn
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    missing text[];
+BEGIN
+    PERFORM 1 FROM "dbos".workflow_status AS w
+      WHERE w.workflow_uuid = ANY (ids || others)
+      ORDER BY w.workflow_uuid
+        FOR NO KEY UPDATE;
+    SELECT array_agg(t.id) INTO missing
+      FROM unnest(ids, owners, function_ids) AS t (id, owner, function_id)
+      JOIN "dbos".workflow_status AS w
+        ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
+     WHERE t.function_id IS NOT NULL
+       AND NOT EXISTS (SELECT FROM "dbos".operation_outputs AS o
+                        WHERE o.workflow_uuid = t.id AND o.function_id = t.function_id);
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'row fence: % workflows lack their newest checkpoint', cardinality(missing)
+            USING ERRCODE = 'KP003', DETAIL = array_to_json(missing)::text;
+    END IF;
+    RETURN "dbos".fence_database(seen_timeline, seen_lsn);
 END;
 $function$;
 
