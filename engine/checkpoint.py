@@ -39,7 +39,7 @@ def call_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return step.function(*args, **kwargs)
     function_id = run.next_function_id(step.name)
     if step.is_async:
-        if not run.inbox.handler.is_async:
+        if not run.home.handler.is_async:
             require_loop(run, step.name)
         return _run_async(run, step, function_id, args, kwargs)
     require_thread(run, step.name)
@@ -121,7 +121,7 @@ def _final(step: Step, attempt: int, error: Exception) -> Exception:
 
 def in_loop(run: Run, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the loop for a sync workflow's thread, in its context, and wait (P14: a late thread ends)."""
-    future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, current_run.get()), run.inbox.loop)
+    future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, current_run.get()), run.home.loop)
     return future.result()
 
 
@@ -161,7 +161,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
             return result
         finally:
             current_step.reset(token)
-        run.inbox.engine.stopping.wait(delay.total_seconds())
+        run.home.engine.stopping.wait(delay.total_seconds())
         attempt += 1
 
 
@@ -171,7 +171,7 @@ def _threaded(step: Step, run: Run) -> Step:
 
     async def in_thread(*args: Any, **kwargs: Any) -> Any:
         call = functools.partial(copy_context().run, function, *args, **kwargs)
-        thread = run.inbox.loop.run_in_executor(run.inbox.engine.step_threads, call)
+        thread = run.home.loop.run_in_executor(run.home.engine.step_threads, call)
         # P14: a cancelled wait (a time-out) does not end the thread; the run lasts until it returns.
         run.running_steps += 1
         thread.add_done_callback(lambda _: run.step_ended())

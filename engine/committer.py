@@ -31,7 +31,7 @@ from engine.flush import Flush, Group, Work, Written
 from engine.round_trip import RoundTrip
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus
-from engine.store import event_dispatch_kv, operation_outputs, workflow_status
+from engine.store import operation_outputs, waiting, workflow_status
 from engine.store.statement import Statement, send
 from engine.tasks import end
 from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
@@ -159,7 +159,7 @@ class Committer:
             rows = {name: answer for (name, _), answer in zip(named, answers, strict=True)}
         else:
             rows = await self._behind_its_group(flush.group, flush, connection)
-        written = Written()
+        written = Written(more=rows)
         written.acquired = {row.workflow_id: row for row in rows.get("acquire", ())}
         written.found = {row.workflow_id: row for row in rows.get("look_up", ())}
         written.holds = rows.get("held", ())
@@ -205,14 +205,15 @@ class Committer:
             if ending is not None:
                 if ending.reason and ending.wake_at is None:
                     run.inbox.source.dead_lettered(run, ending)
-                run.inbox.finished(run)
+                run.home.finished(run)
             elif work.inserts:
-                run.inbox.persisted(run)
+                run.home.persisted(run)
             if run.unsent or (run.ending is not None and run.ending is not ending):
                 run.submit()
         for part in flush.parts:
             part.source.inbox.offsets.advance()
             part.apply_reads(written)
+        flush.applied(written)
         self._tell(flush, qualified, finished, duration_s)
 
     @staticmethod
@@ -224,7 +225,7 @@ class Committer:
             run.inbox.offsets.settle(run.offset)
             run.row = work.row_after
         elif not flush.qualified(work, written):
-            run.inbox.refuse(run, "cancelled or taken over")
+            run.home.refuse(run, "cancelled or taken over")
             return False
         if work.checkpoints:
             run.durable += len(work.checkpoints)
@@ -243,13 +244,13 @@ class Committer:
             run, ending = work.run, work.ending
             assert ending is not None, "finished with an ending"
             began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or now_ms
-            latencies[run.inbox.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
+            latencies[run.home.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
         for (handler, status), values in latencies.items():
             emit(WorkflowsFinished(handler, status, values))
         durations: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
         for work in qualified:
-            for _, _, name, _, error, started_ms, ended_ms in work.checkpoints:
-                durations[work.run.inbox.handler.name, name, error is None].append((ended_ms - started_ms) / 1000)
+            for _, _, name, _, error, started_ms, ended_ms, _ in work.checkpoints:
+                durations[work.run.home.handler.name, name, error is None].append((ended_ms - started_ms) / 1000)
         for (handler, step, is_success), values in durations.items():
             emit(StepsFinished(handler, step, "success" if is_success else "error", values))
         emit(
@@ -266,7 +267,7 @@ class Committer:
 
 def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C901  # a list of cases
     """A flush as statements, in the order they are sent; each with its name."""
-    made: list[tuple[str, Statement[Any]]] = [("fence", _fence(flush))]
+    made: list[tuple[str, Statement[Any]]] = flush.fences()
     acquires = [(run, part) for part in flush.parts for run in part.acquires]
     if acquires:
         ids = [run.id for run, _ in acquires]
@@ -283,6 +284,7 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
                     operation_outputs.delete_errors(ids=[i for i, _ in retried], owners=[o for _, o in retried]),
                 )
             )
+            made.append(("unwait", waiting.forget(ids=[i for i, _ in retried])))
         made.append(("histories", operation_outputs.of_workflows(ids=ids)))
     looked = [run.id for run, _ in acquires] + [i for part in flush.parts for i in part.look_ups]
     if looked:
@@ -317,19 +319,8 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
         made.append(("dead_letters", flush.dead_letters(buried)))
         if held := [work for work in buried if work.ending is not None and work.ending.hold is not None]:
             made.append(("holds", flush.holds(held)))
+    made += flush.more()
     return made
-
-
-def _fence(flush: Flush) -> Statement[Any]:
-    parts = sorted(flush.parts, key=lambda part: (part.source.ref.service_name, part.source.ref.key))
-    flush.parts[:] = parts
-    return event_dispatch_kv.fence(
-        services=[part.source.ref.service_name for part in parts],
-        keys=[part.source.ref.key for part in parts],
-        epochs=[part.source.epoch for part in parts],
-        held=[part.source.value for part in parts],
-        written=[part.value for part in parts],
-    )
 
 
 def _checkpoints(works: Sequence[Work]) -> Statement[Any]:
@@ -360,4 +351,5 @@ def _rest(works: Sequence[Any]) -> Statement[Any]:
         attempts=[work.ending.attempt if work.ending else None for work in works],
         wakes=[work.ending.wake_at if work.ending else None for work in works],
         ended=[work.ending is not None for work in works],
+        asleep=[work.ending is not None and work.ending.asleep for work in works],
     )

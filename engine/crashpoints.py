@@ -33,6 +33,12 @@ class CrashPoint(StrEnum):
     """The transaction is committed; the workflow was not told."""
     FUSED_CALLED = "fused-called"
     """A fused handler's function has returned for some record of its group; the group is not committed."""
+    STARTING = "starting"
+    """A workflow without a source is to be started; nothing was sent."""
+    STARTED = "started"
+    """Its row is durable; its code has not begun, and nobody was told."""
+    TAKEN = "taken"
+    """Rows at rest, or of a dead executor, are ours; none of them runs."""
     RELEASED = "released"
     """The release flush is committed; Kafka was not told."""
 

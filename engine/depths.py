@@ -1,4 +1,4 @@
-"""How many dead letters wait for an operator, and since when: looked at rarely, by one process of all.
+"""What waits for an operator: dead letters, workflows whose code is nowhere. Looked at rarely, by one process of all.
 
 The first of the live executors looks, by its ID, so that many processes cost Postgres as much as one, and no two show
 the same series. The look is bounded: so many places, and so many dead letters of each (I10).
@@ -7,9 +7,11 @@ the same series. The look is bounded: so many places, and so many dead letters o
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.inspection import list_stranded
 from engine.store import holds
 from engine.store.statement import send
 
@@ -43,11 +45,12 @@ class Depths:
         self._engine = engine
         self.look_again()
         self.latest: tuple[Depth, ...] = ()
+        self.stranded: tuple[tuple[str, int], ...] = ()
 
     async def look_if_due(self) -> None:
         """Look, if it is time and this is the process that looks."""
         if not self._engine.lease.is_first:
-            self.latest = ()
+            self.latest = self.stranded = ()
             self.look_again()
         elif time.monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self.look()
@@ -64,6 +67,8 @@ class Depths:
             reading = holds.depths(count_max=COUNT_MAX, places_max=PLACES_MAX)
             cursor = await send(connection, engine.settings.schema, reading)
             rows = await cursor.fetchall()
+            stranded = await list_stranded(connection, engine.settings.schema)
+        self.stranded = tuple(sorted(Counter(row.name for row in stranded).items()))
         found = {
             (source.ref.group, source.ref.topic): Depth(source.ref.group, source.ref.topic, 0, None)
             for source in engine.sources.attached()

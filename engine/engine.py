@@ -1,7 +1,7 @@
 """The engine of one process: opens what it needs, starts its services in order, drains and stops them.
 
     start   check the schema ─▶ pool ─▶ lease (registers the executor) ─▶ committers ─▶ scan
-    stop    release every source ─▶ wait for running steps, at most `drain` ─▶ leave ─▶ close
+    stop    release every source, close the commons ─▶ wait for running steps, at most `drain` ─▶ leave ─▶ close
     abort   as a crash: nothing more is written, connections are cut (for tests)
 
 An executor that finds itself dead, or its database gone back, abandons everything in memory, waits for its threads
@@ -17,82 +17,46 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
 
-from engine import migrations
+from engine import hints, migrations
+from engine.cancels import Cancels
 from engine.committer import Committer
-from engine.depths import Depth, Depths
+from engine.commons import Commons
+from engine.depths import Depths
 from engine.errors import ConfigurationError
 from engine.failures import summary
 from engine.fences import DatabaseFence
 from engine.fused import journaled
 from engine.handler_threads import HandlerThreads
 from engine.handlers import Handler, HandlerKind
-from engine.ids import ExecutorId, SourceRef, new_executor_id
+from engine.hints import Hints
+from engine.ids import ExecutorId, new_executor_id
 from engine.late import LateRuns
 from engine.leases import Lease
 from engine.pool import Pool, connect, explain_connect_error
+from engine.recovery import Recovery
+from engine.results import Results
 from engine.runner import Phase, Row, Run, Standing
 from engine.scan import Scan
 from engine.settings import EngineSettings
+from engine.snapshots import EngineSnapshot, snapshot_of
 from engine.sources import Source, Sources
-from engine.store import executor
+from engine.store import commons, executor
 from engine.store.executor import Renewal
 from engine.store.statement import send
 from engine.suspects import Suspects
 from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
 from engine.transaction_groups import TransactionGroups
 from engine.turns import Turns
+from engine.waits import Waits
 
 REBIRTH_WAIT_S = 1.0
 """Between two tries to register anew while Postgres is away."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSnapshot:
-    """Gauges of one claimed partition.
-
-    Attributes:
-        next, high, position: Stored progress; 1 + highest persisted; next offset expected from Kafka.
-        in_flight: Workflows known here that are not terminal.
-        backlog: Records delivered that wait for room.
-        parked: Rows at rest behind their keys.
-        oldest_ms: Timestamp of the oldest record that waits or runs, epoch ms; `None` if there is none.
-    """
-
-    ref: SourceRef
-    epoch: int
-    next: int
-    high: int
-    position: int
-    in_flight: int
-    backlog: int
-    parked: int
-    blocked_keys: int
-    held: str | None
-    congested: bool
-    oldest_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSnapshot:
-    """Gauges of one engine."""
-
-    executor_id: str
-    sources: tuple[SourceSnapshot, ...]
-    in_flight: int
-    in_flight_bytes: int
-    backlog_bytes: int
-    late_runs: int
-    lease_silence_s: float
-    lease_is_valid: bool
-    pool: Mapping[str, int]
-    dead_letters: tuple[Depth, ...]
 
 
 class Engine:
@@ -111,6 +75,8 @@ class Engine:
             for name, handler in handlers.items()
         }
         self.database = DatabaseFence()
+        self.has_extras = False
+        """Whether any checkpoint or rest here ever brought more than itself (engine/effects.py)."""
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.backlog_bytes = 0
@@ -147,6 +113,12 @@ class Engine:
         self.late = LateRuns(self)
         self.suspects = Suspects(self)
         self.transaction_groups = TransactionGroups(self)
+        self.waits = Waits(self)
+        self.hints = Hints(self)
+        self.results = Results(self)
+        self.cancels = Cancels(self)
+        self.commons = Commons(self, self._handlers)
+        self.recovery = Recovery(self)
         self.lease = Lease(self)
         self.scan = Scan(self)
         self.depths = Depths(self)
@@ -162,10 +134,12 @@ class Engine:
         await asyncio.to_thread(self.lease.start)
         self._alive.set()
         self.telemetry.emit(ExecutorStarted(self.executor_id, self.settings.executor_name or ""))
-        for committer in (*self.committers, *self.fused_committers):
+        await self._announce()
+        for committer in self.every_committer:
             committer.start()
         self.scan.start()
         self._is_started = True
+        self.commons.open()
         if not self.lease.is_valid():
             self._abandon("dead before it lived")  # `died` came before there was anything to abandon
 
@@ -176,13 +150,18 @@ class Engine:
         self._is_started = False
         deadline = time.monotonic() + drain.total_seconds()
         await self.scan.stop()
+        self.commons.close()
         releases = [self.spawn(source.release()) for source in self.sources.attached()]
         if releases:
             await asyncio.wait(releases, timeout=max(0.0, deadline - time.monotonic()))
         await self.late.all_ended(max(0.0, deadline - time.monotonic()))
+        await self.commons.all_ended(max(0.0, deadline - time.monotonic()))
+        await self.hints.flush()
+        self.waits.end()
         self.stopping.set()
-        for committer in (*self.committers, *self.fused_committers):
+        for committer in self.every_committer:
             await committer.stop()
+        self.commons.end()
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=True)
         await self.pool.close()
@@ -190,16 +169,23 @@ class Engine:
         self.fused_threads.shutdown(wait=False, cancel_futures=True)
         self.step_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def abort(self) -> None:
-        """End as a crash does: nothing more is written, whatever was sent is the server's. For tests."""
+    def cut(self) -> None:
+        """The part of `abort` that waits for nothing: from here on nothing is written."""
         self.is_aborted = True
         self._is_started = False
         self.stopping.set()
         self.lease.cut()
-        for committer in (*self.committers, *self.fused_committers):
+        for committer in self.every_committer:
             committer.cut()
+        self.waits.end()
+        self.commons.end()
+
+    async def abort(self) -> None:
+        """End as a crash does: nothing more is written, whatever was sent is the server's. For tests."""
+        self.cut()
         for source in self.sources.attached():
             source.drop("aborted")
+        self.commons.drop()
         await self.scan.stop()
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=False)
@@ -225,7 +211,25 @@ class Engine:
             await migrations.check(connection, self.settings.schema)
             await migrations.check_rights(connection, self.settings.schema)
 
+    async def _announce(self) -> None:
+        """Say what this executor can run, for whoever asks why a workflow does not go on."""
+        saying = commons.announce(
+            executor_id=self.executor_id, names=self.commons.names, versions=self.commons.versions
+        )
+        async with self.pool.connection() as connection:
+            await send(connection, self.settings.schema, saying)
+
     # -- for the parts --
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has started, and does not stop."""
+        return self._is_started
+
+    @property
+    def every_committer(self) -> tuple[Committer, ...]:
+        """Of partitions, of fused handlers', of the commons."""
+        return (*self.committers, *self.fused_committers, self.commons.committer)
 
     def handler(self, name: str) -> Handler:
         """A registered handler."""
@@ -259,6 +263,7 @@ class Engine:
 
     def pump(self) -> None:
         """Give room that came free to whoever waits, each source first in its turn."""
+        self.commons.pump()
         sources = self.sources.attached()
         if not sources:
             return
@@ -326,7 +331,7 @@ class Engine:
             if (
                 run.row is Row.NONE
                 and run.standing is Standing.ACTIVE
-                and run.inbox.is_open
+                and run.home.is_open
                 and run.phase in (Phase.WAITING, Phase.RUNNING)
             ):
                 run.needs_first_row = True
@@ -359,14 +364,15 @@ class Engine:
 
     def hinted_from_thread(self, channel: str, payload: str) -> None:
         """A hint arrived."""
-        del payload  # whoever is woken looks for itself
-        self.from_thread(self._hinted, channel)
+        self.from_thread(self._hinted, channel, payload)
 
-    def _hinted(self, channel: str) -> None:
-        if channel == "processor_rows":
-            self.scan.hint()
+    def _hinted(self, channel: str, payload: str) -> None:
+        if not self._is_started:
+            return
+        if channel == hints.ROWS_CHANNEL:
+            hints.heard(self, payload)
         else:
-            self.sources.woken.set()
+            self.sources.woken.set()  # whoever is woken looks for itself
 
     def renewed(
         self,
@@ -402,12 +408,15 @@ class Engine:
         self.telemetry.emit(ExecutorLost(self.executor_id, reason))
         for source in self.sources.attached():
             source.drop(reason)
+        self.commons.drop()
         self._reborn = self.loop.create_task(self._register_anew())
 
     async def _register_anew(self) -> None:
         # Threads and steps of the old executor end first, as far as they do within a lease; the keys of those
         # that do not stay taken (P12).
-        await self.late.all_ended(self.settings.lease.total_seconds())
+        async with asyncio.TaskGroup() as ends:
+            ends.create_task(self.late.all_ended(self.settings.lease.total_seconds()))
+            ends.create_task(self.commons.all_ended(self.settings.lease.total_seconds()))
         await asyncio.to_thread(self.lease.stop, leave=True)
         while not self.is_aborted:
             self.executor_id = new_executor_id()
@@ -417,6 +426,7 @@ class Engine:
             try:
                 await asyncio.to_thread(self.lease.start)
                 if self.lease.is_valid():
+                    await self._announce()
                     break
                 # Dead before it lived: a namesake (P3), or the database went back again.
                 await asyncio.to_thread(self.lease.stop, leave=True)
@@ -432,6 +442,8 @@ class Engine:
         self.telemetry.emit(ExecutorStarted(self.executor_id, summary(RuntimeError("registered anew"))))
         self._reborn = None
         self._alive.set()
+        self.commons.open()
+        self.scan.hint()
 
     def is_alive_as(self, executor_id: ExecutorId) -> bool:
         """Whether this process is still this executor, and it is not known to be dead."""
@@ -441,43 +453,6 @@ class Engine:
         """Wait while this executor registers anew."""
         await self._alive.wait()
 
-    # -- gauges --
-
     def snapshot(self) -> EngineSnapshot:
         """Gauges, read at a scrape."""
-        return EngineSnapshot(
-            executor_id=self.executor_id,
-            sources=tuple(_snapshot(source) for source in self.sources.attached()),
-            in_flight=self.in_flight,
-            in_flight_bytes=self.in_flight_bytes,
-            backlog_bytes=self.backlog_bytes,
-            late_runs=len(self.late),
-            lease_silence_s=self.lease.silence_s,
-            lease_is_valid=self.lease.is_valid(),
-            pool=self.pool.snapshot(),
-            dead_letters=self.depths.latest,
-        )
-
-
-def _snapshot(source: Source) -> SourceSnapshot:
-    inbox = source.inbox
-    oldest: int | None = None
-    if inbox.runs:
-        record = next(iter(inbox.runs.values())).record
-        oldest = record.timestamp_ms if record is not None else None
-    elif inbox.backlog:
-        oldest = inbox.backlog[0].timestamp_ms
-    return SourceSnapshot(
-        ref=source.ref,
-        epoch=source.epoch,
-        next=source.progress.next,
-        high=source.progress.high,
-        position=inbox.offsets.position,
-        in_flight=len(inbox.runs),
-        backlog=len(inbox.backlog),
-        parked=inbox.parked,
-        blocked_keys=len(inbox.keys.blocked),
-        held=source.held,
-        congested=source.congested,
-        oldest_ms=oldest,
-    )
+        return snapshot_of(self)

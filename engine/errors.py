@@ -9,6 +9,11 @@ EngineError
 ├── StepFailedError          the handler: a step used up its tries
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
 ├── PartitionHaltedError     the operator: a partition does not go on by itself
+├── WorkflowConflictError    the caller: the ID is another workflow's, or this one's with other inputs
+├── WorkflowNotFoundError    the caller: there is no workflow of this ID
+├── WorkflowCancelledError   who awaits the result: somebody, or a time-out, cancelled the workflow
+├── EngineStoppedError       who waits: the app of this process stopped; the workflow goes on elsewhere, or later
+├── RecoveryExceededError    the developer: the workflow was running at every death of too many executors
 └── StoreUnavailableError    nobody: the engine retries until Postgres is back
 
 Suspended (a BaseException)  nobody: ends a run that may begin no further effect
@@ -101,6 +106,64 @@ class PartitionHaltedError(EngineError):
         super().__init__(f"{source}: {reason}")
         self.source = source
         self.reason = reason
+
+
+class WorkflowConflictError(EngineError):
+    """A workflow ID is taken by another workflow, or by the same one with other inputs. Nothing was started."""
+
+    def __init__(self, workflow_id: str, reason: str) -> None:
+        super().__init__(workflow_id, reason)
+        self.workflow_id = workflow_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id} stands already, and {self.reason}.\n"
+            f"  The ID is the idempotency key: one workflow with one set of inputs. Give this one an ID of its own."
+        )
+
+
+class WorkflowNotFoundError(EngineError):
+    """No workflow has this ID; one of a record that Kafka has was waited for, for two seconds."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(workflow_id)
+        self.workflow_id = workflow_id
+
+    def __str__(self) -> str:
+        return f"there is no workflow {self.workflow_id!r}"
+
+
+class WorkflowCancelledError(EngineError):
+    """The workflow whose result is asked for was cancelled, by somebody or by its time-out: there is no result."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(workflow_id)
+        self.workflow_id = workflow_id
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id} was cancelled"
+
+
+class EngineStoppedError(EngineError):
+    """The app does not run in this process, or stopped while somebody waited. Workflows that were started go on elsewhere,
+    or when an app with their code runs again; ask again with their IDs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the app does not run in this process (any more)")
+
+
+class RecoveryExceededError(EngineError):
+    """A workflow was running when its executor died, too many times without a new checkpoint: it is not tried again."""
+
+    def __init__(self, workflow_id: str, deaths: int) -> None:
+        super().__init__(workflow_id, deaths)
+        self.workflow_id = workflow_id
+        self.deaths = deaths
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id} was running at {self.deaths} deaths of its executors, without a checkpoint"
 
 
 class StoreUnavailableError(EngineError):

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from engine.effects import Extras, Named, extras_of, lock
 from engine.ids import ExecutorId, WorkflowId
 from engine.progress import Progress
 from engine.rows import headers_text
 from engine.runner import Ending, Phase, Row, Run
 from engine.states import WorkflowStatus
-from engine.store import holds
+from engine.store import event_dispatch_kv, holds
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
 from engine.store.statement import Statement
 from engine.store.workflow_status import AcquiredRow, FoundRow
@@ -67,6 +68,8 @@ class Written:
     finished: set[WorkflowId] = field(default_factory=set[WorkflowId])
     rested: set[WorkflowId] = field(default_factory=set[WorkflowId])
     holds: Sequence[holds.HoldRow] = ()
+    more: Mapping[str, Sequence[tuple[Any, ...]]] = field(default_factory=dict[str, "Sequence[tuple[Any, ...]]"])
+    """What every statement returned, by its name; nothing where the reply was lost."""
 
 
 class Work:
@@ -159,6 +162,7 @@ class Flush:
         self.parts: list[Part] = []
         self.works: list[Work] = []
         self.group: Group | None = None
+        self.extras: Extras | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -182,6 +186,33 @@ class Flush:
                 inserted[work.run.inbox.source].add(work.run.offset)
         for part in self.parts:
             part.seal(inserted[part.source])
+        if self.works:
+            self.extras = extras_of(self.works[0].run.home.engine, self.works)
+
+    def fences(self) -> list[Named]:
+        """What comes first: every source's progress, compare-and-set (P6); locks of rows that several may touch."""
+        parts = sorted(self.parts, key=lambda part: (part.source.ref.service_name, part.source.ref.key))
+        self.parts[:] = parts
+        fence = event_dispatch_kv.fence(
+            services=[part.source.ref.service_name for part in parts],
+            keys=[part.source.ref.key for part in parts],
+            epochs=[part.source.epoch for part in parts],
+            held=[part.source.value for part in parts],
+            written=[part.value for part in parts],
+        )
+        made: list[Named] = [("fence", fence)]
+        if self.extras is not None and (others := self.extras.touches()):
+            made.append(("lock", lock([work.run.id for work in self.works if not work.inserts], others)))
+        return made
+
+    def more(self) -> list[Named]:
+        """What comes last."""
+        return [] if self.extras is None else self.extras.statements()
+
+    def applied(self, written: Written) -> None:
+        """It is durable, and every run knows."""
+        if self.extras is not None:
+            self.extras.applied(written.more)
 
     def halves(self) -> list[Flush]:
         """Two flushes with half the works each, in order; the first has the reads. Of two works or more."""

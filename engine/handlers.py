@@ -3,7 +3,7 @@
 `processor` builds these from decorators; the engine never sees a decorator, a pydantic model or a codec by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -47,6 +47,14 @@ class Format(Protocol):
         ...
 
 
+class Arguments(Protocol):
+    """Inputs of a workflow that no record starts to what its function is called with."""
+
+    def decode(self, inputs: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Positional and keyword arguments. Raises `ValueError` if the function does not take them."""
+        ...
+
+
 def _every_record(record: Record) -> Decision | None:
     del record
     return None
@@ -81,6 +89,7 @@ class Handler:
         persist_first: Give the record its row before its first step (P8).
         stored_headers: Names of the headers that are stored and shown to the handler.
         version: Fingerprint of the code, `workflow_status.application_version`.
+        arguments: Of the function, where it can be started without a record.
     """
 
     name: str
@@ -101,6 +110,7 @@ class Handler:
     persist_first: bool = False
     stored_headers: frozenset[str] = frozenset()
     version: str = ""
+    arguments: Arguments | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

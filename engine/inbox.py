@@ -38,13 +38,20 @@ if TYPE_CHECKING:
     from engine.source import Source
 
 
+TIMER_MAX_S = 3_600.0
+"""Longest timer of the loop: whoever rests longer is looked at again."""
+
+
 class Inbox:
     """The records of one claim, from delivery to durable end."""
+
+    has_source = True
 
     def __init__(self, engine: Engine, source: Source, handler: Handler, *, cautious: bool) -> None:
         self.engine = engine
         self.loop = engine.loop
         self.source = source
+        self.submit = source.submit
         self.handler = handler
         self.is_fused = handler.kind is not HandlerKind.JOURNALED
         self.token = source.token
@@ -53,8 +60,8 @@ class Inbox:
         self.offsets = Offsets(source.progress.next)
         self.high = source.progress.high
         self.backlog: deque[Record] = deque()
-        self.keys = Keys()
         self.rows = OpenRows(self)
+        self.keys = Keys(self.rows.recall)
         self.decisions = Decisions()
         self.runs: dict[WorkflowId, Run] = {}
         self.group: deque[Run] = deque()
@@ -265,7 +272,7 @@ class Inbox:
             self.engine.watch_foreign(run)
         elif run.row is Row.REST:
             if run.wake_at is not None and (delay_ms := run.wake_at - now_ms()) > 0:
-                self.engine.call_later(delay_ms / 1000, self.rows.wake, run)
+                self.engine.call_later(min(delay_ms / 1000, TIMER_MAX_S), self._look_at, run)
             else:
                 self.rows.wake(run)
         elif self.is_fused and run.key is None and self._may_fuse(run):
@@ -276,6 +283,11 @@ class Inbox:
             run.submit()
         else:
             self.start(run)
+
+    def _look_at(self, run: Run) -> None:
+        """A run at rest is due, or its timer was as long as one can be."""
+        if run.phase is Phase.WAITING and run.row is Row.REST:
+            self.go(run)
 
     def start(self, run: Run) -> None:
         """Start a run, unless a suspect runs alone or it is one itself (P22)."""
@@ -391,11 +403,12 @@ class Inbox:
             self.engine.suspects.ended(run)
         self.uncount(run)
         if not ending.is_final:
-            run.ending = None
+            run.ending = run.doom = None
             run.phase, run.row = Phase.WAITING, Row.REST
             run.wake_at, run.attempt = ending.wake_at, ending.attempt
             run.record, run.argument = None, UNDECODED
-            self.go(run)
+            if not (ending.asleep and self.rows.lay_down(run)):
+                self.go(run)
             return
         if ending.status is WorkflowStatus.SUCCESS:
             self._outcomes.succeeded()  # here, where those of fused groups pass too
@@ -464,13 +477,11 @@ class Inbox:
             else:
                 self.go(holder)
 
-    def hurry(self, by_ms: int) -> None:
-        """Let time pass for workflows that rest until their next attempt. For tests with a moved clock."""
+    def look_at_clock(self) -> None:
+        """The clock was moved: whoever rests in memory may be due. For tests."""
         for run in list(self.runs.values()):
-            if run.phase is Phase.WAITING and run.row is Row.REST and run.wake_at is not None:
-                run.wake_at -= by_ms
-                if self.keys.has(run):
-                    self.go(run)
+            if run.wake_at is not None and self.keys.has(run):
+                self._look_at(run)
 
     # -- leaving --
 

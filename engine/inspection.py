@@ -115,3 +115,59 @@ async def list_partitions(
         )
         for row in await cursor.fetchall()
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class StrandedRow:
+    """A workflow without a source that no live executor can run.
+
+    Attributes:
+        workflow_id, name, version: What it is.
+        created_at_ms: Of its row, epoch ms.
+        reason: Why nobody can.
+    """
+
+    workflow_id: str
+    name: str
+    version: str | None
+    created_at_ms: int
+    reason: str
+
+
+async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit: int = 1_000) -> list[StrandedRow]:
+    """Open workflows without a source whose code is nowhere, oldest first: they wait until an executor has it (P29)."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            WITH running AS MATERIALIZED (
+                SELECT x.name, x.version
+                  FROM {schema}.executor_workflow AS x
+                  JOIN {schema}.executor AS e ON e.executor_id = x.executor_id AND e.died_at IS NULL
+                 GROUP BY x.name, x.version
+            )
+            SELECT w.workflow_uuid, COALESCE(w.name, ''), w.application_version, w.created_at,
+                   (SELECT array_agg(r.version ORDER BY r.version) FROM running AS r WHERE r.name = w.name)
+              FROM {schema}.workflow_status AS w
+             WHERE w.kafka_source IS NULL
+               AND w.status = 'PENDING'
+               AND (w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
+               AND NOT EXISTS (SELECT FROM running AS r
+                                WHERE r.name = w.name AND r.version = w.application_version)
+             ORDER BY w.created_at
+             LIMIT %(limit)s
+            """,
+            {"limit": limit},
+        ),
+    )
+    return [
+        StrandedRow(workflow_id, name, version, created_ms, _why_stranded(name, version, versions))
+        for workflow_id, name, version, created_ms, versions in await cursor.fetchall()
+    ]
+
+
+def _why_stranded(name: str, version: str | None, versions: list[str] | None) -> str:
+    if not versions:
+        return f"no live executor has a workflow {name!r}"
+    return f"version {version!r} of {name!r} runs nowhere; {', '.join(map(repr, versions))} does"

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import AsyncCursor
 
+from engine.effects import extras_of, lock
 from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
 from engine.runner import Phase, Run, Standing
@@ -110,8 +112,12 @@ class LateRuns:
         engine = self._engine
         schema = engine.settings.schema
         work = Work(run)
+        extras = extras_of(engine, [work])
+        sent: dict[str, AsyncCursor[Any]] = {}
         try:
             async with engine.pool.connection() as connection, connection.pipeline(), connection.transaction():
+                if extras is not None and (others := extras.touches()):
+                    await send(connection, schema, lock([run.id], others))
                 fenced = await send(
                     connection, schema, row_fence(run, timeline=engine.database.timeline, lsn=engine.database.lsn)
                 )
@@ -144,8 +150,11 @@ class LateRuns:
                             attempts=[ending.attempt if ending else None],
                             wakes=[ending.wake_at if ending else None],
                             ended=[True],
+                            asleep=[ending is not None and ending.asleep],
                         ),
                     )
+                if extras is not None:
+                    sent = {name: await send(connection, schema, each) for name, each in extras.statements()}
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name))
         except BaseException:
             run.unsent = work.checkpoints + run.unsent
@@ -153,6 +162,10 @@ class LateRuns:
         row = await fenced.fetchone()
         if row is not None:
             engine.database.saw(row[0])
+        if extras is not None:
+            extras.applied(
+                {name: await cursor.fetchall() for name, cursor in sent.items() if cursor.description is not None}
+            )
         engine.telemetry.emit(HandedOver(run.inbox.source.ref, run.ending is not None))
 
     async def sweep(self) -> None:

@@ -4,7 +4,7 @@ open rows of the claim ─┬─ below `next`: entered at once, by place
 ├─ at or above it: when the fetch reaches or passes them
 └─ a live executor's late run: holds its key, watched until it has ended
 records below `high` ───── looked up under the fence before any of them runs
-rows at rest, found by the scan ── operators' retries, handed over
+rows at rest, found by the scan ── operators' retries, handed over, slept
 whoever may run ─▶ acquire: its owner is written first, in a flush that reads its history
 """
 
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
+from engine.clock import now_ms
 from engine.failures import encode_error, summary
 from engine.handlers import UndecodableError
 from engine.ids import OrderingKey, WorkflowId
-from engine.keys import by_place
+from engine.keys import Asleep, by_place
 from engine.records import Record
 from engine.rows import record_of
 from engine.runner import Ending, Phase, Row, Run, Standing
 from engine.states import OPEN, WorkflowStatus
+from engine.store.asleep import AsleepRow
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.workflow_status import AcquiredRow, FoundRow, OpenRow
 from engine.telemetry import RecordsDecided, SuspectStarted
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 LOOK_UPS_MAX = 1_000
 """Records looked up in one flush."""
+
+STAYS_MS = 1_000
+"""A workflow that wakes within so long stays in memory."""
 
 
 class OpenRows:
@@ -61,6 +67,14 @@ class OpenRows:
         for stub in sorted(ours[: len(ours) - len(self.ahead)], key=by_place):
             self._inbox.enter(stub)
         self.has_taken_over = True
+
+    def are_asleep(self, rows: Sequence[AsleepRow]) -> None:
+        """Sleepers of the claim, read after its open rows: they keep their keys. Who is in both lists ran until just now."""
+        keys = self._inbox.keys
+        for row in rows:
+            if row.workflow_id not in self._inbox.runs and row.workflow_id not in self._ahead_ids:
+                place = row.offset if row.place is None else row.place
+                keys.asleep[OrderingKey(row.key)] = Asleep(row.workflow_id, row.offset, place, row.wake_at)
 
     def pass_by(self, offset: int) -> None:
         """Open rows at or above the claim's `next` may run when the fetch reaches or passes them (P15)."""
@@ -110,22 +124,90 @@ class OpenRows:
             known += 1
             self.pass_by(record.offset + 1)
             if row.status in OPEN and not (workflow_id in inbox.runs or workflow_id in self._ahead_ids):
-                inbox.enter(self._stub(row, record.offset))
+                stub = self._stub(row, record.offset)
+                if not self._sleeps(stub):
+                    inbox.enter(stub)
         if known:
             inbox.engine.telemetry.emit(RecordsDecided(inbox.source.ref, "known", known))
             inbox.source.advance()
         return True
 
+    # -- asleep --
+
+    def lay_down(self, run: Run) -> bool:
+        """A workflow rests for long within an attempt: it leaves memory, all but its key (I10). False: it is to stay."""
+        inbox = self._inbox
+        if run.wake_at is None or run.wake_at - now_ms() < STAYS_MS or not inbox.keys.lay_down(run):
+            return False
+        run.phase = Phase.DONE
+        run.task = run.context = None
+        inbox.runs.pop(run.id, None)
+        inbox.engine.scan.due_at(run.wake_at)
+        return True
+
+    def recall(self, key: OrderingKey, asleep: Asleep) -> Run:
+        """A sleeper as a run at rest: somebody waits behind it now."""
+        inbox = self._inbox
+        run = Run(inbox, offset=asleep.offset, key=key, record=None)
+        run.place, run.row, run.wake_at = asleep.place, Row.REST, asleep.wake_at
+        inbox.runs[run.id] = run
+        inbox.engine.call_later(0, inbox.go, run)
+        return run
+
+    def cancelled(self, ids: AbstractSet[str]) -> list[Run]:
+        """Rows were cancelled: keys of those at rest go on. Returns those that run here."""
+        inbox = self._inbox
+        keys = inbox.keys
+        for key in [key for key, each in keys.asleep.items() if each.workflow_id in ids]:
+            self._look_at(key)
+        found = [inbox.runs[WorkflowId(workflow_id)] for workflow_id in ids & inbox.runs.keys()]
+        for run in found:
+            if run.phase is Phase.WAITING and run.row is Row.REST and keys.may_go(run):
+                self.acquire(run)  # which finds it ended, and frees its key (P18)
+        return [run for run in found if run.phase is Phase.RUNNING and run.row is Row.RUNNING]
+
+    def _look_at(self, key: OrderingKey) -> None:
+        """Look at a sleeper's row at once: it may have ended."""
+        asleep = self._inbox.keys.asleep[key]
+        run = Run(self._inbox, offset=asleep.offset, key=key, record=None)
+        run.place, run.row, run.wake_at = asleep.place, Row.REST, asleep.wake_at
+        self._inbox.runs[run.id] = run
+        self._inbox.keys.take(run)
+        self.acquire(run)
+
+    def _sleeps(self, stub: Run) -> bool:
+        """Whether a row that was looked up needs no run now: it is at rest, and keeps a key that is noted, or has none."""
+        keys = self._inbox.keys
+        if stub.row is not Row.REST or stub.wake_at is None or stub.wake_at <= now_ms():
+            return False
+        return stub.key is None or (stub.key in keys.asleep and keys.asleep[stub.key].workflow_id == stub.id)
+
     # -- the scan's --
 
-    def take_rows(self, rows: Sequence[FoundRow]) -> None:
-        """Rows at rest that nobody here knew: operators' retries, or handed over. By place, whatever their order.
+    def is_due(self, workflow_id: str) -> None:
+        """A row that is known here is due, perhaps since a signal came: it need not wait for its time."""
+        run = self._inbox.runs.get(WorkflowId(workflow_id))
+        if (
+            run is not None
+            and run.phase is Phase.WAITING
+            and run.row is Row.REST
+            and run.wake_at is not None
+            and run.wake_at > now_ms()
+            and self._inbox.keys.may_go(run)
+        ):
+            run.wake_at = 0
+            self._inbox.go(run)
 
-        One waits for another look while records before its place wait to be admitted: it must not overtake them.
+    def take_rows(self, rows: Sequence[FoundRow]) -> int:
+        """Rows at rest that nobody here knew: operators' retries, handed over, or slept. By place, whatever their order.
+
+        One waits for another look while records before its place wait to be admitted: it must not overtake them. Returns
+        how many were taken.
         """
         inbox = self._inbox
         if not inbox.is_open or not self.has_taken_over:
-            return
+            return 0
+        taken = 0
         if self.looking:
             frontier = next(iter(self.looking.values())).offset
         else:
@@ -134,6 +216,8 @@ class OpenRows:
         for stub in sorted(stubs, key=by_place):
             if _due_at(stub) <= frontier and not self.knows(stub.id):
                 inbox.enter(stub)
+                taken += 1
+        return taken
 
     def knows(self, workflow_id: str) -> bool:
         """Whether a row is in memory here, or above what Kafka has delivered so far (P15)."""
@@ -228,6 +312,7 @@ class OpenRows:
         self._wakeable.clear()
         self.ahead.clear()
         self._ahead_ids.clear()
+        self._inbox.keys.asleep.clear()
 
 
 def _due_at(run: Run) -> int:

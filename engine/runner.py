@@ -13,21 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from time import monotonic, time_ns
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
+from engine.clock import now_ms
 from engine.current import current_run
 from engine.errors import NondeterminismError, Suspended
 from engine.failures import encode_error, summary
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
 from engine.records import Record
+from engine.signals import Signal
 from engine.states import WorkflowStatus
 
 if TYPE_CHECKING:
+    from engine.effects import Placed
     from engine.handlers import Handler
+    from engine.home import Home
     from engine.inbox import Inbox
     from engine.store.operation_outputs import Checkpoint, CheckpointRow
 
@@ -87,6 +92,10 @@ class Ending:
     wake_at: int | None = None
     hold: tuple[str, OrderingKey | None, str] | None = None
     """(kind, key, reason) of the hold that is written with it."""
+    asleep: bool = False
+    """It rests within an attempt (engine/waits.py): nothing is forgotten when it wakes."""
+    signals: Sequence[Signal] = ()
+    """What wakes it before `wake_at`."""
 
     @property
     def is_final(self) -> bool:
@@ -124,9 +133,11 @@ class Run:
         "attempt",
         "context",
         "counted",
+        "deadline_ms",
         "doom",
         "durable",
         "durable_ids",
+        "effects",
         "ending",
         "entered_at",
         "error_given",
@@ -134,6 +145,7 @@ class Run:
         "function_id",
         "handled_error",
         "history",
+        "home",
         "id",
         "inbox",
         "is_alone",
@@ -163,9 +175,10 @@ class Run:
     task: asyncio.Task[None] | None
     context: Context | None
 
-    def __init__(self, inbox: Inbox, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
-        self.inbox = inbox
-        self.id = WorkflowId(f"{inbox.id_prefix}{offset}")
+    def __init__(self, home: Home, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
+        self.home = home
+        self.inbox: Inbox = home  # type: ignore[assignment]  # its home too, of a record's run; nobody asks another
+        self.id = WorkflowId(f"{home.id_prefix}{offset}")
         self.offset = offset
         self.place = offset
         self.key = key
@@ -180,6 +193,8 @@ class Run:
         self.durable = 0
         self.durable_ids: list[int] = []
         self.unsent: list[Checkpoint] = []
+        self.effects: list[Placed] | None = None
+        """Rows that come with its checkpoints (P31), until they are durable."""
         self.ending: Ending | None = None
         self.doom: Ending | None = None
         """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
@@ -199,18 +214,19 @@ class Run:
         self.needs_first_row = False
         self.attempt = 0
         self.wake_at: int | None = None
+        self.deadline_ms: int | None = None
         self.entered_at = monotonic()
         self.started_ms = 0
 
     @property
     def handler(self) -> Handler:
         """What it runs."""
-        return self.inbox.handler
+        return self.home.handler
 
     @property
     def owner(self) -> OwnerToken:
         """What its row names while it runs here."""
-        return self.inbox.token
+        return self.home.token
 
     @property
     def is_replaying(self) -> bool:
@@ -229,8 +245,8 @@ class Run:
             self.error_given = self.handled_error = self.was_suspended = False
         self.is_running = True
         self.task = self.context = None
-        engine = self.inbox.engine
-        if self.inbox.handler.is_async:
+        engine = self.home.engine
+        if self.home.handler.is_async:
             engine.turns.start(self)
             return
         if self.row is Row.NONE:
@@ -243,10 +259,10 @@ class Run:
         self.task, self.context = task, context
         ending: Ending | None = None
         try:
-            ending = self._succeeded(await self.inbox.body(self.argument))
+            ending = self._succeeded(await self.home.body(self.argument))
         except Suspended:
             self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
+        except (Exception, SystemExit, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001  # the user's code
             ending = self._failed(error)
         if self.running_steps:
             await self._steps_ended()
@@ -257,38 +273,38 @@ class Run:
         current_run.set(self)
         ending: Ending | None = None
         try:
-            ending = self._succeeded(self.inbox.body(self.argument))
+            ending = self._succeeded(self.home.body(self.argument))
         except Suspended:
             self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code
+        except (Exception, SystemExit, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001  # the user's code
             ending = self._failed(error)
-        self.inbox.engine.handler_threads.tell(self._ended_in_thread, ending)
+        self.home.engine.handler_threads.tell(self._ended_in_thread, ending)
 
     def _ended_in_thread(self, ending: Ending | None) -> None:
         if self.running_steps:
-            self.inbox.engine.spawn(self._ended_after_steps(ending))
+            self.home.engine.spawn(self._ended_after_steps(ending))
             return
-        self.inbox.engine.handler_threads.ended()
+        self.home.engine.handler_threads.ended()
         self._ended(ending)
 
     async def _ended_after_steps(self, ending: Ending | None) -> None:
         await self._steps_ended()
-        self.inbox.engine.handler_threads.ended()
+        self.home.engine.handler_threads.ended()
         self._ended(ending)
 
     def _ended(self, ending: Ending | None) -> None:
         self.is_running = False
         # The context knows the run: a cycle, which only the garbage collector would end.
         self.task = self.context = None
-        self.inbox.ended(self, None if self.was_suspended else ending)
+        self.home.ended(self, None if self.was_suspended else ending)
 
     def _succeeded(self, result: Any) -> Ending:
-        output = str(result) if isinstance(result, Encoded) else self.inbox.handler.encode(result)
+        output = str(result) if isinstance(result, Encoded) else self.home.handler.encode(result)
         return _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
 
     def _failed(self, error: BaseException) -> Ending | None:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
-        if self.standing is Standing.ABANDONED or self.inbox.engine.is_aborted:
+        if self.standing is Standing.ABANDONED or self.home.engine.is_aborted or _has_suspended(error):
             self.was_suspended = True
             return None
         text, short = encode_error(error), summary(error)
@@ -323,8 +339,8 @@ class Run:
                 raise Suspended(self.id)
             if self.durable < self.recorded:
                 await self._waiter()
-            elif not self.inbox.engine.lease.is_valid():
-                await self.inbox.engine.lease.wait_until_valid()
+            elif not self.home.engine.lease.is_valid():
+                await self.home.engine.lease.wait_until_valid()
             else:
                 return
 
@@ -352,7 +368,7 @@ class Run:
             self.standing is Standing.ACTIVE
             and self.durable >= self.recorded
             and self.doom is None
-            and self.inbox.engine.lease.is_valid()
+            and self.home.engine.lease.is_valid()
         )
 
     def step_ended(self) -> None:
@@ -381,7 +397,7 @@ class Run:
     def checkpoint_from_thread(self, checkpoint: Checkpoint) -> None:
         """`checkpoint` for a sync workflow's thread: counted at once, so that its next effect waits for it."""
         self.recorded += 1
-        self.inbox.engine.handler_threads.tell(self._take_over, checkpoint)
+        self.home.engine.handler_threads.tell(self._take_over, checkpoint)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self.unsent.append(checkpoint)
@@ -392,10 +408,12 @@ class Run:
         self.durable_ids.append(function_id)
 
     def submit(self) -> None:
-        """Have the committer look at this run. A late run is looked at when it ends."""
-        if not self.submitted and self.standing is Standing.ACTIVE:
+        """Have the committer look at this run. A partition's late run is looked at when it ends."""
+        if not self.submitted and (
+            self.standing is Standing.ACTIVE or (self.standing is Standing.LATE and not self.home.has_source)
+        ):
             self.submitted = True
-            self.inbox.source.submit(self)
+            self.home.submit(self)
 
     def wake_waiters(self) -> None:
         """Tell whoever waits in `ready`, `persisted` or for the last step to look again."""
@@ -404,9 +422,11 @@ class Run:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+        if self.standing is not Standing.ACTIVE or self.doom is not None:
+            self.home.engine.waits.suspend(self)
 
     def _waiter(self) -> asyncio.Future[None]:
-        waiter = self.inbox.loop.create_future()
+        waiter = self.home.loop.create_future()
         if self.waiters is None:
             self.waiters = []
         self.waiters.append(waiter)
@@ -440,6 +460,8 @@ class _ThreadWaiter:
         self._lock.release()
 
 
-def now_ms() -> int:
-    """Epoch milliseconds, for what people read; order never depends on it."""
-    return time_ns() // 1_000_000
+def _has_suspended(error: BaseException) -> bool:
+    """Whether a task group of the user's gathered `Suspended` of one of its tasks."""
+    if not isinstance(error, BaseExceptionGroup):
+        return False
+    return cast("BaseExceptionGroup[BaseException]", error).subgroup(Suspended) is not None

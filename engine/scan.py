@@ -1,10 +1,14 @@
 """One combined look, about once a second, at what nobody tells us: the base under the hints.
 
-- rows at rest that nobody here knows: an operator's retry, a client's resume, what a late run handed over;
+- rows at rest that nobody here knows: an operator's retry, a client's resume, what a late run handed over, what slept;
 - rows that another live executor's late run owned when we last looked (P12, P18);
 - holds that operators placed or lifted;
-- once a lease, rows that name a superseded claim of ours and have no run here (P12);
+- workflows without a source that are due, that a dead executor ran, whose time is over, or that were cancelled (P29);
+- once a lease, rows that name us and have no run here (P12);
 - now and then, in one process, how many dead letters are open (engine/depths.py).
+
+All but the last two are one statement. It also says when the next row is due, and the look comes then: timers are
+precise without anybody who looks more often.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from engine.clock import now_ms
 from engine.failures import summary
 from engine.faults import Fault, fault_of
 from engine.ids import OrderingKey
 from engine.runner import Phase, Row, Run
-from engine.store import holds, workflow_status
+from engine.store import holds, look, workflow_status
 from engine.store.statement import send
 from engine.store.workflow_status import FoundRow
 from engine.tasks import end
@@ -28,9 +33,13 @@ from engine.telemetry import StoreUnavailable
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.source import Source
 
 ROWS_MAX = 500
 """Unknown rows taken in one look."""
+
+DUE_MAX_S = 3_600.0
+"""Longest timer for a row that is due; every look sets it anew."""
 
 
 class Scan:
@@ -42,6 +51,8 @@ class Scan:
         self._hint = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._swept_at = time.monotonic()
+        self._due_at: int | None = None
+        self._due: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin looking."""
@@ -49,12 +60,24 @@ class Scan:
 
     async def stop(self) -> None:
         """End."""
+        if self._due is not None:
+            self._due.cancel()
         if self._task is not None:
             await end(self._task)
 
     def hint(self) -> None:
         """Look now: somebody said that a row changed."""
         self._hint.set()
+
+    def due_at(self, at_ms: int) -> None:
+        """Look at a time (epoch ms), if no look comes before."""
+        if self._due_at is not None and self._due_at <= at_ms:
+            return
+        self._due_at = at_ms
+        if self._due is not None:
+            self._due.cancel()
+        delay_s = min(max(at_ms - now_ms(), 0) / 1000, DUE_MAX_S)
+        self._due = self._engine.loop.call_later(delay_s, self.hint)
 
     def watch_foreign(self, run: Run) -> None:
         """Try a row again at every look, until it can be acquired or has ended."""
@@ -76,12 +99,17 @@ class Scan:
                     # Also without a partition: what it left may name it still (P12).
                     self._swept_at = time.monotonic()
                     await self._engine.late.sweep()
+                    await self._engine.recovery.sweep()
                 await self._engine.depths.look_if_due()
             except psycopg.Error as error:
-                if fault_of(error) is not Fault.WEATHER:
-                    self._engine.failed(error)
-                    raise
-                self._engine.telemetry.emit(StoreUnavailable(summary(error), 0.0))
+                match fault_of(error):
+                    case Fault.WEATHER:
+                        self._engine.telemetry.emit(StoreUnavailable(summary(error), 0.0))
+                    case Fault.WENT_BACK:
+                        self._engine.went_back(str(error))
+                    case _:
+                        self._engine.failed(error)
+                        raise
             except Exception as error:
                 self._engine.failed(error)
                 raise
@@ -92,45 +120,69 @@ class Scan:
             if run.inbox.is_open and run.phase is Phase.WAITING and run.row is Row.FOREIGN:
                 run.inbox.rows.examine(run)
 
-    async def _look(self) -> None:  # one look at three things
+    async def _look(self) -> None:
         engine = self._engine
         sources = {source.name: source for source in engine.sources.attached() if source.held is None}
         watched = engine.sources.attached() + list(engine.sources.halted.values())
-        if not watched:
+        if not watched and not engine.commons.handlers:
             return
         blocked_before = {name: set(source.inbox.keys.blocked) for name, source in sources.items()}
-        schema = engine.settings.schema
-        async with engine.pool.connection() as connection, connection.pipeline():
-            held = await send(
-                connection,
-                schema,
-                holds.read(
-                    services=[source.ref.service_name for source in watched],
-                    keys=[source.ref.key for source in watched],
-                ),
-            )
+        self._due_at = None
+        asked = look.look(
+            names=engine.commons.names,
+            versions=engine.commons.versions,
+            running=engine.recovery.asked(),
+            sources=list(sources),
+            services=[source.ref.service_name for source in watched],
+            keys=[source.ref.key for source in watched],
+            limit=ROWS_MAX,
+        )
+        async with engine.pool.connection() as connection:
+            cursor = await send(connection, engine.settings.schema, asked)
+            found = await cursor.fetchone()
+            assert found is not None, "a look returns one row"
+            if found.rest:
+                await self._take_rest(connection, sources, [(row[0], row[1]) for row in found.rest])
+        self._compare_holds(watched, blocked_before, [holds.HoldRow(*row) for row in found.held or ()])
+        if found.next_due_of_sources is not None:
+            self.due_at(found.next_due_of_sources)
+        if await engine.recovery.act(found):
+            self.hint()
+
+    async def _take_rest(
+        self,
+        connection: psycopg.AsyncConnection[tuple[object, ...]],
+        sources: dict[str, Source],
+        rows: Sequence[tuple[str, str]],
+    ) -> None:
+        """Hand rows of our partitions that nobody here knows to their inboxes."""
+        schema = self._engine.settings.schema
+        for name, workflow_id in rows:
+            if (source := sources.get(name)) is not None and not source.is_gone:
+                source.inbox.rows.is_due(workflow_id)
+        unknown = self._unknown(rows)
+        if not unknown and len(rows) == ROWS_MAX:
+            known = [run_id for source in sources.values() for run_id in source.inbox.rows.known()]
             rest = await send(
-                connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=[], limit=ROWS_MAX)
+                connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=known, limit=ROWS_MAX)
             )
-            rows = await rest.fetchall()
-            unknown = self._unknown(rows)
-            if not unknown and len(rows) == ROWS_MAX:
-                known = [run_id for source in sources.values() for run_id in source.inbox.rows.known()]
-                rest = await send(
-                    connection,
-                    schema,
-                    workflow_status.rows_at_rest(sources=list(sources), known=known, limit=ROWS_MAX),
-                )
-                unknown = self._unknown(await rest.fetchall())
-            if unknown:
-                found = await send(connection, schema, workflow_status.look_up(ids=[i for _, i in unknown]))
-                by_source: dict[str, list[FoundRow]] = {}
-                for row in await found.fetchall():
-                    by_source.setdefault(row.source or "", []).append(row)
-                for name, mine in by_source.items():
-                    if (source := sources.get(name)) is not None and not source.is_gone:
-                        source.inbox.rows.take_rows(mine)
-            stored = await held.fetchall()
+            unknown = self._unknown(await rest.fetchall())
+        if not unknown:
+            return
+        looked = await send(connection, schema, workflow_status.look_up(ids=[i for _, i in unknown]))
+        by_source: dict[str, list[FoundRow]] = {}
+        for row in await looked.fetchall():
+            by_source.setdefault(row.source or "", []).append(row)
+        for name, mine in by_source.items():
+            if (source := sources.get(name)) is None or source.is_gone:
+                continue
+            if source.inbox.rows.take_rows(mine) and len(rows) == ROWS_MAX:
+                self.hint()  # there may be more
+
+    def _compare_holds(
+        self, watched: Sequence[Source], blocked_before: dict[str, set[OrderingKey]], stored: Sequence[holds.HoldRow]
+    ) -> None:
+        engine = self._engine
         by_key: dict[tuple[str, str], list[holds.HoldRow]] = {}
         for hold in stored:
             by_key.setdefault((hold.service_name, hold.key), []).append(hold)

@@ -32,6 +32,7 @@ class EngineSettings:
         prepare: Use prepared statements (off for old poolers).
         alone_max: How long a suspect runs alone (P22).
         deaths_alone_max: Deaths alone after which a record is the killer (P22).
+        deaths_max: Deaths without a new checkpoint after which a workflow without a source is given up (P29).
         scan: Between two looks for rows at rest that nobody knows, and for changed holds.
     """
 
@@ -57,6 +58,7 @@ class EngineSettings:
     prepare: bool = True
     alone_max: timedelta = timedelta(seconds=10)
     deaths_alone_max: int = 3
+    deaths_max: int = 50
     scan: timedelta = timedelta(seconds=1)
 
     @property

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.crashpoints import CrashPoint, reach
 from engine.flush import Flush, Part, Work
@@ -23,7 +23,8 @@ from engine.inbox import Inbox
 from engine.progress import Progress
 from engine.records import Record
 from engine.runner import Ending, Phase, Row, Run, Standing
-from engine.store import holds, workflow_status
+from engine.store import asleep, holds, workflow_status
+from engine.store.asleep import AsleepRow
 from engine.store.statement import send
 from engine.store.workflow_status import FoundRow
 from engine.telemetry import DeadLettered, HoldPlaced, SourceClaimed, SourceDropped, SourceReleased
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 OPEN_ROWS_MAX = 50_000
 """Open rows of one partition taken over at a claim; `parked_max` and the in-flight limit keep them below."""
+
+ASLEEP_PAGE = 10_000
+"""Sleepers read in one statement."""
 
 CLAIM_CHANNEL = "processor_claims"
 """Of hints: who asks whom, and what was released."""
@@ -112,6 +116,7 @@ class Source:
             found = await cursor.fetchall()
             cursor = await send(connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX))
             rows = await cursor.fetchall()
+            sleepers = await self._asleep(connection)
         if self.is_gone or self._releasing:
             return
         for hold in found:
@@ -125,7 +130,19 @@ class Source:
             self.engine.sources.halted[self.ref] = self
             return
         self._committer = self.engine.committer_for(self)
+        self.inbox.rows.are_asleep(sleepers)
         self.inbox.rows.take_over(rows, self.progress.next)
+
+    async def _asleep(self, connection: Any) -> list[AsleepRow]:
+        """Everybody who keeps a key asleep, in pages."""
+        found: list[AsleepRow] = []
+        while True:
+            after = found[-1].offset if found else -1
+            reading = asleep.rows(source=self.name, limit=ASLEEP_PAGE, after=after)
+            page = await (await send(connection, self.engine.settings.schema, reading)).fetchall()
+            found += page
+            if len(page) < ASLEEP_PAGE:
+                return found
 
     def deliver(self, records: list[Record]) -> None:
         """Take records in ascending order. Nothing is lost if this claim is gone: Kafka still has them."""

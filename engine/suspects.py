@@ -78,11 +78,11 @@ class Suspects:
             deferred, self._deferred = self._deferred, deque()
             for run in deferred:
                 if _may_start(run):
-                    run.inbox.resume(run)
+                    run.home.resume(run)
 
     def _begin(self, run: Run) -> None:
         if _may_start(run):
-            run.inbox.begin(run)
+            run.home.begin(run)
 
     async def _quiet(self, timeout_s: float) -> bool:
         """Wait until no code of any workflow runs."""
@@ -113,4 +113,4 @@ class Suspects:
 
 
 def _may_start(run: Run) -> bool:
-    return run.standing is Standing.ACTIVE and run.inbox.is_open and run.phase is not Phase.DONE
+    return run.standing is Standing.ACTIVE and run.home.is_open and run.phase is not Phase.DONE

@@ -154,6 +154,21 @@ class SuspectStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowsTaken(Event):
+    """Workflows without a source were taken. `reason`: 'due' (they rested), 'dead' (their executor died, P29)."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowsExpired(Event):
+    """Workflows were cancelled because their time was over."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatRenewed(Event):
     """The lease goes on."""
 

@@ -123,7 +123,7 @@ class _Member:
 
     def renew(self) -> None:
         """Before it joins a queue, again or for the first time."""
-        loop = self.run.inbox.loop
+        loop = self.run.home.loop
         self.error: BaseException | None = None
         self.has_returned = False
         """Its function has: neither raised, nor was cancelled before it was begun."""
@@ -152,7 +152,7 @@ class _Member:
         begun = begin(self._call(step, transaction), on_behalf_of=self.task, context=self.context)
         if begun is None:
             return None
-        self.ended = self.run.inbox.loop.create_future()
+        self.ended = self.run.home.loop.create_future()
         tell(self.said, begun)
         return self.ended
 

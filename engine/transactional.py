@@ -88,7 +88,7 @@ async def _grouped(
     async def function(transaction: Transaction) -> Any:
         return await call_function(run, step, transaction, args, kwargs)
 
-    return await run.inbox.engine.transaction_groups.call(run, step, function_id, function)
+    return await run.home.engine.transaction_groups.call(run, step, function_id, function)
 
 
 async def _decided(
@@ -139,7 +139,7 @@ class _Attempt:
         self.commit_sent = False
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run, step, engine = self._run, self._step, self._run.inbox.engine
+        run, step, engine = self._run, self._step, self._run.home.engine
         async with engine.pool.connection() as connection:
             # The wait for a connection may have outlived the lease or the claim.
             await run.ready()
@@ -189,14 +189,14 @@ class _Attempt:
     async def _record(self, connection: AsyncConnection[Any], output: str) -> None:
         await send(
             connection,
-            self._run.inbox.engine.settings.schema,
+            self._run.home.engine.settings.schema,
             operation_outputs.insert(
                 [Checkpoint(self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms())]
             ),
         )
 
     def _fence(self) -> Statement[Any]:
-        database = self._run.inbox.engine.database
+        database = self._run.home.engine.database
         return row_fence(self._run, timeline=database.timeline, lsn=database.lsn)
 
     def is_ours(self, error: Exception) -> bool:
@@ -206,14 +206,14 @@ class _Attempt:
         return (
             isinstance(error, psycopg.errors.UniqueViolation)
             and error.diag.constraint_name == "operation_outputs_pkey"
-            and error.diag.schema_name == self._run.inbox.engine.settings.schema
+            and error.diag.schema_name == self._run.home.engine.settings.schema
         )
 
     async def refused(self, error: Exception) -> None:
         """The row is no longer ours, or the database is not where it was: nothing of this was written."""
         if fault_of(error) is Fault.WENT_BACK:
-            self._run.inbox.engine.went_back(str(error))
-        self._run.inbox.refuse(self._run, "row fence")
+            self._run.home.engine.went_back(str(error))
+        self._run.home.refuse(self._run, "row fence")
         self._run.was_suspended = True
         raise Suspended(self._run.id) from error
 
@@ -245,10 +245,10 @@ async def _in_thread(
     run: Run, function: Callable[..., Any], transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Call a sync function with its transaction in a thread, and send what it gathered."""
-    loop = run.inbox.loop
+    loop = run.home.loop
     tx = SyncTransaction(transaction, loop)
     context = copy_context()
-    thread = loop.run_in_executor(run.inbox.engine.step_threads, lambda: context.run(function, tx, *args, **kwargs))
+    thread = loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(function, tx, *args, **kwargs))
     run.running_steps += 1
     thread.add_done_callback(lambda _: run.step_ended())
     result = await asyncio.shield(thread)
@@ -258,7 +258,7 @@ async def _in_thread(
 
 async def _settled(run: Run, function_id: int) -> str | None:
     """P24: lock the row, which waits for our own lost transaction, and read whether the checkpoint stands."""
-    engine = run.inbox.engine
+    engine = run.home.engine
     wait_s = 0.1
     while True:
         try:

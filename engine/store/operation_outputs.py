@@ -30,6 +30,8 @@ class Checkpoint(NamedTuple):
     error: str | None
     started_ms: int
     ended_ms: int
+    child: str | None = None
+    """The workflow it is about: started, or awaited."""
 
 
 def insert(checkpoints: Sequence[Checkpoint]) -> Statement[Any]:
@@ -37,17 +39,20 @@ def insert(checkpoints: Sequence[Checkpoint]) -> Statement[Any]:
     return Statement(
         """
         INSERT INTO {schema}.operation_outputs
-               (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms)
+               (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms,
+                child_workflow_id)
         SELECT t.id, COALESCE(t.function_id, %(one_function_ids)s::integer), COALESCE(t.name, %(one_names)s),
                COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
-               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint)
+               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint),
+               COALESCE(t.child, %(one_children)s)
           FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
                       %(function_ids)s::integer[],
                       string_to_array(%(names)s, %(separator)s, %(null)s),
                       string_to_array(%(outputs)s, %(separator)s, %(null)s),
                       string_to_array(%(errors)s, %(separator)s, %(null)s),
-                      %(starts)s::bigint[], %(ends)s::bigint[])
-                 AS t (id, function_id, name, output, error, started, ended)
+                      %(starts)s::bigint[], %(ends)s::bigint[],
+                      string_to_array(%(children)s, %(separator)s, %(null)s))
+                 AS t (id, function_id, name, output, error, started, ended, child)
         """,
         _columns(checkpoints),
     )
@@ -58,18 +63,21 @@ def insert_owned(checkpoints: Sequence[Checkpoint], *, owners: Sequence[str]) ->
     return Statement(
         """
         INSERT INTO {schema}.operation_outputs
-               (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms)
+               (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms,
+                child_workflow_id)
         SELECT t.id, COALESCE(t.function_id, %(one_function_ids)s::integer), COALESCE(t.name, %(one_names)s),
                COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
-               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint)
+               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint),
+               COALESCE(t.child, %(one_children)s)
           FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
                       string_to_array(%(owners)s, %(separator)s, %(null)s),
                       %(function_ids)s::integer[],
                       string_to_array(%(names)s, %(separator)s, %(null)s),
                       string_to_array(%(outputs)s, %(separator)s, %(null)s),
                       string_to_array(%(errors)s, %(separator)s, %(null)s),
-                      %(starts)s::bigint[], %(ends)s::bigint[])
-                 AS t (id, owner, function_id, name, output, error, started, ended)
+                      %(starts)s::bigint[], %(ends)s::bigint[],
+                      string_to_array(%(children)s, %(separator)s, %(null)s))
+                 AS t (id, owner, function_id, name, output, error, started, ended, child)
           JOIN {schema}.workflow_status AS w
             ON w.workflow_uuid = t.id AND w.owner_xid = COALESCE(t.owner, %(one_owners)s) AND w.status = 'PENDING'
         RETURNING workflow_uuid, function_id
@@ -79,10 +87,10 @@ def insert_owned(checkpoints: Sequence[Checkpoint], *, owners: Sequence[str]) ->
 
 
 def _columns(checkpoints: Sequence[Checkpoint], **others: Sequence[str]) -> dict[str, Any]:
-    ids, function_ids, names, outputs, errors, starts, ends = zip(*checkpoints, strict=True)
+    ids, function_ids, names, outputs, errors, starts, ends, children = zip(*checkpoints, strict=True)
     return packed(
         ids,
-        {"names": names, "outputs": outputs, "errors": errors, **others},
+        {"names": names, "outputs": outputs, "errors": errors, "children": children, **others},
         {"function_ids": function_ids, "starts": starts, "ends": ends},
     )
 
@@ -114,7 +122,10 @@ def recorded(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, int]]:
 
 
 def delete_errors(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
-    """Forget the failed steps of an attempt, in the commit that starts the next one (P28)."""
+    """Forget the failed steps of an attempt, in the commit that starts the next one (P28).
+
+    Not of a workflow that rested within an attempt: it has been given these errors.
+    """
     return Statement(
         """
         DELETE FROM {schema}.operation_outputs AS o
@@ -122,6 +133,7 @@ def delete_errors(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any
                {schema}.workflow_status AS w
          WHERE o.workflow_uuid = t.id
            AND o.error IS NOT NULL
+           AND w.kafka_asleep IS NOT TRUE
            AND w.workflow_uuid = t.id
            AND w.owner_xid = t.owner
            AND w.status = 'PENDING'

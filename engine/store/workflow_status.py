@@ -56,6 +56,13 @@ class AcquiredRow(NamedTuple):
 INPUTS_ELSEWHERE: Final = '{"args": [], "kwargs": {}, "stored_in": "workflow_inputs"}'
 """What `inputs` holds where the inputs themselves are too large for a row that is read and written so often."""
 
+INPUTS: Final = """
+    COALESCE(CASE WHEN w.inputs = %(elsewhere)s
+                  THEN (SELECT i.inputs FROM {schema}.workflow_inputs AS i WHERE i.workflow_uuid = w.workflow_uuid)
+                  ELSE w.inputs END, '')
+"""
+"""The inputs of a row `w`, wherever they are; `elsewhere` is `INPUTS_ELSEWHERE`."""
+
 _INSERT: Final = """
     INSERT INTO {schema}.workflow_status
            (workflow_uuid, status, name, application_version, request, inputs, output, error, owner_xid,
@@ -193,10 +200,11 @@ def rest(
     attempts: Sequence[int | None],
     wakes: Sequence[int | None],
     ended: Sequence[bool],
+    asleep: Sequence[bool],
 ) -> Statement[tuple[WorkflowId]]:
-    """Put running rows to rest: ownerless, until `wakes` (a retry) or until somebody wakes them (a release).
+    """Put running rows to rest: ownerless, until `wakes` (a retry, a sleep) or until somebody wakes them (a release).
 
-    One whose code has `ended` here has not killed its process, if it was started alone (P22).
+    `asleep`: within an attempt, so that nothing is forgotten when it wakes. One whose code has `ended` here has not killed its process, if it was started alone (P22).
     """
     return Statement(
         """
@@ -204,17 +212,25 @@ def rest(
            SET owner_xid = NULL,
                kafka_attempt = COALESCE(t.attempt, w.kafka_attempt),
                kafka_wake_at = t.wake,
+               kafka_asleep = NULLIF(t.asleep, false),
                kafka_alone = CASE WHEN t.ended THEN NULL ELSE w.kafka_alone END,
                updated_at = {schema}.now_ms()
           FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[],
-                      %(ended)b::boolean[])
-                 AS t (id, owner, attempt, wake, ended)
+                      %(ended)b::boolean[], %(asleep)b::boolean[])
+                 AS t (id, owner, attempt, wake, ended, asleep)
          WHERE w.workflow_uuid = t.id
            AND w.owner_xid = t.owner
            AND w.status = 'PENDING'
         RETURNING w.workflow_uuid
         """,
-        {"ids": ids, "owners": owners, "attempts": attempts, "wakes": wakes, "ended": ended},
+        {
+            "ids": ids,
+            "owners": owners,
+            "attempts": attempts,
+            "wakes": wakes,
+            "ended": ended,
+            "asleep": asleep,
+        },
     )
 
 
@@ -259,12 +275,9 @@ def acquire(
            AND w.status IN ('PENDING', 'ENQUEUED')
            AND (w.owner_xid IS NULL OR w.owner_xid = t.owner OR {schema}.executor_is_gone(w.executor_id))
            AND (w.kafka_wake_at IS NULL OR t.rested)
-        RETURNING w.workflow_uuid, COALESCE(w.request, ''),
-                  COALESCE(CASE WHEN w.inputs = %(elsewhere)s
-                                THEN (SELECT i.inputs FROM {schema}.workflow_inputs AS i
-                                       WHERE i.workflow_uuid = w.workflow_uuid)
-                                ELSE w.inputs END, ''),
-                  w.recovery_attempts, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
+        RETURNING w.workflow_uuid, COALESCE(w.request, ''),"""
+        + INPUTS
+        + """, w.recovery_attempts, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
         """,
         {
             "executor": executor_id,
@@ -281,12 +294,9 @@ def owned(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[AcquiredRow
     """Rows that stand under these owners: what an acquisition whose reply was lost made ours (P23)."""
     return Statement(
         """
-        SELECT w.workflow_uuid, COALESCE(w.request, ''),
-               COALESCE(CASE WHEN w.inputs = %(elsewhere)s
-                             THEN (SELECT i.inputs FROM {schema}.workflow_inputs AS i
-                                    WHERE i.workflow_uuid = w.workflow_uuid)
-                             ELSE w.inputs END, ''),
-               COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
+        SELECT w.workflow_uuid, COALESCE(w.request, ''),"""
+        + INPUTS
+        + """, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0)
           FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
           JOIN {schema}.workflow_status AS w
             ON w.workflow_uuid = t.id AND w.owner_xid = t.owner AND w.status = 'PENDING'
@@ -337,7 +347,7 @@ def forgive(*, workflow_id: WorkflowId, owner: OwnerToken) -> Statement[Any]:
 
 
 def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]:
-    """Open rows of a partition by offset: what a claim takes over (P10)."""
+    """Open rows of a partition by offset: what a claim takes over (P10). Not those asleep: see `engine.store.asleep`."""
     return Statement(
         """
         SELECT w.workflow_uuid, w.status, w.kafka_offset, w.kafka_place, w.kafka_key, w.owner_xid,
@@ -347,6 +357,8 @@ def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]
          WHERE w.kafka_source = %(source)s
            AND w.status IN ('PENDING', 'ENQUEUED')
            AND w.kafka_offset > %(after)s
+           AND NOT (w.status = 'PENDING' AND w.owner_xid IS NULL AND w.kafka_asleep IS TRUE
+                    AND w.kafka_wake_at IS NOT NULL)
          ORDER BY w.kafka_offset
          LIMIT %(limit)s
         """,
@@ -356,7 +368,7 @@ def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]
 
 
 def rows_at_rest(*, sources: Sequence[str], known: Sequence[str], limit: int) -> Statement[tuple[str, WorkflowId]]:
-    """Open ownerless rows that nobody here knows: an operator's retry, a client's resume, what was handed over.
+    """Open ownerless rows that are due and nobody here knows: an operator's retry, a client's resume, handed over, slept.
 
     An ENQUEUED row runs nowhere, whatever owner a client's resume left there.
     """
@@ -367,6 +379,7 @@ def rows_at_rest(*, sources: Sequence[str], known: Sequence[str], limit: int) ->
          WHERE w.kafka_source = ANY (%(sources)b::text[])
            AND w.status IN ('PENDING', 'ENQUEUED')
            AND (w.owner_xid IS NULL OR w.status = 'ENQUEUED')
+           AND COALESCE(w.kafka_wake_at, 0) <= (SELECT {schema}.now_ms())
            AND w.workflow_uuid <> ALL (%(known)b::text[])
          ORDER BY w.kafka_source, w.kafka_offset
          LIMIT %(limit)s
@@ -429,6 +442,13 @@ def fence_rows(
             "timeline": timeline,
             "lsn": lsn,
         },
+    )
+
+
+def fence_database(*, timeline: str, lsn: str) -> Statement[tuple[str]]:
+    """P4 for a transaction that takes rows: raises KP003; returns the WAL position."""
+    return Statement(
+        "SELECT {schema}.fence_database(%(timeline)s, %(lsn)s::pg_lsn)::text", {"timeline": timeline, "lsn": lsn}
     )
 
 

@@ -20,6 +20,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
+import sql
+from engine import clock
 from engine.crashpoints import CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
@@ -33,7 +35,7 @@ from engine.telemetry import Event, Telemetry
 from processor.app import App
 from processor.decorators import StepFunction, TransactionFunction
 from processor.handlers import Registration
-from processor.testing.unsettled import reasons
+from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
 
 SETTLE = timedelta(minutes=1)
@@ -52,7 +54,7 @@ class Bench:
     """An app under test.
 
     Args:
-        app: Its handlers run as in production, from records only.
+        app: Its workflows run as in production, from records and from calls: while the bench is open, it runs the app.
         dsn: A migrated database of this test's own.
         group: Consumer group; the app's name by default.
         executor: Name of the executor: the engine after a crash has it again, so its predecessor is dead at once.
@@ -90,6 +92,7 @@ class Bench:
         self._restarting: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._changed = asyncio.Event()
+        self._moved_ms = 0
         self.engine = self._new_engine()
 
     # -- life --
@@ -98,7 +101,7 @@ class Bench:
         asyncio.get_running_loop().set_exception_handler(_pass_over_crashes)
         if self.app.lifespan is not None:
             await self._stack.enter_async_context(self.app.lifespan(self.app))
-        await self.engine.start()
+        await self._start_engine()
         return self
 
     async def __aexit__(
@@ -109,10 +112,20 @@ class Bench:
             await self._restarting
         for task in self._claiming.values():
             task.cancel()
+        clock.move(-self._moved_ms)
+        self._detach()
         if self.engine.is_aborted:
             return
         await self.engine.stop(timedelta(seconds=5))
         await self._stack.aclose()
+
+    async def _start_engine(self) -> None:
+        await self.engine.start()
+        self.app.engines.append(self.engine)
+
+    def _detach(self) -> None:
+        if self.engine in self.app.engines:
+            self.app.engines.remove(self.engine)
 
     # -- driving --
 
@@ -205,6 +218,8 @@ class Bench:
                 raise self.engine.failure.result()
             left = reasons(self.engine, self._sources, self._claiming, self.log)
             if not left:
+                left = await due(self.engine)
+            if not left:
                 return
             if time.monotonic() > deadline:
                 raise UnsettledError("not settled: " + "; ".join(left[:20]))
@@ -256,6 +271,7 @@ class Bench:
 
     async def restart(self) -> None:
         """Stop the engine in good order and start another one in its place."""
+        self._detach()
         await self.engine.stop(timedelta(seconds=10))
         await self._start_anew()
 
@@ -265,9 +281,24 @@ class Bench:
         await self._restart()
 
     async def advance(self, by: timedelta) -> None:
-        """Move the clock of workflows that rest until their next attempt."""
+        """Let time pass, here and in the database: what sleeps, rests until its next attempt or has a deadline is due earlier."""
+        by_ms = int(by.total_seconds() * 1000)
+        clock.move(by_ms)
+        self._moved_ms += by_ms
+        await self._set_clock()
         for source in self._sources.values():
-            source.inbox.hurry(int(by.total_seconds() * 1000))
+            source.inbox.look_at_clock()
+        self.engine.waits.look_at_clock()
+        self.engine.scan.hint()
+
+    async def _set_clock(self) -> None:
+        schema = sql.quote(self.settings.schema)
+        text = (
+            f"CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS "
+            f"$$ SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint + {clock.moved_ms()} $$"
+        )
+        async with await connect(self.settings, "bench") as connection:
+            await connection.execute(text.encode())
 
     # -- reading --
 
@@ -302,7 +333,7 @@ class Bench:
             raise ConfigurationError(f"app {self.app.name!r}: no handler has topic {topic.name!r}") from None
 
     def _new_engine(self) -> Engine:
-        handlers = {each.name: each.handler() for each in self._by_topic.values()}
+        handlers = {name: each.handler() for name, each in self.app.workflows.items()}
         return Engine(self.settings, handlers, Telemetry((self._observe,)))
 
     def _observe(self, event: Event) -> None:
@@ -341,12 +372,8 @@ class Bench:
     def cut(self) -> None:
         """The synchronous part of a crash: from here on nothing is written."""
         self.crashes += 1
-        engine = self.engine
-        engine.is_aborted = True
-        engine.lease.cut()
-        engine.stopping.set()
-        for committer in (*engine.committers, *engine.fused_committers):
-            committer.cut()
+        self._detach()
+        self.engine.cut()
         self._crash.set()
         self._changed.set()
 
@@ -367,7 +394,7 @@ class Bench:
         refs = list(self.log)
         self._sources.clear()
         self.engine = self._new_engine()
-        await self.engine.start()
+        await self._start_engine()
         for ref in refs:
             await self.claim(ref)
 

@@ -31,6 +31,18 @@ def reasons(
             left.append(f"{ref}: progress {source.progress.next} of {records[-1].offset + 1}")
     if len(engine.late):
         left.append(f"{len(engine.late)} late runs")
+    commons = engine.commons
+    left += [f"{run.id}: {run.phase.value}" for run in commons.runs.values()]
+    if commons.has_work or commons.coming:
+        left.append("workflows without a source wait for a flush")
+    return left
+
+
+async def due(engine: Engine) -> list[str]:
+    """Workflows without a source that this engine runs, or takes at its next look, which comes now."""
+    left = [f"{workflow_id}: due" for workflow_id in await engine.recovery.unsettled()]
+    if left:
+        engine.scan.hint()
     return left
 
 

@@ -1,0 +1,221 @@
+"""Workflows started and awaited by workflows (P31): the child's row comes in the flush of the checkpoint that says so.
+
+    start   ─▶ checkpoint 'name of the child', child_workflow_id; effect: the child's row ─▶ the parent goes on at once
+    result  ─▶ in memory or at rest until the child has ended ─▶ checkpoint with its result, or its error
+
+A child's ID is its parent's and the function ID of the call, unless it is given one. An ID that is given may be taken:
+by the same workflow, then it is that one (so that a key of the user's makes one run of several calls), or by another one,
+then it is an error of the call, and recorded as such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from engine.clock import now_ms
+from engine.effects import Placed, Rows, add
+from engine.errors import WorkflowConflictError
+from engine.failures import as_recorded, decode_error
+from engine.ids import WorkflowId
+from engine.results import value_of
+from engine.row_flush import own
+from engine.runner import Phase, Run, Standing
+from engine.signals import FOREVER_MS, Signal
+from engine.starts import Start
+from engine.states import OPEN
+from engine.store import starts as store
+from engine.store.operation_outputs import Checkpoint
+from engine.store.statement import Statement, send
+from engine.timers import deadline, waits_of
+from engine.waits import Outcome
+from engine.weather import through_weather
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+GET_RESULT = "DBOS.getResult"
+
+UNDURABLE_MAX = 1_000
+"""Checkpoints of one workflow that may wait for their flush before it starts more children (I10)."""
+
+
+@dataclass(slots=True)
+class Child:
+    """The row of a workflow that its parent's checkpoint starts."""
+
+    start: Start
+    touches: Sequence[str] = ()
+    wakes: Sequence[Signal] = ()
+
+    @classmethod
+    def statement(cls, engine: Engine, placed: Sequence[Placed]) -> Statement[Any]:
+        """New rows, joined to their parents' checkpoints. Who runs them is decided by the room there is now."""
+        starts = _starts(placed)
+        own(engine.commons, starts)
+        return store.start(
+            starts,
+            executor_id=engine.executor_id,
+            inputs_inline_max=engine.settings.inputs_inline_max,
+            parents=[(each.run.id, each.function_id) for each in placed],
+        )
+
+    @classmethod
+    def applied(cls, engine: Engine, placed: Sequence[Placed], rows: Rows) -> None:
+        """Run those that are ours."""
+        inserted = {row[0] for row in rows}
+        for start in _starts(placed):
+            if start.id in inserted:
+                inserted.discard(start.id)  # of several under one ID, the first is the row
+                engine.commons.adopt(start)
+
+
+def _starts(placed: Sequence[Placed]) -> list[Start]:
+    return [each.effect.start for each in placed if isinstance(each.effect, Child)]
+
+
+def child_id(run: Run, function_id: int) -> WorkflowId:
+    """The ID of a child that was given none."""
+    return WorkflowId(f"{run.id}-{function_id}")
+
+
+async def start_child(run: Run, start: Start, *, function_id: int, has_own_id: bool) -> None:
+    """Start a workflow from a workflow: goes on at once, its row comes with the next flush.
+
+    Raises:
+        WorkflowConflictError: The ID it was given is another workflow's.
+        Suspended: The run may not go on here.
+    """
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return
+    if has_own_id or run.recorded - run.durable > UNDURABLE_MAX or not _may_begin(run):
+        await run.ready()
+    if run.deadline_ms is not None:
+        start.deadline_ms = min(run.deadline_ms, start.deadline_ms or run.deadline_ms)
+    now = now_ms()
+    is_new = True
+    if has_own_id:
+        try:
+            is_new = not await stands(run.home.engine, start)
+        except WorkflowConflictError as error:
+            text, given = as_recorded(error)
+            run.checkpoint(Checkpoint(run.id, function_id, start.name, None, text, now, now))
+            run.error_given = True
+            raise given from None
+    if is_new:
+        add(run, function_id, Child(start))
+    run.checkpoint(Checkpoint(run.id, function_id, start.name, json.dumps(start.id), None, now, now, start.id))
+
+
+async def start_outside(engine: Engine, start: Start) -> None:
+    """Start a workflow that no workflow starts; returns when its row is durable, this one's or that of its first start.
+
+    Raises:
+        WorkflowConflictError: The ID is another workflow's, or this one's with other inputs.
+        EngineStoppedError: The engine does not run.
+    """
+    while not await engine.commons.start(start):
+        if await stands(engine, start):
+            return
+        if start.deduplication_id is not None:
+            taken = f"its deduplication ID {start.deduplication_id!r} is another's in queue {start.queue!r}"
+            raise WorkflowConflictError(start.id, taken)
+
+
+async def stands(engine: Engine, start: Start) -> bool:
+    """Whether this very workflow has its row already. Raises `WorkflowConflictError` if another one has its ID."""
+
+    async def read() -> store.ExistingRow | None:
+        async with engine.pool.connection() as connection:
+            cursor = await send(connection, engine.settings.schema, store.existing(ids=[start.id]))
+            return await cursor.fetchone()
+
+    row = await through_weather(read)
+    if row is None:
+        return False
+    start.must_be(name=row.name, inputs=row.inputs)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPlace:
+    """Where a call for a result stands in the history: given at the call, in call order. `until` in epoch ms."""
+
+    function_id: int
+    until: int
+
+
+def place_of_result(run: Run, timeout: timedelta | None) -> ResultPlace:
+    """Take the place of a call for a result, and one for the end of its time if it has one."""
+    function_id = run.next_function_id(GET_RESULT)
+    return ResultPlace(function_id, FOREVER_MS if timeout is None else deadline(run, timeout))
+
+
+async def result_in_workflow(run: Run, workflow_id: str, place: ResultPlace) -> str:
+    """Another workflow's result as JSON text, or its error, awaited and remembered.
+
+    Raises:
+        TimeoutError: It has not ended in time; remembered as well.
+        WorkflowCancelledError, WorkflowNotFoundError: There is none.
+        Exception: What the workflow raised.
+        Suspended: This one rests until there is one.
+    """
+    function_id = place.function_id
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return recorded.output or "null"
+    started = now_ms()
+    try:
+        outcome = await _awaited(run, workflow_id, place.until)
+        output = value_of(workflow_id, outcome)
+    except (asyncio.CancelledError, psycopg.Error):
+        raise  # nothing is known of it
+    except Exception as error:  # noqa: BLE001  # what the other workflow raised: remembered, and given
+        text, given = as_recorded(error)
+        run.checkpoint(Checkpoint(run.id, function_id, GET_RESULT, None, text, started, now_ms(), workflow_id))
+        run.error_given = True
+        raise given from given.__cause__
+    run.checkpoint(Checkpoint(run.id, function_id, GET_RESULT, output, None, started, now_ms(), workflow_id))
+    return output
+
+
+async def _awaited(run: Run, workflow_id: str, until: int) -> Outcome:
+    engine = run.home.engine
+    while True:
+        if not run.is_ready():
+            await run.ready()  # a child's row comes with a flush of ours
+        if workflow_id not in engine.commons.runs:
+            outcome = await engine.results.look(workflow_id)
+            if outcome.status not in OPEN:
+                return outcome
+        brought = await waits_of(run).until(run, until, (Signal("result", workflow_id),))
+        if isinstance(brought, Outcome):
+            return brought
+        if until <= now_ms():
+            raise TimeoutError(f"workflow {workflow_id} has not ended in time")
+
+
+def _may_begin(run: Run) -> bool:
+    return run.standing is Standing.ACTIVE and run.doom is None and run.home.engine.lease.is_valid()
+
+
+def require_workflow_code(run: Run, what: str) -> None:
+    """Refuse in a fused handler, which has no history of its own: its transaction is all it does."""
+    if run.phase is Phase.ENDED:
+        from engine.checkpoint import MixedCallError
+
+        raise MixedCallError(
+            f"workflow {run.id}: {what} in a handler that is one transaction.\n"
+            f"  Make it a workflow with a transactional step: only workflows have a history to remember it in."
+        )

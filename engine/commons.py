@@ -1,0 +1,398 @@
+"""The commons: where workflows without a source run, which any live executor may take that can run their version (P29).
+
+    start ─▶ row (durable) ─▶ desk of its function ─▶ run ─▶ group flush ─▶ done
+               │ no room                                │
+               └──▶ at rest ◀── sleeps, waits, stops ───┘
+                      │ due
+    look ─────────────┴─▶ take: new owner, history read ─▶ desk …
+      └── rows of dead executors ─▶ take over: blamed, recorded
+
+A `Desk` is the home of those runs of one function that were taken together, under one token: of what an owner wrote whose
+reply was lost, nothing meets a row that was taken again (decision 0007).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.crashpoints import CrashPoint, reach
+from engine.errors import EngineStoppedError, RecoveryExceededError
+from engine.failures import encode_error, summary
+from engine.flush import Work
+from engine.handlers import Handler, HandlerKind
+from engine.ids import OwnerToken, WorkflowId
+from engine.row_flush import RowCommitter, RowFlush, Starting
+from engine.runner import Ending, Phase, Row, Run, Standing
+from engine.starts import Start
+from engine.states import WorkflowStatus
+from engine.store import workflow_status
+from engine.store.commons import TakenRow
+from engine.store.operation_outputs import CheckpointRow
+from engine.store.statement import send
+from engine.telemetry import LateResultRefused, SuspectStarted
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+
+class Inputs(str):
+    """A run's inputs that nobody has looked into yet."""
+
+    __slots__ = ()
+
+
+class Desk:
+    """The home of one function's runs under one token."""
+
+    __slots__ = ("body", "commons", "engine", "handler", "loop", "submit", "token")
+
+    has_source = False
+    id_prefix = ""
+
+    def __init__(self, commons: Commons, handler: Handler, token: OwnerToken) -> None:
+        self.commons = commons
+        self.engine = commons.engine
+        self.loop = commons.engine.loop
+        self.handler = handler
+        self.token = token
+        self.submit = commons.submit
+        self.body: Callable[..., Any] = commons.bodies[handler.name]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may still start here."""
+        return self.commons.is_open
+
+    def start(self, run: Run) -> None:
+        """Start a run, unless a suspect runs alone or it is one itself (P22)."""
+        suspects = self.engine.suspects
+        if run.recovery_attempts >= 2 and not run.is_alone:
+            suspects.put(run)
+        elif suspects.is_closed and not run.is_alone:
+            suspects.defer(run)
+        else:
+            self.begin(run)
+
+    def resume(self, run: Run) -> None:
+        """Start a run that waited for a suspect."""
+        if run.phase is Phase.WAITING:
+            self.start(run)
+
+    def begin(self, run: Run) -> None:
+        """Decode its inputs and run its code."""
+        arguments = self.handler.arguments
+        if isinstance(run.argument, Inputs):
+            assert arguments is not None, "a desk is a function's that can be started"
+            try:
+                run.argument = arguments.decode(run.argument)
+            except Exception as error:  # noqa: BLE001  # a row of another program's, or of other code: its failure
+                self.fail(run, error, "undecodable")
+                return
+        run.start()
+
+    def ended(self, run: Run, ending: Ending | None) -> None:
+        """Its code has ended, and every step it called: an outcome, a rest, or handed on (P12)."""
+        if run.is_alone and run.standing is not Standing.ACTIVE:
+            self.engine.suspects.ended(run)
+        if run.doom is not None:
+            ending = run.doom
+        if run.standing is Standing.ACTIVE and ending is None:
+            self.refuse(run, "suspended")
+        if run.standing in (Standing.ACTIVE, Standing.LATE):
+            self.end(run, ending or _handed_on(run))
+        else:
+            self.commons.forget(run)
+
+    def end(self, run: Run, ending: Ending) -> None:
+        """It has its ending: hand it to the committer. A failure is its row's; there is no record to bury."""
+        run.phase = Phase.ENDED
+        if ending.reason:
+            ending.reason = ""
+        run.ending = ending
+        run.submit()
+
+    def persisted(self, run: Run) -> None:
+        """Never: its row comes before it."""
+
+    def finished(self, run: Run) -> None:
+        """Its outcome, or its rest, is durable."""
+        ending = run.ending
+        assert ending is not None, "finished with an ending"
+        if run.is_alone:
+            self.engine.suspects.ended(run)
+        run.phase = Phase.DONE
+        self.commons.forget(run)
+        if ending.is_final:
+            self.engine.results.ended(run.id, ending)
+        elif ending.wake_at:
+            self.engine.scan.due_at(ending.wake_at)
+        else:
+            self.engine.hints.rows()
+
+    def refuse(self, run: Run, reason: str) -> None:
+        """Its row is no longer PENDING under its token, or not what its code says: it writes nothing more (P7)."""
+        if run.standing not in (Standing.ACTIVE, Standing.LATE):
+            return
+        self.engine.telemetry.emit(LateResultRefused(run.id, reason))
+        run.standing = Standing.REFUSED
+        run.unsent.clear()
+        run.wake_waiters()
+        if not (run.is_running and run.phase is Phase.RUNNING):
+            self.commons.forget(run)
+
+    def fail(self, run: Run, error: BaseException, reason: str = "unstorable") -> None:
+        """What it has done cannot be written as it is: it fails alone (P27)."""
+        run.unsent.clear()
+        run.recorded = run.durable
+        ending = Ending(WorkflowStatus.ERROR, error=encode_error(error), summary=reason)
+        if run.phase is Phase.RUNNING and run.is_running:
+            run.doom = ending
+            run.wake_waiters()
+        else:
+            self.end(run, ending)
+
+
+class Commons:
+    """The desks of one process, their runs, and their committer."""
+
+    def __init__(self, engine: Engine, handlers: Mapping[str, Handler]) -> None:
+        self.engine = engine
+        self.runs: dict[WorkflowId, Run] = {}
+        """Every run here whose code may still run, also of a former life of this executor (P13)."""
+        self.is_open = False
+        self.has_more = False
+        """Whether rows at rest were left behind for want of room."""
+        self._dirty: deque[Run] = deque()
+        self._starting: deque[Starting] = deque()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.handlers = {
+            name: handler
+            for name, handler in handlers.items()
+            if handler.kind is HandlerKind.JOURNALED and handler.arguments is not None
+        }
+        self.bodies = {name: _body(handler) for name, handler in self.handlers.items()}
+        self.names = list(self.handlers)
+        self.versions = [handler.version for handler in self.handlers.values()]
+        self.committer = RowCommitter(self)
+
+    # -- starting --
+
+    @property
+    def coming(self) -> set[str]:
+        """Workflows on their way to their rows, or whose rows are known to be ours only when a flush was applied."""
+        return {each.start.id for each in (*self._starting, *self.committer.starting)}
+
+    async def start(self, start: Start) -> bool:
+        """Give a workflow its row; returns when that is durable, and whether it is new. Its inputs are the caller's to compare.
+
+        Raises:
+            EngineStoppedError: The engine does not run.
+            psycopg.Error: The row cannot be written as it is.
+        """
+        if not self.engine.is_running:
+            raise EngineStoppedError
+        reach(CrashPoint.STARTING)
+        starting = Starting(start, self.engine.loop.create_future())
+        self._starting.append(starting)
+        self.committer.wants_flush()
+        return await starting.inserted
+
+    def can_run(self, name: str, version: str) -> bool:
+        """Whether this process has the code."""
+        handler = self.handlers.get(name)
+        return handler is not None and handler.version == version
+
+    def adopt(self, start: Start) -> None:
+        """A row is durable: run it here if it is ours, or let whoever has room look for it."""
+        reach(CrashPoint.STARTED)
+        if start.owner is not None:
+            self._enter(self._run(start.name, start.id, start.owner, start.inputs, start.deadline_ms))
+        elif start.status is WorkflowStatus.PENDING:
+            if start.wake_at is None:
+                self.has_more = True
+                self.engine.hints.rows()
+            else:
+                self.engine.scan.due_at(start.wake_at)
+
+    def take(self, rows: Iterable[TakenRow], histories: Sequence[CheckpointRow], owner: OwnerToken) -> None:
+        """Rows that were made ours: run them from their histories. One that has died too often is given up (P22, P29)."""
+        by_id: dict[str, dict[int, CheckpointRow]] = {}
+        for checkpoint in histories:
+            by_id.setdefault(checkpoint.workflow_id, {})[checkpoint.function_id] = checkpoint
+        for row in rows:
+            run = self._run(row.name, row.workflow_id, owner, row.inputs, row.deadline_ms)
+            run.history = by_id.get(row.workflow_id)
+            run.durable_ids = sorted(run.history or ())
+            run.recorded = run.durable = len(run.durable_ids)
+            run.recovery_attempts, run.alone_deaths = row.recovery_attempts, row.alone
+            run.attempt = row.attempt
+            if run.recovery_attempts >= self.engine.settings.deaths_max:
+                error = RecoveryExceededError(run.id, run.recovery_attempts)
+                status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
+                self.runs[run.id] = run
+                self._empty.clear()
+                _desk(run).end(run, Ending(status, error=encode_error(error), summary=summary(error)))
+                continue
+            if row.previous is not None:
+                alone = run.recovery_attempts >= 2
+                self.engine.telemetry.emit(SuspectStarted(run.id, run.recovery_attempts, alone))
+            self._enter(run)
+
+    def _run(self, name: str, workflow_id: WorkflowId, owner: OwnerToken, inputs: str, deadline_ms: int | None) -> Run:
+        desk = Desk(self, self.handlers[name], owner)
+        run = Run(desk, offset=0, key=None, record=None)
+        run.id, run.row = workflow_id, Row.RUNNING
+        run.argument = Inputs(inputs)
+        run.deadline_ms = deadline_ms
+        return run
+
+    def _enter(self, run: Run) -> None:
+        engine = self.engine
+        self.runs[run.id] = run
+        self._empty.clear()
+        run.counted = len(run.argument)
+        engine.in_flight += 1
+        engine.in_flight_bytes += run.counted
+        if run.deadline_ms is not None:
+            engine.scan.due_at(run.deadline_ms)
+        if self.is_open:
+            _desk(run).start(run)
+        else:
+            _desk(run).end(run, _handed_on(run))
+
+    # -- for the committer --
+
+    def room(self) -> int:
+        """How many workflows may begin here (I10)."""
+        engine = self.engine
+        if not self.is_open or not engine.has_room():
+            return 0
+        return engine.settings.in_flight_max - engine.in_flight
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything for the next flush."""
+        return bool(self._dirty or self._starting)
+
+    def submit(self, run: Run) -> None:
+        """A run has something for the next flush."""
+        self._dirty.append(run)
+        self.committer.wants_flush()
+
+    def take_into(self, flush: RowFlush, room: int) -> None:
+        """Move work into a flush, about `room` rows of it."""
+        while self._dirty and room > 0:
+            run = self._dirty.popleft()
+            work = Work(run)
+            if run.standing not in (Standing.ACTIVE, Standing.LATE) or work.is_empty:
+                run.submitted = False
+                continue
+            flush.works.append(work)
+            room -= 1 + len(work.checkpoints)
+        while self._starting and room > 0:
+            flush.starting.append(self._starting.popleft())
+            room -= 1
+
+    def forget(self, run: Run) -> None:
+        """A run has ended, or is none any more."""
+        engine = self.engine
+        run.phase = Phase.DONE
+        if self.runs.get(run.id) is run:
+            del self.runs[run.id]
+        if run.counted is not None:
+            engine.in_flight -= 1
+            engine.in_flight_bytes -= run.counted
+            run.counted = None
+        if run.standing is Standing.REFUSED and self.is_open:
+            engine.spawn(self._disown(run.id, run.owner))
+        if not self.runs:
+            self._empty.set()
+
+    async def _disown(self, workflow_id: WorkflowId, owner: OwnerToken) -> None:
+        """A refused run's row, if it is still open under its token, is for whoever takes it: from its history."""
+        async with self.engine.pool.connection() as connection:
+            cursor = await send(
+                connection,
+                self.engine.settings.schema,
+                workflow_status.disown(ids=[workflow_id], owners=[owner]),
+            )
+        if cursor.rowcount:
+            self.engine.hints.rows()
+
+    def pump(self) -> None:
+        """Room came free: look again for what was left behind."""
+        if self.has_more and self.room() > self.engine.settings.in_flight_max // 8:
+            self.has_more = False
+            self.engine.scan.hint()
+
+    # -- leaving --
+
+    def open(self) -> None:
+        """Run what is started from now on: this executor lives."""
+        self.is_open = True
+
+    def close(self) -> None:
+        """A stop: begin nothing, hand on what does not run, and what runs when its steps have ended (P11, P12)."""
+        self.is_open = False
+        for run in list(self.runs.values()):
+            if run.standing is not Standing.ACTIVE or run.phase is Phase.ENDED:
+                continue
+            run.standing = Standing.LATE
+            if run.phase is Phase.RUNNING:
+                run.wake_waiters()
+            else:
+                _desk(run).end(run, _handed_on(run))
+
+    def drop(self) -> None:
+        """This executor is dead, or its database went back: abandon everything; results of what still runs are dropped (P4)."""
+        self.is_open = False
+        for run in list(self.runs.values()):
+            run.standing = Standing.ABANDONED
+            run.wake_waiters()
+            if not (run.is_running and run.phase is Phase.RUNNING):
+                self.forget(run)
+        self._dirty.clear()
+
+    def end(self) -> None:
+        """The engine ends: whoever waits for a row does not hear of it here."""
+        for each in (*self._starting, *self.committer.starting):
+            each.fail(EngineStoppedError())
+        self._starting.clear()
+
+    async def all_ended(self, timeout_s: float) -> bool:
+        """Wait until no run is left, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _desk(run: Run) -> Desk:
+    """Its home: the commons has no other runs."""
+    assert isinstance(run.home, Desk), "a run of the commons"
+    return run.home
+
+
+def _body(handler: Handler) -> Callable[..., Any]:
+    """The function of a call's arguments, awaitable if the function is async."""
+    function = handler.function
+
+    def body(call: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
+        args, kwargs = call
+        return function(*args, **kwargs)
+
+    return body
+
+
+def _handed_on(run: Run) -> Ending:
+    """At rest, due at once, for whoever takes it."""
+    return Ending(WorkflowStatus.PENDING, attempt=run.attempt, wake_at=0, asleep=True)
+
+
+__all__ = ["Commons", "Desk", "Inputs"]

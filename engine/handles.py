@@ -1,0 +1,162 @@
+"""A workflow as its row says, for whoever holds its ID: in this process, in another program, in a workflow."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from engine.errors import WorkflowNotFoundError
+from engine.states import WorkflowStatus
+from engine.store import handles as store
+from engine.store.handles import StepRow, WorkflowRow
+from engine.store.statement import send
+from engine.weather import through_weather
+
+Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]]
+"""A connection for one read: `pool.connection`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """A workflow as its row says at one moment.
+
+    Attributes:
+        id, name, version: Which workflow it is, and of which code.
+        status: Where it stands.
+        created_at, updated_at, started_at: Of its row; when it first ran.
+        wake_at: At rest until then.
+        deadline: When it will be cancelled.
+        executor_id: Who runs it, or ran it last.
+        recovery_attempts: Deaths of its executors since its last checkpoint.
+        source: Partition whose record started it; `None`: a call, a parent, a queue or a schedule did.
+        queue, priority, partition_key, deduplication_id: In its queue.
+        forked_from: Whose history it began with.
+        user, role, roles: Whose identity it has.
+        request: What asked for it, as JSON text.
+        inputs: `{"args": [...], "kwargs": {...}}` as JSON text.
+        output, error: Its outcome as JSON text.
+    """
+
+    id: str
+    name: str
+    version: str | None
+    status: WorkflowStatus
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    wake_at: datetime | None
+    deadline: datetime | None
+    executor_id: str | None
+    recovery_attempts: int
+    source: str | None
+    queue: str | None
+    priority: int
+    partition_key: str | None
+    deduplication_id: str | None
+    forked_from: str | None
+    user: str | None
+    role: str | None
+    roles: str | None
+    request: str | None
+    inputs: str
+    output: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """A recorded step.
+
+    Attributes:
+        function_id, name: Its place in the history, from 1; the function's name.
+        output, error: JSON text, one of them.
+        child: The workflow it started or awaited.
+        started_at, ended_at: From call to final value or error.
+    """
+
+    function_id: int
+    name: str
+    output: str | None
+    error: str | None
+    child: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+async def read(connect: Connect, schema: str, workflow_id: str) -> WorkflowInfo:
+    """A workflow's row. Raises `WorkflowNotFoundError`."""
+
+    async def attempt() -> WorkflowRow | None:
+        async with connect() as connection:
+            cursor = await send(connection, schema, store.read(ids=[workflow_id]))
+            return await cursor.fetchone()
+
+    row = await through_weather(attempt)
+    if row is None:
+        raise WorkflowNotFoundError(workflow_id)
+    return info_of(row)
+
+
+async def steps(connect: Connect, schema: str, workflow_id: str) -> list[StepInfo]:
+    """A workflow's history, in order; nothing for one that has none or does not exist."""
+
+    async def attempt() -> list[StepRow]:
+        async with connect() as connection:
+            cursor = await send(connection, schema, store.steps(workflow_id=workflow_id))
+            return await cursor.fetchall()
+
+    return [
+        StepInfo(
+            function_id=row.function_id,
+            name=row.name,
+            output=row.output,
+            error=row.error,
+            child=row.child,
+            started_at=instant(row.started_ms),
+            ended_at=instant(row.ended_ms),
+        )
+        for row in await through_weather(attempt)
+    ]
+
+
+def info_of(row: WorkflowRow) -> WorkflowInfo:
+    """A row for people."""
+    created, updated = instant(row.created_ms), instant(row.updated_ms)
+    assert created is not None, "the column is NOT NULL"
+    assert updated is not None, "the column is NOT NULL"
+    return WorkflowInfo(
+        id=row.workflow_id,
+        name=row.name,
+        version=row.version,
+        status=WorkflowStatus(row.status),
+        created_at=created,
+        updated_at=updated,
+        started_at=instant(row.started_ms),
+        wake_at=instant(row.wake_ms or None),
+        deadline=instant(row.deadline_ms),
+        executor_id=row.executor_id,
+        recovery_attempts=row.recovery_attempts,
+        source=row.source,
+        queue=row.queue_name,
+        priority=row.priority,
+        partition_key=row.partition_key,
+        deduplication_id=row.deduplication_id,
+        forked_from=row.forked_from,
+        user=row.user,
+        role=row.role,
+        roles=row.roles,
+        request=row.request,
+        inputs=row.inputs,
+        output=row.output,
+        error=row.error,
+    )
+
+
+def instant(epoch_ms: int | None) -> datetime | None:
+    """Epoch ms as an instant in UTC; one beyond all calendars (`FOREVER_MS`) is none."""
+    if epoch_ms is None or epoch_ms > 253_402_300_799_000:
+        return None
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)

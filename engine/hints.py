@@ -1,0 +1,119 @@
+"""Hints to other processes, gathered: NOTIFY takes a lock that lets one committing transaction through at a time.
+
+A hint is never the only way to learn of something: whoever gets it looks for itself, and looks now and then without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.signals import Signal
+from engine.store import executor
+from engine.store.statement import send
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+ROWS_CHANNEL = "processor_rows"
+"""Rows or holds have changed."""
+
+GATHER_S = 0.01
+"""Hints of so long are one statement: far below what a look without them takes."""
+
+IDS_MAX = 100
+"""Workflows named in one hint: a payload has 8,000 bytes. Beyond it everybody looks for everything."""
+
+
+class Hints:
+    """What one process tells the others."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._rows = False
+        self._ended: set[str] = set()
+        self._cancelled: set[str] = set()
+        self._interrupted: set[str] = set()
+        self._is_pending = False
+
+    def rows(self) -> None:
+        """Rows at rest are due, for whoever has room: here, and elsewhere."""
+        self._engine.scan.hint()
+        self._rows = True
+        self._say_soon()
+
+    def ended(self, workflow_id: str) -> None:
+        """A workflow without a source has its outcome."""
+        self._ended.add(workflow_id)
+        self._say_soon()
+
+    def cancelled(self, workflow_id: str, *, interrupt: bool) -> None:
+        """A workflow was cancelled, whoever runs it."""
+        (self._interrupted if interrupt else self._cancelled).add(workflow_id)
+        self._say_soon()
+
+    def _say_soon(self) -> None:
+        if not self._is_pending and not self._engine.is_aborted:
+            self._is_pending = True
+            self._engine.call_later(GATHER_S, self._say)
+
+    async def flush(self) -> None:
+        """Say now what is left to say: the process ends."""
+        if said := self._take():
+            await self._send(said)
+
+    def _say(self) -> None:
+        if (said := self._take()) and not self._engine.stopping.is_set():
+            self._engine.spawn(self._send(said))
+
+    def _take(self) -> list[str]:
+        self._is_pending = False
+        said = [
+            *(["rows"] if self._rows else []),
+            *_of(self._ended, "ended"),
+            *_of(self._cancelled, "cancelled"),
+            *_of(self._interrupted, "interrupted"),
+        ]
+        self._rows = False
+        for named in (self._ended, self._cancelled, self._interrupted):
+            named.clear()
+        return said
+
+    async def _send(self, payloads: list[str]) -> None:
+        engine = self._engine
+        try:
+            async with engine.pool.connection() as connection, connection.pipeline():
+                for payload in payloads:
+                    await send(
+                        connection, engine.settings.schema, executor.notify(channel=ROWS_CHANNEL, payload=payload)
+                    )
+        except psycopg.OperationalError:
+            return  # they look for themselves
+
+
+def heard(engine: Engine, payload: str) -> None:
+    """A hint on the channel of rows arrived."""
+    word, _, rest = payload.partition(" ")
+    ids = rest.split()
+    match word:
+        case "ended":
+            if ids:
+                engine.waits.signalled([Signal("result", i) for i in ids])
+            else:
+                engine.waits.hinted()
+        case "cancelled" | "interrupted" if ids:
+            engine.cancels.heard(ids, interrupt=word == "interrupted")
+        case _:
+            # Also in words of a later version, and a partition's name: look for everything.
+            engine.scan.hint()
+            engine.waits.hinted()
+
+
+def _of(ids: set[str], word: str) -> list[str]:
+    if not ids:
+        return []
+    short = [workflow_id for workflow_id in ids if " " not in workflow_id and len(workflow_id.encode()) <= 70]
+    if len(short) < len(ids) or len(short) > IDS_MAX:
+        return [word]
+    return [f"{word} {' '.join(short)}"]

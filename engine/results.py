@@ -1,0 +1,136 @@
+"""How workflows ended: rows read, and waited for. Reads of one turn of the loop are one statement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.errors import RecoveryExceededError, WorkflowCancelledError, WorkflowNotFoundError
+from engine.failures import decode_error
+from engine.ids import WorkflowId
+from engine.signals import Signal
+from engine.states import OPEN, WorkflowStatus
+from engine.store import handles as store
+from engine.store.statement import send
+from engine.waits import Outcome
+from engine.weather import through_weather
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.runner import Ending
+
+UNKNOWN_WAIT_S = 2.0
+"""How long the row of a known topic's record is waited for: it comes with the record's first need (P8)."""
+
+UNKNOWN_LOOK_S = 0.05
+
+
+class Results:
+    """Reads outcomes for this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._asked: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+
+    def ended(self, workflow_id: WorkflowId, ending: Ending) -> None:
+        """A workflow without a source ended here, durably."""
+        outcome = Outcome(ending.status, ending.output, ending.error)
+        self._engine.waits.signalled((Signal("result", workflow_id),), outcome)
+        self._engine.hints.ended(workflow_id)
+
+    async def outcome(self, workflow_id: str, *, timeout_s: float | None = None) -> Outcome:
+        """How a workflow ended, once it has.
+
+        Raises:
+            WorkflowNotFoundError: There is none of this ID.
+            TimeoutError: It has not ended in time.
+        """
+        signal = Signal("result", workflow_id)
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if workflow_id not in self._engine.commons.runs:
+                    found = await self.look(workflow_id)
+                    if found.status not in OPEN:
+                        return found
+                brought = await self._engine.waits.outside(signal, None)
+                if isinstance(brought, Outcome):
+                    return brought
+
+    async def look(self, workflow_id: str) -> Outcome:
+        """A workflow's status now, with its outcome if it has one. Waits for the row of a known topic's record (P8).
+
+        Raises:
+            WorkflowNotFoundError: There is none of this ID.
+        """
+        found = await self._read(workflow_id)
+        if found is None and await through_weather(lambda: self._may_come(workflow_id)):
+            until = time.monotonic() + UNKNOWN_WAIT_S
+            while found is None and time.monotonic() < until:
+                await asyncio.sleep(UNKNOWN_LOOK_S)
+                found = await self._read(workflow_id)
+        if found is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return found
+
+    async def _read(self, workflow_id: str) -> Outcome | None:
+        future: asyncio.Future[Outcome | None] = self._engine.loop.create_future()
+        if not self._asked:
+            self._engine.spawn(self._read_asked())
+        self._asked.setdefault(workflow_id, []).append(future)
+        return await future
+
+    async def _read_asked(self) -> None:
+        await asyncio.sleep(0)  # whoever asks in this turn of the loop
+        asked, self._asked = self._asked, {}
+        futures = [(workflow_id, future) for workflow_id, each in asked.items() for future in each]
+        try:
+            rows = await through_weather(lambda: self._outcomes(list(asked)))
+            for workflow_id, future in futures:
+                if not future.done():
+                    future.set_result(rows.get(workflow_id))
+        except psycopg.Error as error:
+            for _, future in futures:
+                if not future.done():
+                    future.set_exception(error)
+        finally:
+            for _, future in futures:
+                future.cancel()
+
+    async def _outcomes(self, ids: list[str]) -> dict[str, Outcome]:
+        async with self._engine.pool.connection() as connection:
+            cursor = await send(connection, self._engine.settings.schema, store.outcomes(ids=ids))
+            return {row[0]: Outcome(WorkflowStatus(row[1]), row[2], row[3]) for row in await cursor.fetchall()}
+
+    async def _may_come(self, workflow_id: str) -> bool:
+        """Whether the ID is of a record of a topic that some group has registered."""
+        head, _, offset = workflow_id.rpartition("-")
+        topic, _, partition = head.rpartition("-")
+        if not (topic and offset.isdigit() and partition.isdigit()):
+            return False
+        name = topic.rpartition("|")[2].partition("~")[0]
+        async with self._engine.pool.connection() as connection:
+            cursor = await send(connection, self._engine.settings.schema, store.is_topic(topics=[topic, name]))
+            row = await cursor.fetchone()
+        return row is not None and row[0]
+
+
+def value_of(workflow_id: str, outcome: Outcome) -> str:
+    """The result as JSON text.
+
+    Raises:
+        WorkflowCancelledError: It was cancelled.
+        RecoveryExceededError: It was given up.
+        Exception: What the workflow raised, as its row has it.
+    """
+    match outcome.status:
+        case WorkflowStatus.SUCCESS:
+            return outcome.output or "null"
+        case WorkflowStatus.CANCELLED:
+            raise WorkflowCancelledError(workflow_id)
+        case WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED if not outcome.error:
+            raise RecoveryExceededError(workflow_id, 0)
+        case _:
+            raise decode_error(outcome.error or "{}")

@@ -1,0 +1,22 @@
+"""What a workflow may wait for beside time: somebody's result, a message, an event, more of a stream. Pure."""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["result", "message", "event", "stream"]
+
+FOREVER_MS = 1 << 53
+"""A wake-up time that never comes: only a signal wakes it."""
+
+
+class Signal(NamedTuple):
+    """One thing waited for.
+
+    Attributes:
+        kind: What.
+        target: Whose result, event or stream; of a message, the workflow that waits.
+        name: Key of the event or stream, topic of the message.
+    """
+
+    kind: Kind
+    target: str
+    name: str = ""

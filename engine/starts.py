@@ -1,0 +1,84 @@
+"""What it takes to start a workflow that no record starts, and whether one that stands under its ID is the same. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ConfigurationError, WorkflowConflictError
+from engine.ids import OwnerToken, WorkflowId
+from engine.states import WorkflowStatus
+
+ID_MAX = 512
+"""Characters of a workflow's ID: it is in every checkpoint's key."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """A workflow to be started: its row, before there is one.
+
+    Attributes:
+        id: The idempotency key: the same ID is the same workflow.
+        name, version: Handler and its version; who can run it.
+        inputs: `{"args": [...], "kwargs": {...}}` as JSON text.
+        request: What asked for it, as JSON text, for people.
+        status: PENDING, or ENQUEUED for a queue's dispatcher to take.
+        owner: Who runs it; `None`: at rest, for whoever has room. Given when it is written.
+        wake_at: At rest until then, epoch ms.
+        timeout_ms: From start to completion; `deadline_ms` is the end of it, once it has started.
+        user, role, roles: Whose identity it has.
+    """
+
+    id: WorkflowId
+    name: str
+    version: str
+    inputs: str
+    request: str | None = None
+    status: WorkflowStatus = WorkflowStatus.PENDING
+    owner: OwnerToken | None = None
+    wake_at: int | None = None
+    timeout_ms: int | None = None
+    deadline_ms: int | None = None
+    class_name: str | None = None
+    config_name: str | None = None
+    queue: str | None = None
+    deduplication_id: str | None = None
+    priority: int = 0
+    partition_key: str | None = None
+    user: str | None = None
+    role: str | None = None
+    roles: str | None = None
+    forked_from: str | None = None
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+
+    def must_be(self, *, name: str, inputs: str) -> None:
+        """Raise `WorkflowConflictError` unless what stands under this ID is this very workflow."""
+        if name != self.name:
+            raise WorkflowConflictError(self.id, f"it is a {name!r}, this is a {self.name!r}")
+        if inputs != self.inputs and not _same_inputs(inputs, self.inputs):
+            raise WorkflowConflictError(self.id, f"it has other inputs: {inputs[:200]}, not {self.inputs[:200]}")
+
+
+def check_id(workflow_id: str) -> None:
+    """Refuse what cannot be an ID."""
+    if not workflow_id or len(workflow_id) > ID_MAX or _CONTROL.search(workflow_id):
+        raise ConfigurationError(f"workflow ID {workflow_id[:50]!r}: 1 to {ID_MAX} characters, no control characters")
+
+
+def _same_inputs(one: str, other: str) -> bool:
+    """Whether two texts say the same: another program spaces or orders its JSON otherwise."""
+    try:
+        return _arguments(one) == _arguments(other)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _arguments(inputs: str) -> tuple[Any, Any]:
+    stored = json.loads(inputs)
+    return stored.get("args", []), stored.get("kwargs", {})

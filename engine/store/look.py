@@ -1,0 +1,122 @@
+"""The statement that finds what nobody told us (engine/scan.py)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg.rows import args_row
+
+from engine.store.statement import Statement
+
+
+class Found(NamedTuple):
+    """What one look says of everything that nobody told us (engine/scan.py)."""
+
+    now: int
+    next_due: int | None
+    """When the first row at rest without a source that we can run is due; epoch ms."""
+    next_due_of_sources: int | None
+    """The same of our partitions' rows, of those that are not due yet."""
+    next_deadline: int | None
+    dead: list[str] | None
+    """Executors that are gone and have rows without a source."""
+    ended: list[tuple[str, bool]] | None
+    """Of the runs asked about: those whose rows are no longer PENDING, and whether their steps are to be interrupted."""
+    is_answered: bool
+    """Whether somebody at rest waits for the result of a record's workflow that has ended."""
+    held: list[list[Any]] | None
+    """[service, key, ordering key, kind, reason] of our partitions' holds."""
+    rest: list[list[str]] | None
+    """[source, workflow] of our partitions' rows that run nowhere and are due."""
+
+
+def look(
+    *,
+    names: Sequence[str],
+    versions: Sequence[str],
+    running: Sequence[str],
+    sources: Sequence[str],
+    services: Sequence[str],
+    keys: Sequence[str],
+    limit: int,
+) -> Statement[Found]:
+    """Everything that nobody tells us, in one statement: index probes, one for each handler, partition and executor.
+
+    `sources` are our partitions; `services` and `keys` those whose holds are of interest, halted ones among them.
+    """
+    return Statement(
+        """
+        WITH RECURSIVE owner AS (
+            (SELECT w.executor_id
+               FROM {schema}.workflow_status AS w
+              WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NOT NULL
+              ORDER BY w.executor_id
+              LIMIT 1)
+            UNION ALL
+            SELECT (SELECT w.executor_id
+                      FROM {schema}.workflow_status AS w
+                     WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NOT NULL
+                       AND w.executor_id > owner.executor_id
+                     ORDER BY w.executor_id
+                     LIMIT 1)
+              FROM owner
+             WHERE owner.executor_id IS NOT NULL
+        ), clock AS MATERIALIZED (
+            SELECT {schema}.now_ms() AS now
+        )
+        SELECT c.now,
+               (SELECT min(first.due)
+                  FROM unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
+                 CROSS JOIN LATERAL (
+                       SELECT COALESCE(w.kafka_wake_at, 0) AS due
+                         FROM {schema}.workflow_status AS w
+                        WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NULL
+                          AND w.name = h.name AND w.application_version = h.version
+                        ORDER BY COALESCE(w.kafka_wake_at, 0)
+                        LIMIT 1) AS first),
+               (SELECT min(first.due)
+                  FROM unnest(%(sources)b::text[]) AS s (source)
+                 CROSS JOIN LATERAL (
+                       SELECT COALESCE(w.kafka_wake_at, 0) AS due
+                         FROM {schema}.workflow_status AS w
+                        WHERE w.kafka_source = s.source AND w.status IN ('PENDING', 'ENQUEUED')
+                          AND (w.owner_xid IS NULL OR w.status = 'ENQUEUED')
+                          AND COALESCE(w.kafka_wake_at, 0) > c.now
+                        ORDER BY COALESCE(w.kafka_wake_at, 0)
+                        LIMIT 1) AS first),
+               (SELECT min(w.workflow_deadline_epoch_ms)
+                  FROM {schema}.workflow_status AS w
+                 WHERE w.workflow_deadline_epoch_ms IS NOT NULL AND w.status IN ('PENDING', 'ENQUEUED')),
+               (SELECT array_agg(o.executor_id)
+                  FROM owner AS o
+                 WHERE o.executor_id IS NOT NULL AND {schema}.executor_is_gone(o.executor_id)),
+               (SELECT json_agg(json_build_array(w.workflow_uuid, w.kafka_interrupt IS TRUE))
+                  FROM {schema}.workflow_status AS w
+                 WHERE w.workflow_uuid = ANY (%(running)b::text[]) AND w.status <> 'PENDING'),
+               EXISTS (SELECT
+                         FROM {schema}.waiting AS x
+                         JOIN {schema}.workflow_status AS t ON t.workflow_uuid = x.target
+                        WHERE x.polled AND t.status NOT IN ('PENDING', 'ENQUEUED')),
+               (SELECT json_agg(json_build_array(h.service_name, h.key, h.ordering_key, h.kind, h.reason))
+                  FROM unnest(%(services)b::text[], %(keys)b::text[]) AS t (service, key)
+                  JOIN {schema}.hold AS h ON h.service_name = t.service AND h.key = t.key),
+               (SELECT json_agg(json_build_array(r.kafka_source, r.workflow_uuid))
+                  FROM (SELECT w.kafka_source, w.workflow_uuid
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source = ANY (%(sources)b::text[]) AND w.status IN ('PENDING', 'ENQUEUED')
+                           AND (w.owner_xid IS NULL OR w.status = 'ENQUEUED')
+                           AND COALESCE(w.kafka_wake_at, 0) <= c.now
+                         ORDER BY w.kafka_source, w.kafka_offset
+                         LIMIT %(limit)s) AS r)
+          FROM clock AS c
+        """,
+        {
+            "names": names,
+            "versions": versions,
+            "running": running,
+            "sources": sources,
+            "services": services,
+            "keys": keys,
+            "limit": limit,
+        },
+        args_row(Found),
+    )

@@ -1,0 +1,39 @@
+"""Durable sleep: the wake-up time is a checkpoint, the wait costs a row.
+
+sleep ─▶ checkpoint (the time) ─▶ in memory, or at rest (engine/waits.py) ─▶ goes on
+"""
+
+from datetime import timedelta
+
+from engine.clock import now_ms
+from engine.runner import Run
+from engine.store.operation_outputs import Checkpoint
+from engine.waits import Waits
+
+SLEEP = "DBOS.sleep"
+"""In the history, as the seed calls it; so with the other names of this form."""
+
+
+async def sleep_until(run: Run, until: int) -> None:
+    """Sleep until a `deadline` (I4).
+
+    Raises:
+        Suspended: The workflow rests; its code runs again from the beginning, over its history, when it wakes.
+    """
+    await waits_of(run).until(run, until)
+
+
+def deadline(run: Run, duration: timedelta) -> int:
+    """Epoch ms of a time that is the same in every replay. Takes a place in the history."""
+    function_id = run.next_function_id(SLEEP)
+    if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        return int(recorded.output or "0")
+    now = now_ms()
+    until = now + max(0, int(duration.total_seconds() * 1000))
+    run.checkpoint(Checkpoint(run.id, function_id, SLEEP, str(until), None, now, now))
+    return until
+
+
+def waits_of(run: Run) -> Waits:
+    """Where a run's waits are kept."""
+    return run.home.engine.waits
