@@ -1,12 +1,27 @@
 """Process Kafka records exactly once, with durable workflows on Postgres. Everything a user imports."""
 
-from engine.errors import ConfigurationError, EngineError, NondeterminismError, RecordedError, StepFailedError
+from engine.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineStoppedError,
+    NondeterminismError,
+    RecordedError,
+    RecoveryExceededError,
+    StepFailedError,
+    WorkflowCancelledError,
+    WorkflowConflictError,
+    WorkflowNotFoundError,
+)
 from engine.handlers import UndecodableError
+from engine.handles import StepInfo, WorkflowInfo
+from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
 from processor.app import App
 from processor.codec import Codec, Json, Raw, Text
 from processor.config import Settings
 from processor.current import current_step, current_workflow
+from processor.durable import sleep
+from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.loading import SettingsError, load_settings
 from processor.policies import (
     BlockKey,
@@ -21,6 +36,7 @@ from processor.policies import (
 )
 from processor.records import RawRecord, Record
 from processor.triggers import Topic
+from processor.workflows import WorkflowFunction, workflow_id
 
 __all__ = [
     "App",
@@ -30,6 +46,7 @@ __all__ = [
     "ConfigurationError",
     "DeadLetter",
     "EngineError",
+    "EngineStoppedError",
     "FailurePolicy",
     "HaltPartition",
     "Json",
@@ -39,18 +56,30 @@ __all__ = [
     "RawRecord",
     "Record",
     "RecordedError",
+    "RecoveryExceededError",
     "Retry",
     "RetryAfterError",
     "Settings",
     "SettingsError",
     "StepFailedError",
+    "StepInfo",
     "SyncTransaction",
+    "SyncWorkflowHandle",
     "TerminalError",
     "Text",
     "Topic",
     "Transaction",
     "UndecodableError",
+    "WorkflowCancelledError",
+    "WorkflowConflictError",
+    "WorkflowFunction",
+    "WorkflowHandle",
+    "WorkflowInfo",
+    "WorkflowNotFoundError",
+    "WorkflowStatus",
     "current_step",
     "current_workflow",
     "load_settings",
+    "sleep",
+    "workflow_id",
 ]

@@ -11,24 +11,24 @@
 Registration refuses what could not run: see the errors of each decorator.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
+from engine.current import current_run
+from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from processor.config import Settings
 from processor.decorators import (
     BatchDecorator,
-    CallableDecorator,
     FusedDecorator,
-    HandlerDecorator,
     StepDecorator,
     StepFunction,
     TransactionDecorator,
     TransactionFunction,
-    WorkflowFunction,
 )
 from processor.handlers import (
     Registration,
@@ -39,11 +39,13 @@ from processor.handlers import (
     result_of,
     takes_record,
 )
+from processor.handles import WorkflowHandle
 from processor.inline import run_step
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.registry import Registry
 from processor.triggers import Topic
+from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
 
 if TYPE_CHECKING:
     from processor.runtime import Runtime
@@ -78,6 +80,8 @@ class App:
         check_callable(f"App({name!r})", lifespan=lifespan)
         self.name = name
         self.lifespan = lifespan
+        self.engines: list[Engine] = []
+        """Those that run the app in this process, the newest last."""
         self._registry = Registry(name)
 
     @property
@@ -311,24 +315,23 @@ class App:
             if on is None:
                 check_arguments(function, "workflow")
             wants = on is not None and takes_record(function, on, kind=HandlerKind.JOURNALED, what="workflow")
-            self._registry.add_workflow(
-                Registration(
-                    name=chosen,
-                    kind=HandlerKind.JOURNALED,
-                    function=function,
-                    topic=on,
-                    wants_record=wants,
-                    result=result_of(function, "workflow"),
-                    group=group,
-                    renamed_from=renamed_from,
-                    version=version,
-                    retry=retry,
-                    on_failure=on_failure,
-                    breaker=breaker,
-                    persist_first=persist_first,
-                )
+            registration = Registration(
+                name=chosen,
+                kind=HandlerKind.JOURNALED,
+                function=function,
+                topic=on,
+                wants_record=wants,
+                result=result_of(function, "workflow"),
+                group=group,
+                renamed_from=renamed_from,
+                version=version,
+                retry=retry,
+                on_failure=on_failure,
+                breaker=breaker,
+                persist_first=persist_first,
             )
-            return WorkflowFunction[..., Any](fn, chosen)
+            self._registry.add_workflow(registration)
+            return WorkflowFunction[..., Any](fn, registration, self.engine)
 
         return decorate
 
@@ -380,6 +383,28 @@ class App:
         return await run_step(fn, args, name=name, retry=retry, timeout=timeout)
 
     # -- running --
+
+    def engine(self) -> Engine:
+        """What runs the caller's workflow, or else the app in this process.
+
+        Raises:
+            ConfigurationError: Nothing does.
+        """
+        if (run := current_run.get()) is not None:
+            return run.home.engine
+        if not self.engines:
+            raise ConfigurationError(
+                f"app {self.name!r} does not run in this process: `async with app.running():` around the call.\n"
+                f"  A unit test calls the function itself, as fulfil.fn(...)."
+            )
+        return self.engines[-1]
+
+    def retrieve(self, id: str) -> WorkflowHandle[Any]:
+        """The handle of any workflow, whoever started it: also of a record's. Its result comes as JSON values.
+
+        `fulfil.retrieve(id)` reads the result as that workflow's.
+        """
+        return WorkflowHandle(id, self.engine, json.loads)
 
     def running(
         self, settings: Settings | None = None, *, kafka: bool = True

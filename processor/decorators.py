@@ -2,7 +2,7 @@
 
     step            callable as the function was; in a workflow its result is remembered
     transaction     callable without `tx`, in a workflow only
-    workflow        callable outside of a workflow, as a plain call
+    workflow        callable: started, and waited for (processor/workflows.py)
     fused handler   not callable: records start it
 
 Each keeps the function as it was under `fn`, for unit tests: `record.fn(tx, order)`.
@@ -88,38 +88,6 @@ class TransactionFunction(Generic[T, P, R]):
         return f"<transaction {self.name}>"
 
 
-class WorkflowFunction(Generic[P, R]):
-    """A workflow. The engine calls it for the records of its topic; called by hand it is a plain call.
-
-    Attributes:
-        fn: The function as it was written.
-        name: `workflow_status.name`.
-    """
-
-    fn: Callable[P, R]
-
-    def __init__(self, fn: Callable[P, R], name: str) -> None:
-        self.fn = fn
-        self.name = name
-        update_wrapper(self, fn)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here, durably nothing: its steps are plain calls too.
-
-        Raises:
-            ConfigurationError: In a workflow: its steps would be recorded as the caller's without saying so.
-        """
-        if current_run.get() is not None:
-            raise ConfigurationError(
-                f"workflow {self.name!r}: called from a workflow.\n"
-                f"  To run its steps as part of the caller, call {self.name}.fn(...)."
-            )
-        return self.fn(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<workflow {self.name}>"
-
-
 class FusedFunction(Generic[P, R]):
     """A handler that is one transaction, of one record or of many. Records start it; it is not callable.
 
@@ -155,24 +123,7 @@ class TransactionDecorator(Protocol):
         ...
 
 
-class CallableDecorator(Protocol):
-    """Takes any function, sync or async, whose arguments and result can be written as JSON."""
-
-    def __call__(self, fn: Callable[P, R], /) -> WorkflowFunction[P, R]:
-        """The workflow."""
-        ...
-
-
 # The overload of the event stands last: pyright explains a mismatch by the last one.
-
-
-class HandlerDecorator(Protocol[E]):
-    """Takes a function of the topic's event, or of its `Record`."""
-
-    @overload
-    def __call__(self, fn: Callable[[Record[E]], R], /) -> WorkflowFunction[[Record[E]], R]: ...
-    @overload
-    def __call__(self, fn: Callable[[E], R], /) -> WorkflowFunction[[E], R]: ...
 
 
 class FusedDecorator(Protocol[E]):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from consumers.group import GroupSnapshot
-from engine.engine import EngineSnapshot
+from engine.snapshots import EngineSnapshot
 from processor.metrics import Samples, place
 
 
@@ -24,6 +24,7 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         age_s = 0.0 if depth.oldest_at is None else max(now_s - depth.oldest_at / 1000, 0.0)
         samples.setdefault("dead_letters_open", []).append((labels, depth.count))
         samples.setdefault("dead_letter_oldest_seconds", []).append((labels, age_s))
+    samples["workflows_stranded"] = [((name,), count) for name, count in snapshot.stranded]
     for source in snapshot.sources:
         values: dict[str, float] = {
             "partition_progress_offset": source.next,

@@ -8,7 +8,8 @@ event or its `Record` is read off its annotation once, never per record.
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import FunctionType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from engine.handlers import Handler, HandlerKind, Step, TransactionStep, Undecod
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.retries import NEVER, Retry
 from engine.transaction import SyncTransaction, Transaction
+from processor.arguments import CallArguments
 from processor.codec import Result, UnencodableTypeError, result_codec, type_name
 from processor.fingerprint import fingerprint
 from processor.policies import Ordering
@@ -27,7 +29,7 @@ NAME_MAX = 255
 """Characters of a workflow's or step's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: what is read of its code is kept
 class Registration:
     """A workflow of an app, as its decorator described it.
 
@@ -35,7 +37,7 @@ class Registration:
         name: `workflow_status.name`.
         kind: Journaled, transaction or batch.
         function: Undecorated.
-        topic: What starts it; `None`: only a call does.
+        topic: Whose records start it; `None`: only a call does.
         wants_record: Whether its argument is `Record[...]`.
         result: Its result as JSON text.
         group: Consumer group of its own; `None`: the one of the settings.
@@ -61,32 +63,71 @@ class Registration:
     def handler(self) -> Handler:
         """What the engine runs. Late, because a fingerprint needs the functions that are defined further below."""
         topic = self.topic
-        assert topic is not None, f"{self.name}: nothing starts it"
-        return Handler(
+        common = Handler(
             name=self.name,
             kind=self.kind,
             function=self.function,
             is_async=inspect.iscoroutinefunction(self.function),
-            format=EventFormat(topic, wants_record=self.wants_record),
+            format=NoEvents(),
             encode=self.result.encode,
+            ordering_key=_no_key,
+            retry=self.retry,
+            version=self.code_version,
+            arguments=self.arguments,
+        )
+        if topic is None:
+            return common
+        return replace(
+            common,
+            format=EventFormat(topic, wants_record=self.wants_record),
             ordering_key=ordering_key(topic, wants_record=self.wants_record),
             ordered_by_partition=topic.ordering is Ordering.PARTITION,
             orders_by_argument=topic.order_by is not None,
             decide=topic.decide,
             filters=topic.where is not None,
-            retry=self.retry,
             on_failure=self.on_failure,
             breaker=self.breaker,
             batch_max=self.batch_max,
             persist_first=self.persist_first,
             stored_headers=topic.headers,
-            version=self.code_version,
         )
 
-    @property
+    @cached_property
     def code_version(self) -> str:
         """The version given, or the fingerprint of the code."""
         return self.version or fingerprint(cast("FunctionType", self.function))
+
+    @cached_property
+    def arguments(self) -> CallArguments | None:
+        """The codec of its arguments, where it can be called; `None`: only records start it."""
+        try:
+            return self.call_arguments()
+        except ConfigurationError:
+            return None
+
+    def call_arguments(self) -> CallArguments:
+        """The codec of its arguments. Raises `ConfigurationError` if only records can start it, and says why."""
+        function = cast("FunctionType", self.function)
+        if self.kind is not HandlerKind.JOURNALED or self.wants_record:
+            raise ConfigurationError(f"workflow {self.name!r}: only records start it, it cannot be called")
+        topic = self.topic
+
+        def annotation(name: str) -> Any:
+            if name in function.__annotations__ or topic is None:
+                return annotation_of(function, name, "workflow")
+            return topic.model
+
+        return CallArguments(self.name, function, annotation)
+
+
+class NoEvents:
+    """Of a workflow that no record starts."""
+
+    embeds_json = True
+
+    def decode(self, record: RawRecord) -> Any:
+        """Never: raises `UndecodableError`."""
+        raise UndecodableError(f"{record}: its handler is none of a topic's")
 
 
 class EventFormat:

@@ -38,6 +38,24 @@ METRICS: tuple[Metric, ...] = (
         "From the call of a step to its final value or error, its retries included.",
     ),
     Metric(
+        "workflows_taken_total",
+        Kind.COUNTER,
+        "workflows",
+        ("reason",),
+        "Workflows without a source that this process took: reason=due (they rested), dead (their executor died).",
+    ),
+    Metric(
+        "workflows_expired_total", Kind.COUNTER, "workflows", (), "Workflows cancelled because their time was over."
+    ),
+    Metric(
+        "workflows_stranded",
+        Kind.GAUGE,
+        "workflows",
+        ("name",),
+        "Workflows without a source that no live process has the code for, at most 1,000. Shown by one process for all, "
+        "as old as 30 s.",
+    ),
+    Metric(
         "dead_letters_total",
         Kind.COUNTER,
         "records",

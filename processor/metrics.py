@@ -146,6 +146,10 @@ class Metrics(Collector):
                 self._add("late_runs_total", event.late_runs)
             case telemetry.SourceDropped():
                 self._add("partitions_dropped_total", 1, event.reason)
+            case telemetry.WorkflowsTaken():
+                self._add("workflows_taken_total", event.count, event.reason)
+            case telemetry.WorkflowsExpired():
+                self._add("workflows_expired_total", event.count)
             case telemetry.SuspectStarted():
                 self._add("suspects_total", 1, _truth(event.alone))
             case telemetry.HandedOver():

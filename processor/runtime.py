@@ -73,12 +73,12 @@ class Runtime:
         self._signs = _SignsOfLife()
         telemetry = Telemetry((self.metrics.observe, LogObserver(), self._signs, *observers))
         started = [registration for registration in app.workflows.values() if registration.topic is not None]
-        if kafka and not started:
+        if kafka and not app.workflows:
             raise ConfigurationError(
-                f"app {app.name!r}: no handler has a topic, so nothing would ever run.\n"
-                f"  Give one on=, as `@app.workflow(on=Topic('orders', Order))`."
+                f"app {app.name!r} has no workflow, so nothing would ever run.\n"
+                f"  Give it one, as `@app.workflow(on=Topic('orders', Order))`."
             )
-        handlers = {registration.name: registration.handler() for registration in started}
+        handlers = {registration.name: registration.handler() for registration in app.workflows.values()}
         self.engine = Engine(engine_settings(settings), handlers, telemetry)
         self.groups: list[Group] = []
         names = sorted({group_name(registration, app, settings) for registration in started}) if kafka else []
@@ -103,6 +103,7 @@ class Runtime:
                 await stack.enter_async_context(self.app.lifespan(self.app))
             stack.push_async_callback(self._stop_engine)
             await self.engine.start()
+            self.app.engines.append(self.engine)
             for group in self.groups:
                 stack.push_async_callback(self._stop_group, group)
                 await group.start()
@@ -130,6 +131,8 @@ class Runtime:
         return error
 
     async def _stop_engine(self) -> None:
+        if self.engine in self.app.engines:
+            self.app.engines.remove(self.engine)
         await self.engine.stop(self._drain_left())
 
     async def _stop_group(self, group: Group) -> None:

@@ -64,7 +64,7 @@ def _workflow(registration: Registration, app: App, settings: Settings) -> list[
     topic = registration.topic
     lines = [f"{registration.kind.value} {registration.name}  (version {registration.code_version})"]
     if topic is None:
-        return [*lines, "  nothing starts it; it runs when it is called"]
+        return [*lines, "  started by calls"]
     order = topic.ordering.value + (", by order_by" if topic.order_by else "")
     facts: dict[str, str] = {
         "topic": f"{topic.name}{' (a pattern)' if topic.is_pattern else ''}",

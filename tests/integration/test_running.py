@@ -288,7 +288,7 @@ async def test_a_start_that_fails_says_what_to_do_and_closes_what_was_opened(
         async with app.running(unmigrated):
             raise AssertionError("never entered")
 
-    with pytest.raises(ConfigurationError, match="no handler has a topic"):
+    with pytest.raises(ConfigurationError, match="has no workflow, so nothing would ever run"):
         async with App("empty").running(settings):
             raise AssertionError("never entered")
 

@@ -1,11 +1,12 @@
 """What the handler API means to a type checker. `assert_type` is checked by pyright; nothing here runs."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from processor import App, Record, SyncTransaction, Topic, Transaction
+from processor import App, Record, SyncTransaction, Topic, Transaction, WorkflowHandle, sleep, workflow_id
 from processor.decorators import FusedFunction, TransactionFunction
 
 
@@ -90,6 +91,28 @@ def load(tx: SyncTransaction, clicks: Sequence[OrderPlaced]) -> None:
 @app.batch(on=Topic("views", OrderPlaced))
 async def load_records(tx: Transaction, views: Sequence[Record[OrderPlaced]]) -> None:
     """Fused, with coordinates."""
+
+
+@app.workflow()
+async def parts(order: OrderPlaced, count: int = 1, *, note: str = "") -> list[str]:
+    """Started with its own arguments, typed, and with options beside them."""
+    return [order.order_id, note] * count
+
+
+async def starts(order: OrderPlaced) -> None:
+    """A handle knows the result, of async and sync workflows alike."""
+    assert_type(await parts.start(order), WorkflowHandle[list[str]])
+    assert_type(await parts.start(order, id="o-1", timeout=timedelta(days=1)), WorkflowHandle[list[str]])
+    assert_type(await parts.start(order, 2, id="o-1"), WorkflowHandle[list[str]])
+    assert_type(await parts.start(order, note="n"), WorkflowHandle[list[str]])
+    assert_type(await total.start(1, id="t"), WorkflowHandle[int])
+    assert_type(await (await fulfil.start(order, id="f")).result(), None)
+    assert_type(parts.start_sync(order, id="o-1").result(), list[str])
+    with workflow_id("o-1"):
+        assert_type(await parts(order, note="n"), list[str])
+    assert_type(parts.retrieve("o-1"), WorkflowHandle[list[str]])
+    assert_type(total.retrieve("t"), WorkflowHandle[int])
+    await sleep(timedelta(days=1))
 
 
 async def unit_test(tx: Transaction, sync_tx: SyncTransaction, order: OrderPlaced) -> None:

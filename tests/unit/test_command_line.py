@@ -71,7 +71,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("check", "shop.py:app"), "is no MODULE:app. Name the module as Python imports it"),
         (("check", ":app"), "is no MODULE:app"),
         (("check", "uncalled:app"), "A decorator of an app is called: @app.step()"),
-        (("check", "idle:app"), "no handler has a topic, so nothing would ever run"),
+        (("check", "idle:app"), "has no workflow, so nothing would ever run"),
         (("check", "never:app"), "never.py:3: ValueError: Retry(attempts=0)"),
         (("rollback",), "no commands under rollback:"),
         (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),

@@ -407,7 +407,9 @@ async def test_outside_of_a_workflow_a_step_is_a_plain_call(app: App) -> None:
 
     assert await double(2) == 4
     assert triple(2) == 6
-    assert await both(2) == 10
+    assert await both.fn(2) == 10
+    with pytest.raises(ConfigurationError, match="does not run in this process"):
+        await both(2)
     assert await app.run_step(lambda: double(5), name="ten") == 10
     assert await app.run_step(asyncio.sleep, 0, "slept") == "slept"
 

@@ -11,8 +11,8 @@ from consumers.group import GroupSnapshot, PartitionSnapshot
 from consumers.lag import LogEnd
 from consumers.settings import GroupProtocol, OnGap, OnRecreated, StartAt, StartAtTime
 from engine.depths import Depth
-from engine.engine import EngineSnapshot, SourceSnapshot
 from engine.ids import SourceRef
+from engine.snapshots import EngineSnapshot, SourceSnapshot
 from processor import App, ConfigurationError, Settings, Topic
 from processor.gauges import engine_gauges, group_gauges, without_ages_that_nobody_knows
 from processor.metric_table import METRICS
@@ -175,6 +175,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "executor_id": "e", "sources": sources, "in_flight": 12, "in_flight_bytes": 3_000, "backlog_bytes": 10,
         "late_runs": 0, "lease_silence_s": 3.0, "lease_is_valid": True, "pool": {"pool_size": 4, "requests_waiting": 1},
         "dead_letters": (Depth("shop", "orders", 3, 20_000), Depth("shop", "parcels", 0, None)),
+        "stranded": (("remind", 2),),
     }  # fmt: skip
     return EngineSnapshot(**(values | changes))
 
@@ -184,6 +185,7 @@ def test_open_dead_letters_are_gauges_and_their_age_is_as_of_the_scrape() -> Non
 
     assert gauges["dead_letters_open"] == [(("shop", "orders"), 3), (("shop", "parcels"), 0)]
     assert gauges["dead_letter_oldest_seconds"] == [(("shop", "orders"), 40.0), (("shop", "parcels"), 0.0)]
+    assert gauges["workflows_stranded"] == [(("remind",), 2)]
 
 
 def test_a_partitions_progress_and_what_is_under_way_are_gauges() -> None:

@@ -59,6 +59,19 @@ async def record(tx: Transaction, order: OrderPlaced, receipt: str) -> None: ...
 def book(tx: SyncTransaction, payment: Payment) -> None: ...
 
 
+@app.workflow()
+async def parts(order: OrderPlaced, count: int = 1) -> str:
+    return order.order_id * count
+
+
+async def starts(order: OrderPlaced, payment: Payment) -> None:
+    await parts.start(payment, id="p")  # rejected: "Payment" is not assignable to "OrderPlaced"
+    await parts.start(order, "2", id="p")  # rejected: is not assignable to "int"
+    await parts.start(id="p")  # rejected: No overloads for "__call__"
+    number: int = await (await parts.start(order)).result()  # rejected: "str" is not assignable to "int"
+    del number
+
+
 async def calls(tx: Transaction, order: OrderPlaced, payment: Payment) -> str:
     await charge(payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
     await record(tx, order, "r")  # rejected: Expected 2 positional arguments

@@ -1,0 +1,95 @@
+"""Arguments of a workflow as JSON text and back, by its function's annotations.
+
+    fulfil.start(order, express=True) ──▶ {"args": [{"order_id": "o-1"}], "kwargs": {"express": true}} ──▶ fulfil(…)
+
+The first run gets what every later one gets: values read back from that text, never the caller's own objects.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.errors import ConfigurationError
+from engine.handlers import UndecodableError
+from processor.codec import Result, UnencodableTypeError, result_codec
+
+
+class CallArguments:
+    """The codec of one function's arguments. Raises `ConfigurationError` if one of them cannot be written as JSON."""
+
+    def __init__(self, name: str, function: FunctionType, annotation_of: Callable[[str], Any]) -> None:
+        self._name = name
+        self._signature = inspect.signature(function)
+        self._codecs: dict[str, Result[Any]] = {}
+        for parameter in self._signature.parameters.values():
+            try:
+                self._codecs[parameter.name] = result_codec(annotation_of(parameter.name))
+            except UnencodableTypeError as error:
+                raise ConfigurationError(
+                    f"workflow {name!r}: argument {parameter.name} cannot be recorded: {error}"
+                ) from None
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The row's `inputs`.
+
+        Raises:
+            TypeError: The function does not take these arguments, or one is not what its annotation says.
+        """
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"workflow {self._name!r}: {error}") from None
+        positional = self._positional(len(args))
+        texts = [self._encoded(name, value) for name, value in zip(positional, args, strict=True)]
+        named = [f"{json.dumps(key)}: {self._encoded(self._named(key), value)}" for key, value in kwargs.items()]
+        return f'{{"args": [{", ".join(texts)}], "kwargs": {{{", ".join(named)}}}}}'
+
+    def decode(self, inputs: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Positional and keyword arguments. Raises `UndecodableError` if they are not this function's."""
+        try:
+            stored = json.loads(inputs)
+            args, kwargs = stored.get("args", []), stored.get("kwargs", {})
+            self._signature.bind(*args, **kwargs)
+            positional = self._positional(len(args))
+            return (
+                [self._decoded(name, value) for name, value in zip(positional, args, strict=True)],
+                {key: self._decoded(self._named(key), value) for key, value in kwargs.items()},
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            problem = str(error).split("\n", 1)[0]
+        raise UndecodableError(f"the inputs are none of workflow {self._name!r}: {problem}")
+
+    def _positional(self, count: int) -> list[str]:
+        """The parameters that so many positional arguments go to."""
+        names: list[str] = []
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                names += [parameter.name] * (count - len(names))
+            elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                names.append(parameter.name)
+        return names[:count]
+
+    def _named(self, key: str) -> str:
+        """The parameter that a keyword argument goes to."""
+        parameters = self._signature.parameters
+        if key in parameters and parameters[key].kind is not inspect.Parameter.VAR_KEYWORD:
+            return key
+        return next(each.name for each in parameters.values() if each.kind is each.VAR_KEYWORD)
+
+    def _encoded(self, name: str, value: Any) -> str:
+        try:
+            return self._codecs[name].encode(value)
+        except TypeError as error:
+            problem = str(error).removeprefix("the result is ")
+        raise TypeError(f"workflow {self._name!r}: argument {name} is {problem}")
+
+    def _decoded(self, name: str, value: Any) -> Any:
+        try:
+            return self._codecs[name].decode(json.dumps(value))
+        except ValidationError as error:
+            problem = str(error).replace("\n", " ")
+        raise ValueError(f"argument {name}: {problem}")

@@ -1,0 +1,39 @@
+"""Async calls made from threads: in a sync workflow, or in a program that runs the app on a loop in another thread."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from engine.checkpoint import in_loop
+from engine.current import current_run, current_step
+from engine.engine import Engine
+from engine.errors import ConfigurationError
+
+R = TypeVar("R")
+
+
+def from_thread(engine: Callable[[], Engine], call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Make a call on the engine's loop, in the caller's workflow and step if it has one, and wait for what it returns.
+
+    Raises:
+        ConfigurationError: Called on a loop, which would wait for itself.
+    """
+    _require_thread()
+    run, step = current_run.get(), current_step.get()
+
+    async def called() -> R:
+        current_step.set(step)
+        return await call()
+
+    if run is not None:
+        result: R = in_loop(run, called())
+        return result
+    return asyncio.run_coroutine_threadsafe(called(), engine().loop).result()
+
+
+def _require_thread() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigurationError("a sync call on an event loop, which it would block: call the async one, and await it")

@@ -1,0 +1,246 @@
+"""What `@app.workflow` leaves in the place of a function, and how it is started: by a call, from outside or from a workflow.
+
+await fulfil.start(order)      a handle, at once
+await fulfil(order)            start it, and wait for its result
+with workflow_id("o-1"): …     the next workflow called or started inside has this ID
+fulfil.fn(order)               the function itself, for unit tests
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import update_wrapper
+from inspect import iscoroutinefunction
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from engine.checkpoint import require_loop, require_thread
+from engine.children import (
+    ResultPlace,
+    child_id,
+    place_of_result,
+    result_in_workflow,
+    start_child,
+    start_outside,
+)
+from engine.clock import now_ms
+from engine.engine import Engine
+from engine.errors import ConfigurationError
+from engine.ids import WorkflowId
+from engine.runner import Run
+from engine.starts import Start as StartRow
+from engine.starts import check_id
+from processor.blocking import from_thread
+from processor.handlers import Registration
+from processor.handles import SyncWorkflowHandle, WorkflowHandle, workflow_here
+from processor.records import Record
+from processor.starts import Start, SyncStart
+
+P = ParamSpec("P")
+E = TypeVar("E")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(slots=True)
+class _Given:
+    """An ID that waits for its workflow."""
+
+    id: str | None
+
+
+_given: ContextVar[_Given | None] = ContextVar("given_workflow_id", default=None)
+
+
+@contextmanager
+def workflow_id(id: str) -> Generator[None]:
+    """The next workflow that is called or started inside gets this ID: its idempotency key.
+
+    The same ID again is the first run, with its result, wherever and whenever that was.
+    """
+    check_id(id)
+    token = _given.set(_Given(id))
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+class WorkflowFunction(Generic[P, R_co]):
+    """A workflow: records start it, or calls do.
+
+    Attributes:
+        fn: The function as it was written.
+        name: `workflow_status.name`.
+        start: Start it from async code, and have its handle: see `Start`.
+        start_sync: The same from a thread, as a sync workflow's.
+    """
+
+    fn: Callable[P, R_co]
+
+    def __init__(self, fn: Callable[P, R_co], registration: Registration, engine: Callable[[], Engine]) -> None:
+        self.fn = fn
+        self.name = registration.name
+        self._registration = registration
+        self._engine = engine
+        starter = _Starter(registration, engine)
+        self._starter = starter
+        self.start: Start[P, R_co] = Start(fn, starter)
+        self.start_sync: SyncStart[P, R_co] = SyncStart(fn, starter)
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Start it and wait for its result: in a workflow as a child, outside as a workflow of its own.
+
+        Raises:
+            WorkflowConflictError: The ID it was given is another workflow's, or this one's with other inputs.
+            ConfigurationError: The app does not run in this process. A unit test calls `fn`.
+        """
+        return cast("R_co", self._starter.call(args, kwargs))
+
+    @overload
+    def retrieve(self: "WorkflowFunction[P, Coroutine[Any, Any, R]]", id: str) -> WorkflowHandle[R]: ...
+    @overload
+    def retrieve(self, id: str) -> WorkflowHandle[R_co]: ...
+    def retrieve(self, id: str) -> WorkflowHandle[Any]:
+        """The handle of a run of this workflow, whoever started it; its result is read as this workflow's."""
+        return WorkflowHandle(id, self._engine, self._registration.result.decode)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class CallableDecorator(Protocol):
+    """Takes any function, sync or async, whose arguments and result can be written as JSON."""
+
+    def __call__(self, fn: Callable[P, R], /) -> WorkflowFunction[P, R]:
+        """The workflow."""
+        ...
+
+
+# The overload of the event stands last: pyright explains a mismatch by the last one.
+
+
+class HandlerDecorator(Protocol[E]):
+    """Takes a function of the topic's event, or of its `Record`."""
+
+    @overload
+    def __call__(self, fn: Callable[[Record[E]], R], /) -> WorkflowFunction[[Record[E]], R]: ...
+    @overload
+    def __call__(self, fn: Callable[[E], R], /) -> WorkflowFunction[[E], R]: ...
+
+
+class _Starter:
+    """Starts one workflow."""
+
+    def __init__(self, registration: Registration, engine: Callable[[], Engine]) -> None:
+        self._registration = registration
+        self._engine = engine
+        self._is_async = iscoroutinefunction(registration.function)
+
+    # -- start --
+
+    def start(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, id: str | None, timeout: timedelta | None
+    ) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
+        run = workflow_here(f"{self._registration.name}.start()")
+        inputs, given = self._inputs(args, kwargs), _taken(id)
+        if run is None:
+            return self._start_outside(inputs, given, timeout)
+        return self._start_child(run, *self._child(run, inputs, given, timeout))
+
+    def start_sync(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, id: str | None, timeout: timedelta | None
+    ) -> SyncWorkflowHandle[Any]:
+        given = _taken(id)
+        handle = from_thread(self._engine, lambda: self.start(args, kwargs, id=given, timeout=timeout))
+        return SyncWorkflowHandle(handle, self._engine)
+
+    # -- call --
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        run = workflow_here(f"a call of {self._registration.name}()")
+        if not self._is_async:
+            if run is not None:
+                require_thread(run, self._registration.name)
+            given = _taken(None)
+            return from_thread(self._engine, lambda: self._call(args, kwargs, given))
+        if run is not None:
+            require_loop(run, self._registration.name)
+        return self._call(args, kwargs, _taken(None))
+
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any], given: str | None) -> Coroutine[Any, Any, Any]:
+        run = workflow_here(self._registration.name)
+        inputs = self._inputs(args, kwargs)
+        if run is None:
+            return self._call_outside(inputs, given)
+        # Both places in the history are taken now: gathered calls keep theirs in every replay.
+        start, function_id, has_own_id = self._child(run, inputs, given, None)
+        place = place_of_result(run, None)
+        return self._call_child(run, start, function_id, place, has_own_id=has_own_id)
+
+    async def _call_child(
+        self, run: Run, start: StartRow, function_id: int, place: ResultPlace, *, has_own_id: bool
+    ) -> Any:
+        await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
+        return self._registration.result.decode(await result_in_workflow(run, start.id, place))
+
+    async def _call_outside(self, inputs: str, given: str | None) -> Any:
+        handle = await self._start_outside(inputs, given, None)
+        return await handle.result()
+
+    # -- inside --
+
+    async def _start_child(self, run: Run, start: StartRow, function_id: int, has_own_id: bool) -> WorkflowHandle[Any]:
+        await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
+        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+
+    def _child(self, run: Run, inputs: str, given: str | None, timeout: timedelta | None) -> tuple[StartRow, int, bool]:
+        function_id = run.next_function_id(self._registration.name)
+        start = self._row(child_id(run, function_id) if given is None else given, inputs, timeout)
+        start.request = json.dumps({"parent": run.id, "function_id": function_id})
+        return start, function_id, given is not None
+
+    async def _start_outside(self, inputs: str, given: str | None, timeout: timedelta | None) -> WorkflowHandle[Any]:  # noqa: ASYNC109  # of the workflow
+        engine = self._engine()
+        start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
+        await start_outside(engine, start)
+        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+
+    def _row(self, id: str, inputs: str, timeout: timedelta | None) -> StartRow:
+        timeout_ms = None if timeout is None else _timeout_ms(timeout)
+        return StartRow(
+            id=WorkflowId(id),
+            name=self._registration.name,
+            version=self._registration.code_version,
+            inputs=inputs,
+            timeout_ms=timeout_ms,
+            deadline_ms=None if timeout_ms is None else now_ms() + timeout_ms,
+        )
+
+    def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        arguments = self._registration.arguments or self._registration.call_arguments()  # which says why not
+        return arguments.encode(args, kwargs)
+
+
+def _taken(id: str | None) -> str | None:
+    """The ID that was given, by argument or by `workflow_id`: once."""
+    if id is not None:
+        return id
+    given = _given.get()
+    if given is None:
+        return None
+    id, given.id = given.id, None
+    return id
+
+
+def _timeout_ms(timeout: timedelta) -> int:
+    if timeout <= timedelta(0):
+        raise ConfigurationError(f"timeout={timeout}: it is longer than nothing, or None for no limit")
+    return max(1, int(timeout.total_seconds() * 1000))
+
+
+__all__ = ["WorkflowFunction", "workflow_id"]
