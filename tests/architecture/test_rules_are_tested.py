@@ -11,8 +11,6 @@ RULES = [f"P{number}" for number in range(1, 32)]
 INVARIANTS = [f"I{number}" for number in range(1, 11)]
 
 LATER = {
-    "P29": "workflows without a source (queues, schedules, direct starts, children) are not built yet",
-    "P31": "children and messages are not built yet; what they are to obey, P17, is",
     "I9": "there is no outbox yet",
 }
 """What nothing claims yet, and why. Of P30 the code has the claims (seek, incarnation); retention comes later."""

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
-from examples import failures, fulfil, in_a_program, payments, topics
+from examples import failures, fulfil, in_a_program, payments, reminders, topics
 from processor import Settings
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -49,6 +49,21 @@ async def test_payments_are_booked_in_shared_commits(database: str) -> None:
         assert await bench.fetch_all("SELECT * FROM balance") == [("a", 200)]
         assert await bench.fetch_all("SELECT count(*), min(at)::date::text FROM click") == [(30, "2023-11-14")]
         assert await bench.fetch_all("SELECT workflow_uuid FROM dbos.dead_letter") == [("refunds-0-1",)]
+
+
+async def test_sign_ups_are_reminded_once_after_three_days(database: str) -> None:
+    async with Bench(reminders.app, database) as bench:
+        handle = await reminders.sign_up("u-1")
+        await reminders.sign_up("u-1")
+        await bench.settle()
+        assert reminders.sent == []
+
+        await bench.advance(reminders.REMIND_AFTER)
+        assert await handle.result() == ["mail", "push"]
+        await bench.advance(reminders.ANSWER_WITHIN)
+
+        assert reminders.sent == ["mail: welcome back, u-1", "push: welcome back, u-1"]
+        assert not await reminders.was_followed_up("u-1")
 
 
 async def test_failures_are_retried_and_block_their_key(database: str) -> None:
