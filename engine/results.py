@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from engine.errors import RecoveryExceededError, WorkflowCancelledError, WorkflowNotFoundError
+from engine.errors import (
+    EngineStoppedError,
+    RecoveryExceededError,
+    WorkflowCancelledError,
+    WorkflowNotFoundError,
+)
 from engine.failures import decode_error
 from engine.ids import WorkflowId
 from engine.signals import Signal
@@ -97,7 +102,8 @@ class Results:
                     future.set_exception(error)
         finally:
             for _, future in futures:
-                future.cancel()
+                if not future.done():
+                    future.set_exception(EngineStoppedError())
 
     async def _outcomes(self, ids: list[str]) -> dict[str, Outcome]:
         async with self._engine.pool.connection() as connection:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from processor import (
     App,
     ConfigurationError,
+    EngineStoppedError,
     Retry,
     TerminalError,
     Topic,
@@ -209,6 +210,22 @@ async def test_an_app_that_does_not_run_says_so(shop: Shop) -> None:
     with pytest.raises(ConfigurationError, match=r"app 'shop' does not run in this process"):
         await shop.add(1)
     assert await shop.add.fn(1) == "3"
+
+
+async def test_whoever_waits_when_the_app_stops_is_told_so(database: str, shop: Shop) -> None:
+    """Not a cancellation of the caller's own: the workflow goes on when its code runs again, under the same ID."""
+    async with Bench(shop.app, database) as bench:
+        await sales(bench)
+        shop.gates["o-1"] = asyncio.Event()
+        handle = await shop.fulfil.start(Order(order_id="o-1"), id="w")
+        waiting = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.2, shop.gates["o-1"].set)
+
+    with pytest.raises(EngineStoppedError, match=r"does not run in this process"):
+        await waiting
+    async with Bench(shop.app, database):
+        assert await shop.fulfil.retrieve("w").result() == "receipt-o-1"
 
 
 async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
