@@ -54,6 +54,7 @@ from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed
 from engine.transaction_groups import TransactionGroups
 from engine.turns import Turns
 from engine.waits import Waits
+from engine.weather import through_weather
 
 REBIRTH_WAIT_S = 1.0
 """Between two tries to register anew while Postgres is away."""
@@ -134,12 +135,12 @@ class Engine:
         await asyncio.to_thread(self.lease.start)
         self._alive.set()
         self.telemetry.emit(ExecutorStarted(self.executor_id, self.settings.executor_name or ""))
-        await self._announce()
         for committer in self.every_committer:
             committer.start()
         self.scan.start()
         self._is_started = True
         self.commons.open()
+        self.spawn(through_weather(self._announce))
         if not self.lease.is_valid():
             self._abandon("dead before it lived")  # `died` came before there was anything to abandon
 
@@ -426,7 +427,6 @@ class Engine:
             try:
                 await asyncio.to_thread(self.lease.start)
                 if self.lease.is_valid():
-                    await self._announce()
                     break
                 # Dead before it lived: a namesake (P3), or the database went back again.
                 await asyncio.to_thread(self.lease.stop, leave=True)
@@ -443,6 +443,7 @@ class Engine:
         self._reborn = None
         self._alive.set()
         self.commons.open()
+        self.spawn(through_weather(self._announce))
         self.scan.hint()
 
     def is_alive_as(self, executor_id: ExecutorId) -> bool:
