@@ -146,6 +146,15 @@ OVERVIEW = Dashboard(
                 "Workflows started again whose process had died under them; alone=true: with nothing beside them.",
             ),
         ],
+        "Workflows without records": [
+            Panel("Taken", rate("workflows_taken_total", "reason"), "ops", "Rested and due, or their process died."),
+            Panel("Out of time", rate("workflows_expired_total"), "ops", "Cancelled because their time was over."),
+            Panel(
+                "Nobody has the code of",
+                {"max by (name) (processor_workflows_stranded{S})": "{{name}}"},
+                meaning="They wait for a process that has.",
+            ),
+        ],
         "Processes": [
             Panel("In flight", of_process("in_flight"), meaning="Workflows taken and not finished."),
             Panel(
