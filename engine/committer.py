@@ -10,6 +10,7 @@ gathered since its last commit; there is no linger, the commit in progress is th
       checkpoints             of new rows; of earlier rows where they are still ours (P7)
       outcomes, rests         of earlier rows, where they are still ours
       dead letters, holds
+      outbox                  last: what is published, in the order of commits within a key (I9)
     COMMIT                    in the same pipeline: a fence that raises makes it a rollback
 
 What comes back is applied to the runs in one go: barriers open, keys are freed. Errors: engine/settlement.py.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection, AsyncCursor
 
 from engine.crashpoints import CrashPoint, reach
+from engine.dead_letter_events import of_flush
 from engine.first_rows import first_rows
 from engine.flush import Flush, Group, Work, Written
 from engine.round_trip import RoundTrip
@@ -320,6 +322,8 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
         if held := [work for work in buried if work.ending is not None and work.ending.hold is not None]:
             made.append(("holds", flush.holds(held)))
     made += flush.more()
+    # Last: the lanes of its keys are held until COMMIT, and nothing may be waited for behind them (decision 0008).
+    made += [("outbox", statement) for statement in of_flush(flush)]
     return made
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.effects import Extras, Named, extras_of, lock
 from engine.ids import ExecutorId, WorkflowId
+from engine.outgoing import Outgoing
 from engine.progress import Progress
 from engine.rows import headers_text
 from engine.runner import Ending, Phase, Row, Run
@@ -34,6 +35,10 @@ class Group(Protocol):
 
     async def run(self, connection: AsyncConnection[Any]) -> None:
         """Run the handler over the group, in the open transaction."""
+        ...
+
+    def published(self) -> Sequence[Outgoing]:
+        """What it published, once it has run."""
         ...
 
     def left_out(self) -> list[Run]:

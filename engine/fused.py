@@ -23,6 +23,7 @@ from engine.failures import summary
 from engine.faults import CONFLICT_ATTEMPTS, is_conflict, is_weather_error
 from engine.flush import Flush, Part, Work
 from engine.handlers import Handler, HandlerKind, TransactionStep
+from engine.outgoing import Outgoing, Publications
 from engine.runner import Encoded, Ending, Phase, Run
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
@@ -59,7 +60,8 @@ class FusedGroup:
         engine = self.inbox.engine
         await engine.lease.wait_until_valid()
         await begin_user_transaction(connection, idle_ms=engine.settings.idle_ms)
-        transaction = self._transaction = Transaction(connection)
+        publications = Publications(bytes_max=engine.settings.event_bytes_max)
+        transaction = self._transaction = Transaction(connection, publications)
         try:
             await self._call(transaction)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -100,6 +102,10 @@ class FusedGroup:
             result = handler.function(tx, run.argument)
             if result is not None:
                 _ending(run).output = handler.encode(result)
+
+    def published(self) -> Sequence[Outgoing]:
+        """What the handler published, in order, once it has run."""
+        return () if self._transaction is None else self._transaction.publications.events
 
     # -- failing --
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncCursor
 
+from engine.dead_letter_events import publishing
 from engine.effects import extras_of, lock
 from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
@@ -156,6 +157,9 @@ class LateRuns:
                 if extras is not None:
                     sent = {name: await send(connection, schema, each) for name, each in extras.statements()}
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name))
+                if ending is not None and ending.is_final and ending.reason:
+                    for statement in publishing([work]):
+                        await send(connection, schema, statement)
         except BaseException:
             run.unsent = work.checkpoints + run.unsent
             raise

@@ -2,10 +2,23 @@
 
 from dataclasses import dataclass
 
+from engine.outgoing import is_topic_name
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """The workflow ends in ERROR with a dead letter; its key goes on."""
+    """The workflow ends in ERROR with a dead letter; its key goes on.
+
+    Attributes:
+        topic: Published there as well, in the same commit: the record's own key and value, and headers that say topic,
+            partition, offset and error. `None`: nowhere.
+    """
+
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.topic is not None and not (_is_text(self.topic) and is_topic_name(self.topic)):
+            raise ValueError(f"DeadLetter(topic={self.topic!r}): the name of a topic, as 'orders.dead'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +29,10 @@ class BlockKey:
 @dataclass(frozen=True, slots=True)
 class HaltPartition:
     """The workflow ends in ERROR with a dead letter; its partition stops until an operator decides."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 FailurePolicy = DeadLetter | BlockKey | HaltPartition

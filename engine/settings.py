@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from engine.outgoing import EVENT_BYTES_MAX
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
@@ -34,6 +36,7 @@ class EngineSettings:
         deaths_alone_max: Deaths alone after which a record is the killer (P22).
         deaths_max: Deaths without a new checkpoint after which a workflow without a source is given up (P29).
         scan: Between two looks for rows at rest that nobody knows, and for changed holds.
+        event_bytes_max: Key, value and headers of an event that is published.
     """
 
     conninfo: str
@@ -60,6 +63,7 @@ class EngineSettings:
     deaths_alone_max: int = 3
     deaths_max: int = 50
     scan: timedelta = timedelta(seconds=1)
+    event_bytes_max: int = EVENT_BYTES_MAX
 
     @property
     def idle_ms(self) -> int:

@@ -3,6 +3,8 @@
 Statements are pipelined: `execute` returns when the statement is sent, and only fetching waits for its result
 (28,000 statements/s against 5,000 with a round trip each). An error therefore may surface at a later statement, at a
 fetch or at the end of the transaction; it aborts the transaction anyway, and its message names the statement.
+
+What is published is kept, and written to the outbox by the transaction's last statements before COMMIT (`outgoing`).
 """
 
 import asyncio
@@ -20,7 +22,9 @@ from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg.sql import SQL, Composed
 
 from engine.errors import EngineError
+from engine.outgoing import EventTopic, GivenHeaders, Outgoing, Publications, outgoing
 
+E = TypeVar("E")
 Row = TypeVar("Row")
 Query = LiteralString | bytes | SQL | Composed
 """What `execute` takes: text that stands in the program, or `psycopg.sql` objects; never text made of values."""
@@ -46,6 +50,9 @@ _LASTS = re.compile(
     r"\s*(?:set|reset|create\s+(?:(?:local|global)\s+)?temp|declare|savepoint)|.*\bset_config\b",
     re.IGNORECASE | re.DOTALL,
 )
+_NAME = r'(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>\w+))'
+_SAVEPOINT = re.compile(rf"\s*savepoint\s+{_NAME}", re.IGNORECASE)
+_BACK_TO = re.compile(rf"\s*rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?{_NAME}", re.IGNORECASE)
 
 
 class TransactionEndedError(EngineError):
@@ -53,10 +60,15 @@ class TransactionEndedError(EngineError):
 
 
 class Transaction:
-    """A transaction whose commit is the record of the step or handler that uses it (I5)."""
+    """A transaction whose commit is the record of the step or handler that uses it (I5).
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    Attributes:
+        publications: What it publishes when it commits; for unit tests of functions that are given one by hand.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any], publications: Publications | None = None) -> None:
         self._connection: AsyncConnection[Any] | None = connection
+        self.publications = publications or Publications()
         self._sent: deque[tuple[AsyncCursor[Any], Query]] = deque(maxlen=STATEMENTS_NAMED_MAX)
         self.lingers = False
         """Whether a statement left something that lasts until the commit: nobody else's statements may follow."""
@@ -83,8 +95,11 @@ class Transaction:
                 )
             case _Lasting.UNTIL_COMMIT:
                 self.lingers = True
+                if (name := _name_in(_SAVEPOINT, query)) is not None:
+                    self.publications.savepoint(name)
             case _Lasting.NOTHING:
-                pass
+                if self.publications.has_savepoints and (name := _name_in(_BACK_TO, query)) is not None:
+                    self.publications.roll_back_to(name)
         cursor = connection.cursor(row_factory=rows)
         self._sent.append((cursor, query))
         return await cursor.execute(query, params)
@@ -94,6 +109,31 @@ class Transaction:
         cursor = self._open().cursor()
         self._sent.append((cursor, query))
         await cursor.executemany(query, params)
+
+    async def publish(
+        self, topic: EventTopic[E], event: E, *, headers: GivenHeaders = (), key: bytes | str | None = None
+    ) -> None:
+        """Publish an event to Kafka if, and only if, this transaction commits (I9).
+
+        Readers of committed records (`isolation.level=read_committed`) get it exactly once, after those of its key whose
+        transactions committed before. It is on its way when the transaction has committed, not when this returns.
+
+        Args:
+            topic: A topic by name. Its codec encodes the event, its `key=` says what it is ordered by.
+            event: Of the topic's type; `None`, for topics that deliver tombstones: a tombstone.
+            headers: Names and values; text is UTF-8.
+            key: Instead of the topic's `key=`.
+
+        Raises:
+            PublishError: It cannot be encoded, is larger than `outbox.event_bytes_max`, or its topic is no topic.
+        """
+        self._open()
+        self.add(outgoing(topic, event, headers=headers, key=key, bytes_max=self.publications.bytes_max))
+
+    def add(self, event: Outgoing) -> None:
+        """Publish what is encoded already. Raises `PublishError` if the transaction can publish nothing (more)."""
+        self._open()
+        self.publications.add(event)
 
     def end(self) -> None:
         """No statement is accepted any more. The engine's to call."""
@@ -127,7 +167,7 @@ class SyncTransaction:
     def __init__(self, transaction: Transaction, loop: asyncio.AbstractEventLoop) -> None:
         self._transaction = transaction
         self._loop = loop
-        self._gathered: list[tuple[SyncResult[Any], Query, Params | None, Any]] = []
+        self._gathered: list[tuple[SyncResult[Any], Query, Params | None, Any] | Outgoing] = []
 
     def execute(self, query: Query, params: Params | None = None, *, rows: Any = tuple_row) -> "SyncResult[Any]":
         """Gather a statement; fetching sends it. See `Transaction.execute`."""
@@ -141,11 +181,26 @@ class SyncTransaction:
         for each in params:
             self.execute(query, each)
 
+    def publish(
+        self, topic: EventTopic[E], event: E, *, headers: GivenHeaders = (), key: bytes | str | None = None
+    ) -> None:
+        """Publish an event to Kafka if, and only if, this transaction commits (I9). See `Transaction.publish`."""
+        self._transaction.check_open()
+        bytes_max = self._transaction.publications.bytes_max
+        event_out = outgoing(topic, event, headers=headers, key=key, bytes_max=bytes_max)
+        self._transaction.publications.check(event_out)
+        # In its place among the statements: a savepoint before it, a rollback behind it.
+        self._gathered.append(event_out)
+
     async def send(self) -> None:
         """Send what was gathered. Loop only; the engine's to call at the end."""
         gathered, self._gathered = self._gathered, []
-        for result, query, params, rows in gathered:
-            result.cursor = await self._transaction.execute(query, params, rows=rows)
+        for each in gathered:
+            if isinstance(each, Outgoing):
+                self._transaction.add(each)
+            else:
+                result, query, params, rows = each
+                result.cursor = await self._transaction.execute(query, params, rows=rows)
 
     def fetch(self, result: "SyncResult[Any]", size: int | None) -> list[Any]:
         """Send everything up to a statement and wait for its rows; `size` None: all."""
@@ -196,6 +251,14 @@ def _text(query: Query) -> str:
 
 def _lasting(query: Query) -> _Lasting:
     return _lasting_text(query if isinstance(query, str) else _text(query))
+
+
+def _name_in(pattern: re.Pattern[str], query: Query) -> str | None:
+    """The savepoint a statement names, as Postgres folds it."""
+    match = pattern.match(query if isinstance(query, str) else _text(query))
+    if match is None:
+        return None
+    return match["quoted"].replace('""', '"') if match["quoted"] else match["plain"].lower()
 
 
 @lru_cache(maxsize=1024)

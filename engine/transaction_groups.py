@@ -5,7 +5,7 @@
     join ─▶ queue of the step ──────────▶ BEGIN
     turn: its function runs here,  ◀────  next in the queue, one after the other,
     its statements are pipelined  ─────▶  until the queue is empty, GROUP_S are over, or GROUP_MAX are in
-                                          INSERT checkpoints ─ fence of all rows ─ COMMIT
+                                          INSERT checkpoints ─ fence of all rows ─ outbox ─ COMMIT
     verdict ◀───────────────────────────  durable | again | alone
 
 Nobody waits for company: the first to come opens a group, and whoever comes while a group is under way is in the next
@@ -34,8 +34,9 @@ from engine.current import CurrentStep, current_step
 from engine.eager import Begun, begin, context_of
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
+from engine.outgoing import Publications
 from engine.runner import Row, Run, now_ms
-from engine.store import operation_outputs, workflow_status
+from engine.store import operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
 from engine.telemetry import StepsFinished
@@ -443,7 +444,7 @@ class _Group:
             if not member.run.is_ready():
                 member.hear(Verdict.AGAIN)  # the wait has outlived the lease or the claim (P1)
                 continue
-            transaction = Transaction(connection)
+            transaction = Transaction(connection, Publications(bytes_max=self.engine.settings.event_bytes_max))
             members.append(member)
             if (ended := member.begin(queue.step, transaction)) is not None:
                 await ended
@@ -454,7 +455,7 @@ class _Group:
                 return
 
     async def _record(self, connection: AsyncConnection[Any]) -> Any:
-        """The checkpoints, and the fence of all rows: it raises, so that COMMIT becomes a rollback."""
+        """The checkpoints, the fence of all rows (it raises, so that COMMIT becomes a rollback), what they publish."""
         engine, members = self.engine, self.members
         schema = engine.settings.schema
         now = now_ms()
@@ -476,7 +477,7 @@ class _Group:
                 workflow_status.reset_blame(ids=[r.id for r in forgiven], owners=[r.owner for r in forgiven]),
             )
         earlier = [(m.run.id, function_id) for m in members for function_id in m.run.durable_ids]
-        return await send(
+        fenced = await send(
             connection,
             schema,
             workflow_status.fence_rows(
@@ -488,6 +489,10 @@ class _Group:
                 lsn=engine.database.lsn,
             ),
         )
+        events = [event for m in members if m.transaction is not None for event in m.transaction.publications.events]
+        for statement in outbox.publishing(events):
+            await send(connection, schema, statement)
+        return fenced
 
     def at_fault(self, error: Exception) -> set[WorkflowId]:
         """Whose failure it was, as far as that can be told: a lost row, a failed statement, the last to have its turn."""

@@ -1,13 +1,13 @@
 """Transactional steps of journaled workflows: the user's writes and the checkpoint are one commit (I5, P20).
 
     row persisted through the committer
-    BEGIN ─ user's statements ─ INSERT checkpoint ─ row fence ─ COMMIT        on a pool connection of its own
+    BEGIN ─ user's statements ─ INSERT checkpoint ─ row fence ─ outbox ─ COMMIT     on a pool connection of its own
 
 A step first tries it together with other workflows that are at the same step (`transaction_groups`). What is here runs
 alone: steps with another isolation level or read-only, and whatever failed in a group, so that it is judged by itself.
-The fence is last and raises, so that COMMIT, sent in the same pipeline, becomes a rollback when the row is no longer
-ours (P7) or the database went back (P4). A lost reply is settled by locking the row and reading the checkpoint (P24):
-the user's SQL is not idempotent, that is the point.
+The fence raises, so that COMMIT, sent in the same pipeline, becomes a rollback when the row is no longer ours (P7) or
+the database went back (P4). A lost reply is settled by locking the row and reading the checkpoint (P24): the user's SQL
+is not idempotent, that is the point.
 """
 
 import asyncio
@@ -27,8 +27,9 @@ from engine.errors import EngineError, Suspended
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
+from engine.outgoing import Publications
 from engine.runner import Run, now_ms
-from engine.store import operation_outputs, workflow_status
+from engine.store import operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
 from engine.telemetry import StepsFinished
@@ -143,7 +144,7 @@ class _Attempt:
         async with engine.pool.connection() as connection:
             # The wait for a connection may have outlived the lease or the claim.
             await run.ready()
-            transaction = Transaction(connection)
+            transaction = Transaction(connection, self._publications())
             try:
                 async with connection.pipeline(), connection.transaction():
                     await begin_user_transaction(
@@ -166,6 +167,8 @@ class _Attempt:
                             forgiven = workflow_status.reset_blame(ids=[run.id], owners=[run.owner])
                             await send(connection, engine.settings.schema, forgiven)
                         fenced = await send(connection, engine.settings.schema, self._fence())
+                        for statement in outbox.publishing(transaction.publications.events):
+                            await send(connection, engine.settings.schema, statement)
                     reach(CrashPoint.TRANSACTION_WRITTEN)
                     self.commit_sent = not step.read_only
             except Exception as error:
@@ -194,6 +197,10 @@ class _Attempt:
                 [Checkpoint(self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms())]
             ),
         )
+
+    def _publications(self) -> Publications:
+        reason = f"transaction {self._step.name!r} is read-only" if self._step.read_only else None
+        return Publications(bytes_max=self._run.inbox.engine.settings.event_bytes_max, refused_because=reason)
 
     def _fence(self) -> Statement[Any]:
         database = self._run.home.engine.database

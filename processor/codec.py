@@ -82,8 +82,8 @@ class Json(Generic[E]):
         raise UndecodableError(f"{record}: {problem}")
 
     def encode(self, event: E) -> bytes:
-        """Compact JSON of the event."""
-        return self._adapter.dump_json(event, by_alias=True)
+        """Compact JSON of the event. Raises `ValueError` for what is not of the model: pydantic would only warn."""
+        return self._adapter.dump_json(event, by_alias=True, warnings="error")
 
 
 class Raw:

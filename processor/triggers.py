@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from engine.errors import ConfigurationError
 from engine.handlers import Decision
+from engine.outgoing import is_topic_name
 from processor.codec import Codec, UnencodableTypeError, codec_for, type_name
 from processor.options import check_callable
 from processor.policies import Ordering
@@ -22,8 +23,6 @@ M = TypeVar("M")
 
 Key = str | bytes | int | None
 """A key as users give it: text is UTF-8, a number its decimal digits, `None` no key."""
-
-_LITERAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")  # Kafka's own rule
 
 
 class Topic(Generic[E]):
@@ -169,7 +168,7 @@ def _check_name(name: str) -> None:
             re.compile(name)
         except re.error as error:
             raise ConfigurationError(f"topic {name!r} is no regular expression: {error}") from None
-    elif not _LITERAL.fullmatch(name) or name in (".", ".."):
+    elif not is_topic_name(name):
         raise ConfigurationError(
             f"topic {name!r}: a topic's name has letters, digits, '.', '_' and '-', at most 249 of them.\n"
             f"  A pattern for several topics begins with '^'."

@@ -146,6 +146,34 @@ CREATE TABLE dbos.operation_outputs (
     CONSTRAINT operation_outputs_pkey PRIMARY KEY (workflow_uuid, function_id)
 );
 
+CREATE TABLE dbos.outbox (
+    outbox_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    created_at bigint NOT NULL,
+    topic text NOT NULL,
+    record_key bytea,
+    record_value bytea,
+    record_headers text,
+    CONSTRAINT outbox_pkey PRIMARY KEY (outbox_id)
+) WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000);
+
+CREATE TABLE dbos.outbox_relay (
+    is_only boolean NOT NULL DEFAULT true,
+    outbox_name text NOT NULL DEFAULT (gen_random_uuid())::text,
+    epoch bigint NOT NULL DEFAULT 0,
+    executor_id text,
+    beat bigint NOT NULL DEFAULT 0,
+    number bigint NOT NULL DEFAULT 0,
+    token text,
+    next_token text,
+    batch int8multirange NOT NULL DEFAULT '{}'::int8multirange,
+    floor bigint NOT NULL DEFAULT 0,
+    adopts boolean NOT NULL DEFAULT false,
+    halted text,
+    halted_at bigint,
+    CONSTRAINT outbox_relay_pkey PRIMARY KEY (is_only),
+    CONSTRAINT outbox_relay_is_only_check CHECK (is_only)
+) WITH (fillfactor=20);
+
 CREATE TABLE dbos.processor_migration (
     version integer NOT NULL,
     name text NOT NULL,
@@ -393,6 +421,24 @@ BEGIN
 END;
 $function$;
 
+CREATE OR REPLACE FUNCTION dbos.fence_relay(my_epoch bigint, my_token text, my_next_token text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM 1 FROM "dbos".outbox_relay AS r
+      WHERE r.epoch = my_epoch
+        AND r.token IS NOT DISTINCT FROM my_token
+        AND r.next_token IS NOT DISTINCT FROM my_next_token
+        AND r.halted IS NULL
+        FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'relay fence: epoch % with tokens % and % is not what stands', my_epoch, my_token, my_next_token
+            USING ERRCODE = 'KP004';
+    END IF;
+END;
+$function$;
+
 CREATE OR REPLACE FUNCTION dbos.fence_row(id text, owner text, checkpoints integer[], seen_timeline text, seen_lsn pg_lsn)
  RETURNS pg_lsn
  LANGUAGE plpgsql
@@ -447,6 +493,20 @@ BEGIN
             USING ERRCODE = 'KP003';
     END IF;
     RETURN "dbos".fence_database(seen_timeline, seen_lsn);
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION dbos.lock_outbox_keys(keys bytea[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM pg_current_xact_id();
+    PERFORM pg_advisory_xact_lock($name$"dbos".outbox$name$::regclass::oid::integer, l.lane)
+       FROM (SELECT DISTINCT get_byte(sha256(t.key), 0) % 128 AS lane
+               FROM unnest(keys) AS t (key)
+              WHERE t.key IS NOT NULL
+              ORDER BY lane) AS l;
 END;
 $function$;
 

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString, Self, TypeVar
 
 import sql
 from engine import clock
@@ -27,6 +27,7 @@ from engine.current import current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
+from engine.outbox import LIST_MAX, waiting
 from engine.pool import connect
 from engine.records import Record
 from engine.settings import EngineSettings
@@ -37,6 +38,8 @@ from processor.decorators import StepFunction, TransactionFunction
 from processor.handlers import Registration
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
+
+E = TypeVar("E")
 
 SETTLE = timedelta(minutes=1)
 """Longest a bench waits for work to end before it says what does not."""
@@ -312,6 +315,13 @@ class Bench:
         """Change the database, as an operator or another program would."""
         async with await connect(self.settings, "bench") as connection:
             await connection.execute(query, params or None)
+
+    async def published(self, topic: Topic[E]) -> list[E]:
+        """Events of a topic that wait in the outbox, in the order in which they will reach Kafka: a bench has no relay."""
+        async with await connect(self.settings, "bench") as connection:
+            rows = await waiting(connection, self.settings.schema, topic=topic.name, limit=LIST_MAX)
+        records = [Record(topic.name, 0, row.outbox_id, row.key, row.value) for row in rows]
+        return [None if r.value is None else topic.codec.decode(r.value, r) for r in records]  # pyright: ignore[reportReturnType]  # None: of topics that have tombstones
 
     # -- inside --
 

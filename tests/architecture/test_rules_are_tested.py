@@ -11,7 +11,6 @@ RULES = [f"P{number}" for number in range(1, 32)]
 INVARIANTS = [f"I{number}" for number in range(1, 11)]
 
 LATER = {
-    "I9": "there is no outbox yet",
 }
 """What nothing claims yet, and why. Of P30 the code has the claims (seek, incarnation); retention comes later."""
 
