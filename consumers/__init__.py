@@ -5,14 +5,17 @@ group     the member, as a service         poller      the one thread that touch
 partition one assigned partition's life    assignment  the same as a table
 starts    where to begin without progress  validation  whether progress and log belong together
 cluster   what brokers know                backpressure, progress, lag, records, errors, telemetry
+relay     moves the outbox to Kafka        transactions, producer, position
 """
 
 from consumers.group import Group, GroupSnapshot, PartitionSnapshot
+from consumers.relay import Relay, RelaySnapshot
 from consumers.settings import (
     GroupProtocol,
     GroupSettings,
     OnGap,
     OnRecreated,
+    RelaySettings,
     Security,
     StartAt,
     StartAtTime,
@@ -27,6 +30,9 @@ __all__ = [
     "OnGap",
     "OnRecreated",
     "PartitionSnapshot",
+    "Relay",
+    "RelaySettings",
+    "RelaySnapshot",
     "Security",
     "StartAt",
     "StartAtTime",

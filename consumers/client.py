@@ -15,7 +15,7 @@ import logging
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -24,6 +24,21 @@ from consumers.settings import GroupProtocol, GroupSettings, OauthToken, Securit
 from engine.errors import ConfigurationError
 
 Config = dict[str, Any]
+
+
+class Connection(Protocol):
+    """What every client is told: of a group's member, of the relay."""
+
+    @property
+    def bootstrap_servers(self) -> str: ...  # noqa: D102  # as in the settings
+    @property
+    def client_id(self) -> str: ...  # noqa: D102
+    @property
+    def security(self) -> Security: ...  # noqa: D102
+    @property
+    def options(self) -> Mapping[str, str | int | float | bool]: ...  # noqa: D102
+
+
 _Client = TypeVar("_Client")
 
 client_log = logging.getLogger("consumers.librdkafka")
@@ -85,8 +100,8 @@ def consumer_config(settings: GroupSettings) -> Config:
     return config | dict(settings.options) | dict(PINNED)
 
 
-def admin_config(settings: GroupSettings) -> Config:
-    """What `AdminClient` is made of: the connection alone."""
+def connection_config(settings: Connection) -> Config:
+    """What any client is made of: the connection alone, and of the options those that are about it."""
     about_consumers = (
         *("group.", "fetch.", "queued.", "partition.", "session.", "heartbeat.", "max.p"),
         *("enable.auto.", "enable.partition.", "auto.", "isolation.", "allow.auto.", "check.crcs"),
@@ -103,13 +118,13 @@ def new_consumer(
 ) -> Consumer:
     """Make a consumer; it connects by itself, but waits for a first OAuth token. The callbacks must not raise (case 7)."""
     config = consumer_config(settings) | {"error_cb": on_error, "on_commit": on_commit}
-    return _made(lambda: Consumer(config, logger=client_log), config)
+    return made(lambda: Consumer(config, logger=client_log), config)
 
 
-def new_admin(settings: GroupSettings, *, on_error: Callable[[KafkaError], None]) -> AdminClient:
+def new_admin(settings: Connection, *, on_error: Callable[[KafkaError], None]) -> AdminClient:
     """Make an admin client; waits for a first OAuth token. Keep a reference: its futures die with it."""
-    config: Config = {**admin_config(settings), "error_cb": on_error}
-    return _made(lambda: AdminClient(config, logger=client_log), config)
+    config: Config = {**connection_config(settings), "error_cb": on_error}
+    return made(lambda: AdminClient(config, logger=client_log), config)
 
 
 def masked(config: Mapping[str, Any]) -> dict[str, str]:
@@ -121,7 +136,7 @@ def masked(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _common_config(settings: GroupSettings) -> Config:
+def _common_config(settings: Connection) -> Config:
     return {
         "bootstrap.servers": settings.bootstrap_servers,
         "client.id": settings.client_id,
@@ -205,7 +220,8 @@ def _check_options(settings: GroupSettings) -> None:
         )
 
 
-def _made(make: Callable[[], _Client], config: Config) -> _Client:
+def made(make: Callable[[], _Client], config: Config) -> _Client:
+    """A client, or what is wrong with its configuration."""
     try:
         return make()
     except (KafkaException, ValueError, TypeError) as error:

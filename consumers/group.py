@@ -86,7 +86,11 @@ class Group:
         settings: GroupSettings,
         subscriptions: Sequence[Subscription],
         events: Telemetry,
+        *,
+        also: Sequence[str] = (),
     ) -> None:
+        """`also`: further topics that must be there, as those of dead letters."""
+        self._also = tuple(also)
         self._subscriptions = tuple(subscriptions)
         check_subscriptions(self._subscriptions)
         self._settings = settings
@@ -114,7 +118,7 @@ class Group:
         assert self._poller is None, "a group is started once"
         self.failed = asyncio.get_running_loop().create_future()
         self._cluster = Cluster(self._settings)
-        await self._cluster.open(s.topic for s in self._subscriptions if not s.is_pattern)
+        await self._cluster.open([*(s.topic for s in self._subscriptions if not s.is_pattern), *self._also])
         self._ends = LogEnds(self._cluster)
         self._poller = Poller(self._settings, [s.topic for s in self._subscriptions], self)
         sources = self._engine.sources

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from engine.errors import ConfigurationError
+from engine.outgoing import is_topic_name
 
 OauthToken = Callable[[str], tuple[str, float]]
 """`sasl.oauthbearer.config` to (token, expiry in epoch seconds). Called in a thread of the client's; may block."""
@@ -176,6 +177,58 @@ class GroupSettings:
         if "|" in self.group:
             raise ConfigurationError(f"group {self.group!r}: '|' separates the group from the topic in workflow IDs")
         for name in ("batch_max", "batch_bytes_max", "prefetch_bytes_max"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """The one that moves the outbox to Kafka.
+
+    Attributes:
+        bootstrap_servers: `host:port`, comma separated.
+        client_id: As brokers log it.
+        security: TLS and SASL.
+        options: Further client options of consumers and producers alike, as `GroupSettings.options`.
+        producer_options: Further options of the producer. Those that would break a guarantee are refused.
+        prefix: Before the outbox's own name, in the transactional ID and the group of its position: for ACLs.
+        position_topic: Empty topic of one partition on which the position is committed; made where it is missing.
+        batch_rows_max: Most events of one transaction.
+        batch_bytes_max: Most bytes of one, unless one event alone has more.
+        compression: Of what is sent.
+        partitioner: How a key chooses its partition.
+        transaction_timeout: After which brokers abort what a dead relay left open; readers wait so long at most.
+        refused_retry: Between two tries of a topic that Kafka refuses.
+        refresh: Between two commits of a position that does not move, before brokers forget it (`offsets.retention`).
+        request_max: Longest any one request may take.
+    """
+
+    bootstrap_servers: str
+    client_id: str = "onceflow"
+    security: Security = Security()
+    options: Mapping[str, str | int | float | bool] = field(
+        default_factory=dict[str, str | int | float | bool], repr=False
+    )
+    producer_options: Mapping[str, str | int | float | bool] = field(
+        default_factory=dict[str, str | int | float | bool], repr=False
+    )
+    prefix: str = "onceflow-relay"
+    position_topic: str = "onceflow.relay"
+    batch_rows_max: int = 2_000
+    batch_bytes_max: int = 8 * 1024 * 1024
+    compression: str = "lz4"
+    partitioner: str = "murmur2_random"
+    transaction_timeout: timedelta = timedelta(seconds=60)
+    refused_retry: timedelta = timedelta(seconds=30)
+    refresh: timedelta = timedelta(hours=1)
+    request_max: timedelta = timedelta(seconds=10)
+
+    def __post_init__(self) -> None:
+        if not self.bootstrap_servers:
+            raise ConfigurationError("bootstrap_servers is empty: name at least one broker as host:port")
+        if not is_topic_name(self.position_topic):
+            raise ConfigurationError(f"position_topic {self.position_topic!r}: Kafka has no topic of this name")
+        for name in ("batch_rows_max", "batch_bytes_max"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1")
 

@@ -1,5 +1,6 @@
 """What this package tells about itself: events beside the engine's, seen by the same observers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.ids import SourceRef
@@ -95,3 +96,50 @@ class StaleBatchDropped(Event):
     """Records of an attachment that has ended; its successor fetches them again."""
 
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelayClaimed(Event):
+    """This process moves the outbox to Kafka from now on."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReleased(Event):
+    """It does so no longer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxPublished(Event):
+    """A batch of the outbox was committed in Kafka. `counts`: events by topic; `size`: bytes of keys and values."""
+
+    counts: Mapping[str, int]
+    size: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelayInterrupted(Event):
+    """A transaction of the relay failed, or what became of it is not known. It opens anew after `retry_s` and sees."""
+
+    error: str
+    retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRefused(Event):
+    """Kafka takes no events of a topic: they wait in the outbox and are tried again every `retry_s`. The others go on."""
+
+    topic: str
+    error: str
+    retry_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelayHalted(Event):
+    """Kafka and Postgres have different histories of the outbox: nothing is published until an operator decides."""
+
+    reason: str

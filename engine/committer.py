@@ -216,6 +216,8 @@ class Committer:
             part.source.inbox.offsets.advance()
             part.apply_reads(written)
         flush.applied(written)
+        if flush.publishes:
+            self.engine.outbox_hints.published()
         self._tell(flush, qualified, finished, duration_s)
 
     @staticmethod
@@ -323,8 +325,9 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
             made.append(("holds", flush.holds(held)))
     made += flush.more()
     # Last: the lanes of its keys are held until COMMIT, and nothing may be waited for behind them (decision 0008).
-    made += [("outbox", statement) for statement in of_flush(flush)]
-    return made
+    published = [("outbox", statement) for statement in of_flush(flush)]
+    flush.publishes = bool(published)
+    return made + published
 
 
 def _checkpoints(works: Sequence[Work]) -> Statement[Any]:

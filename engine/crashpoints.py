@@ -41,6 +41,21 @@ class CrashPoint(StrEnum):
     """Rows at rest, or of a dead executor, are ours; none of them runs."""
     RELEASED = "released"
     """The release flush is committed; Kafka was not told."""
+    RELAY_CLAIMED = "relay-claimed"
+    """The relay is claimed; no producer is open. (A `Bench` has no relay and passes none of these.)"""
+    RELAY_FORMED = "relay-formed"
+    """A batch of the outbox is formed and durable; Kafka has nothing of it."""
+    RELAY_PRODUCED = "relay-produced"
+    """The batch's records were produced in an open transaction; the position was not."""
+    RELAY_POSITIONED = "relay-positioned"
+    """The position was sent to the transaction; it is not committed."""
+    RELAY_COMMITTED = "relay-committed"
+    """Kafka has committed; Postgres still has the batch."""
+
+    @property
+    def is_of_relay(self) -> bool:
+        """Whether only the relay passes it, and no record."""
+        return self.value.startswith("relay-")
 
 
 armed: dict[CrashPoint, Callable[[CrashPoint], None]] = {}

@@ -1,4 +1,5 @@
-"""What waits for an operator: dead letters, workflows whose code is nowhere. Looked at rarely, by one process of all.
+"""What waits for an operator or the relay: dead letters, workflows whose code is nowhere, events. Looked at rarely, by
+one process of all, so that it is seen also where no relay runs.
 
 The first of the live executors looks, by its ID, so that many processes cost Postgres as much as one, and no two show
 the same series. The look is bounded: so many places, and so many dead letters of each (I10).
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.inspection import list_stranded
-from engine.store import holds
+from engine.store import holds, outbox
 from engine.store.statement import send
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 30.0
 """Between two looks."""
 
+LOOK_AT_OUTBOX_EVERY_S = 10.0
+"""Between two looks at the outbox, which is nearly empty where a relay is at work."""
+
 COUNT_MAX = 10_000
-"""Dead letters of one topic that are counted: beyond it the exact number changes nothing."""
+"""Dead letters of one topic, events of the outbox that are counted: beyond it the exact number changes nothing."""
 
 PLACES_MAX = 1_000
 """Topics of groups that are looked at."""
@@ -38,26 +42,51 @@ class Depth:
     oldest_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxDepth:
+    """What waits to be published, and why nothing is (`halted`), if so. `oldest_at` is in epoch ms."""
+
+    waiting: int
+    oldest_at: int | None
+    halted: str | None
+
+
 class Depths:
-    """What the last look found; nothing in every process but one."""
+    """What the last looks found; nothing in every process but one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.look_again()
         self.latest: tuple[Depth, ...] = ()
         self.stranded: tuple[tuple[str, int], ...] = ()
+        self.outbox: OutboxDepth | None = None
 
     async def look_if_due(self) -> None:
         """Look, if it is time and this is the process that looks."""
         if not self._engine.lease.is_first:
             self.latest = self.stranded = ()
+            self.outbox = None
             self.look_again()
-        elif time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            return
+        now = time.monotonic()
+        if now - self._outbox_at >= LOOK_AT_OUTBOX_EVERY_S:
+            await self.look_at_outbox()
+        if now - self._looked_at >= LOOK_EVERY_S:
             await self.look()
 
     def look_again(self) -> None:
         """Look at the next occasion, however short ago the last look was."""
         self._looked_at = time.monotonic() - LOOK_EVERY_S
+        self._outbox_at = time.monotonic() - LOOK_AT_OUTBOX_EVERY_S
+
+    async def look_at_outbox(self) -> None:
+        """Look now at what waits to be published."""
+        engine = self._engine
+        self._outbox_at = time.monotonic()
+        async with engine.pool.connection() as connection:
+            reading = outbox.depth(count_max=COUNT_MAX)
+            row = await (await send(connection, engine.settings.schema, reading)).fetchone()
+        self.outbox = None if row is None else OutboxDepth(row.waiting, row.oldest_at, row.halted)
 
     async def look(self) -> None:
         """Look now. Topics that this process consumes are shown with 0 as well."""

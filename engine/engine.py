@@ -38,6 +38,8 @@ from engine.hints import Hints
 from engine.ids import ExecutorId, new_executor_id
 from engine.late import LateRuns
 from engine.leases import Lease
+from engine.outbox import CHANNEL
+from engine.outbox_hints import OutboxHints
 from engine.pool import Pool, connect, explain_connect_error
 from engine.recovery import Recovery
 from engine.results import Results
@@ -123,6 +125,7 @@ class Engine:
         self.lease = Lease(self)
         self.scan = Scan(self)
         self.depths = Depths(self)
+        self.outbox_hints = OutboxHints(self)
         self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]
         kinds = {handler.kind for handler in self._handlers.values()}
         self.fused_committers = (
@@ -372,6 +375,8 @@ class Engine:
             return
         if channel == hints.ROWS_CHANNEL:
             hints.heard(self, payload)
+        elif channel == CHANNEL:
+            self.outbox_hints.hinted(payload)
         else:
             self.sources.woken.set()  # whoever is woken looks for itself
 

@@ -168,6 +168,8 @@ class Flush:
         self.works: list[Work] = []
         self.group: Group | None = None
         self.extras: Extras | None = None
+        self.publishes = False
+        """Whether it wrote to the outbox when it was sent last."""
 
     @property
     def is_empty(self) -> bool:

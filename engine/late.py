@@ -21,7 +21,7 @@ from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
 from engine.runner import Phase, Run, Standing
 from engine.store import executor, operation_outputs, workflow_status
-from engine.store.statement import send
+from engine.store.statement import Statement, send
 from engine.telemetry import HandedOver, LateResultRefused
 from engine.transactional import WEATHER_WAIT_MAX_S, row_fence
 
@@ -114,6 +114,7 @@ class LateRuns:
         schema = engine.settings.schema
         work = Work(run)
         extras = extras_of(engine, [work])
+        published = publishing([work] if _is_final(work) else [])
         sent: dict[str, AsyncCursor[Any]] = {}
         try:
             async with engine.pool.connection() as connection, connection.pipeline(), connection.transaction():
@@ -124,42 +125,13 @@ class LateRuns:
                 )
                 if work.checkpoints:
                     await send(connection, schema, operation_outputs.insert(work.checkpoints))
-                ending = run.ending
-                if ending is not None and ending.is_final:
-                    await send(
-                        connection,
-                        schema,
-                        workflow_status.finish(
-                            ids=[run.id],
-                            owners=[run.owner],
-                            statuses=[ending.status],
-                            outputs=[ending.output],
-                            errors=[ending.error],
-                        ),
-                    )
-                    if ending.reason:
-                        await send(connection, schema, Flush.dead_letters([work]))
-                        if ending.hold is not None:
-                            await send(connection, schema, Flush.holds([work]))
-                else:
-                    await send(
-                        connection,
-                        schema,
-                        workflow_status.rest(
-                            ids=[run.id],
-                            owners=[run.owner],
-                            attempts=[ending.attempt if ending else None],
-                            wakes=[ending.wake_at if ending else None],
-                            ended=[True],
-                            asleep=[ending is not None and ending.asleep],
-                        ),
-                    )
+                for statement in _outcome(work):
+                    await send(connection, schema, statement)
                 if extras is not None:
                     sent = {name: await send(connection, schema, each) for name, each in extras.statements()}
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=run.inbox.source.name))
-                if ending is not None and ending.is_final and ending.reason:
-                    for statement in publishing([work]):
-                        await send(connection, schema, statement)
+                for statement in published:
+                    await send(connection, schema, statement)
         except BaseException:
             run.unsent = work.checkpoints + run.unsent
             raise
@@ -170,6 +142,8 @@ class LateRuns:
             extras.applied(
                 {name: await cursor.fetchall() for name, cursor in sent.items() if cursor.description is not None}
             )
+        if published:
+            engine.outbox_hints.published()
         engine.telemetry.emit(HandedOver(run.inbox.source.ref, run.ending is not None))
 
     async def sweep(self) -> None:
@@ -206,3 +180,36 @@ class LateRuns:
 def _places(run: Run) -> tuple[tuple[str, object], ...]:
     name = run.inbox.source.name
     return ((name, run.id),) if run.key is None else ((name, run.id), (name, run.key))
+
+
+def _is_final(work: Work) -> bool:
+    return work.run.ending is not None and work.run.ending.is_final
+
+
+def _outcome(work: Work) -> list[Statement[Any]]:
+    """How it ended, or that its row is free."""
+    run, ending = work.run, work.run.ending
+    if ending is None or not ending.is_final:
+        rest = workflow_status.rest(
+            ids=[run.id],
+            owners=[run.owner],
+            attempts=[ending.attempt if ending else None],
+            wakes=[ending.wake_at if ending else None],
+            ended=[True],
+            asleep=[ending is not None and ending.asleep],
+        )
+        return [rest]
+    made: list[Statement[Any]] = [
+        workflow_status.finish(
+            ids=[run.id],
+            owners=[run.owner],
+            statuses=[ending.status],
+            outputs=[ending.output],
+            errors=[ending.error],
+        )
+    ]
+    if ending.reason:
+        made.append(Flush.dead_letters([work]))
+        if ending.hold is not None:
+            made.append(Flush.holds([work]))
+    return made

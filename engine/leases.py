@@ -33,7 +33,7 @@ from engine.telemetry import ExecutorBuried, HeartbeatRenewed, StoreAvailable, S
 if TYPE_CHECKING:
     from engine.engine import Engine
 
-HINT_CHANNELS = ("processor_claims", "processor_rows")
+HINT_CHANNELS = ("processor_claims", "processor_rows", "processor_outbox")
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

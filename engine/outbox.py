@@ -110,6 +110,23 @@ async def discard(
     return len(dropped)
 
 
+async def rename(connection: AsyncConnection[Any], schema: str, *, note: str, actor: str = "operator") -> str:
+    """Give the outbox of a copied database a name of its own, so that it and the original do not fence each other.
+
+    It begins anew: what stands in its table is published, also what the original has published or will. Returns the name.
+
+    Raises:
+        OutboxError: The relay's row is not there; the next relay makes one, with a name of its own.
+    """
+    async with connection.transaction():
+        row = await (await send(connection, schema, outbox.rename())).fetchone()
+        if row is None:
+            raise OutboxError("the relay's row is not there: the next relay makes one, with a name of its own")
+        await send(connection, schema, holds.audit(actor=actor, action="rename outbox", subject="outbox", detail=note))
+        await send(connection, schema, executor.notify(channel=CHANNEL, payload="rename"))
+    return row[0]
+
+
 async def resume(connection: AsyncConnection[Any], schema: str, *, note: str, actor: str = "operator") -> str:
     """Let a halted relay go on: from Kafka's position, whatever it is, with every event that stands in the table.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.depths import Depth
+from engine.depths import Depth, OutboxDepth
 from engine.ids import SourceRef
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class EngineSnapshot:
     dead_letters: tuple[Depth, ...]
     stranded: tuple[tuple[str, int], ...]
     """(name, count) of workflows without a source whose code is nowhere."""
+    outbox: OutboxDepth | None
+    """In one process of all."""
 
 
 def snapshot_of(engine: Engine) -> EngineSnapshot:
@@ -72,6 +74,7 @@ def snapshot_of(engine: Engine) -> EngineSnapshot:
         pool=engine.pool.snapshot(),
         dead_letters=engine.depths.latest,
         stranded=engine.depths.stranded,
+        outbox=engine.depths.outbox,
     )
 
 

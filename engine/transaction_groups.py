@@ -336,12 +336,16 @@ class _Queue:
         engine.database.saw(lsn)
         now = now_ms()
         durations: dict[str, list[float]] = {}
+        published = False
         for member in members:
             run = member.run
             run.recovery_attempts = run.alone_deaths = 0
             run.was_recorded(member.function_id)
             durations.setdefault(run.handler.name, []).append((now - member.started_ms) / 1000)
             member.hear(Verdict.DURABLE)
+            published = published or (member.transaction is not None and bool(member.transaction.publications.events))
+        if published:
+            engine.outbox_hints.published()
         for handler, seconds in durations.items():
             engine.telemetry.emit(StepsFinished(handler, self.step.name, "success", seconds))
 

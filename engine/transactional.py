@@ -177,6 +177,8 @@ class _Attempt:
             finally:
                 transaction.end()
         reach(CrashPoint.TRANSACTION_DURABLE)
+        if transaction.publications.events:
+            engine.outbox_hints.published()
         if fenced is None:
             run.checkpoint(Checkpoint(run.id, self._function_id, step.name, output, None, self._started_ms, now_ms()))
         else:

@@ -8,6 +8,7 @@ log line or error shows them. The text under a field is its line in docs/referen
 """
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
@@ -161,6 +162,18 @@ _TYPED = re.compile(r"(sasl|ssl)\..*")
 _SECRET = re.compile(r"password|secret|\bjaas\b|token$|private", re.IGNORECASE)
 
 
+def _checked_extra(value: dict[str, Any], refused: Mapping[str, str]) -> dict[str, Any]:
+    for key in value:
+        if reason := refused.get(key):
+            raise ValueError(f"{key} is not for extra: {reason}")
+        if _TYPED.fullmatch(key) and (section := key.partition(".")[0]):
+            field = key.partition(".")[2].replace(".", "_")
+            known = SaslSettings.model_fields if section == "sasl" else SslSettings.model_fields
+            if field in known or _SECRET.search(key):
+                raise ValueError(f"{key} is not for extra, which is shown: kafka.{section}.{field}")
+    return value
+
+
 class KafkaSettings(Section):
     """The consumer group, and the way to the brokers."""
 
@@ -216,15 +229,7 @@ class KafkaSettings(Section):
     @field_validator("extra")
     @classmethod
     def _extra_breaks_no_guarantee(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for key in value:
-            if reason := REFUSED_KEYS.get(key):
-                raise ValueError(f"{key} is not for extra: {reason}")
-            if _TYPED.fullmatch(key) and (section := key.partition(".")[0]):
-                field = key.partition(".")[2].replace(".", "_")
-                known = SaslSettings.model_fields if section == "sasl" else SslSettings.model_fields
-                if field in known or _SECRET.search(key):
-                    raise ValueError(f"{key} is not for extra, which is shown: kafka.{section}.{field}")
-        return value
+        return _checked_extra(value, REFUSED_KEYS)
 
     @model_validator(mode="after")
     def _sasl_has_its_mechanism(self) -> Self:
@@ -308,6 +313,68 @@ class ExecutorSettings(Section):
         return self
 
 
+PRODUCER_KEYS: dict[str, str] = {
+    "transactional.id": "outbox.prefix",
+    "transaction.timeout.ms": "outbox.transaction_timeout",
+    "compression.type": "outbox.compression",
+    "compression.codec": "outbox.compression",
+    "partitioner": "outbox.partitioner",
+    "enable.idempotence": "always on: without it a lost reply doubles or reorders events",
+    "acks": "always all: else a broker that dies loses events that count as published",
+    "request.required.acks": "always all: else a broker that dies loses events that count as published",
+    "message.timeout.ms": "a third of outbox.transaction_timeout",
+    "delivery.timeout.ms": "a third of outbox.transaction_timeout",
+    "message.max.bytes": "brokers decide; events are bounded by outbox.event_bytes_max",
+}
+"""Client properties that `outbox.extra` may not have, beside those of `kafka.extra`, and why, or which setting they have."""
+
+
+class OutboxSettings(Section):
+    """Publishing to Kafka in the commit of its cause, and the relay that carries it there."""
+
+    relay: bool = True
+    """Whether `processor run` also relays, or stands by for it: one of all processes of a schema does. Off: something
+    else must run, as `processor relay`, or nothing is published."""
+
+    event_bytes_max: Size = 1_000_000
+    """Most bytes of an event's key, value and headers. Brokers refuse more than their `message.max.bytes` (1 MiB)."""
+
+    batch_max: int = Field(default=2_000, ge=1, le=50_000)
+    """Most events of one Kafka transaction."""
+
+    batch_bytes_max: Size = 8 * 1024 * 1024
+    """Most bytes of one Kafka transaction, unless one event alone has more."""
+
+    prefix: str = Field(default="onceflow-relay", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
+    """Before the outbox's own name in the transactional ID and the group of its position: for ACLs by prefix."""
+
+    position_topic: str = Field(default="onceflow.relay", pattern=r"^[a-zA-Z0-9._-]{1,249}$")
+    """Topic of one partition that stays empty: the relay's position is an offset of it. Made where it is missing."""
+
+    partitioner: Literal["murmur2_random", "murmur2", "consistent_random", "consistent", "fnv1a_random"] = (
+        "murmur2_random"
+    )
+    """How a key chooses its partition. The default is that of Java's clients."""
+
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    """Of what is sent."""
+
+    transaction_timeout: Duration = timedelta(seconds=60)
+    """After which brokers end what a dead relay left open, if no other takes over: readers wait so long at most. Brokers
+    have a maximum (`transaction.max.timeout.ms`)."""
+
+    refused_retry: Duration = timedelta(seconds=30)
+    """Between two tries of a topic that Kafka refuses: missing, not allowed, or an event larger than it takes."""
+
+    extra: dict[str, str | int | float | bool] = {}
+    """Other librdkafka properties of the producer (`linger.ms: 20`). Those that would break a guarantee are refused."""
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_breaks_no_guarantee(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return _checked_extra(value, REFUSED_KEYS | PRODUCER_KEYS)
+
+
 class HttpSettings(Section):
     """The server of `/metrics`, `/livez` and `/readyz`."""
 
@@ -357,6 +424,7 @@ class Settings(Section):
     kafka: KafkaSettings = KafkaSettings()
     partitions: PartitionSettings = PartitionSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    outbox: OutboxSettings = OutboxSettings()
     http: HttpSettings = HttpSettings()
     logs: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from consumers.group import GroupSnapshot
+from consumers.relay import RelaySnapshot
 from engine.snapshots import EngineSnapshot
 from processor.metrics import Samples, place
 
@@ -25,6 +26,11 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         samples.setdefault("dead_letters_open", []).append((labels, depth.count))
         samples.setdefault("dead_letter_oldest_seconds", []).append((labels, age_s))
     samples["workflows_stranded"] = [((name,), count) for name, count in snapshot.stranded]
+    if (outbox := snapshot.outbox) is not None:
+        age_s = 0.0 if outbox.oldest_at is None else max(now_s - outbox.oldest_at / 1000, 0.0)
+        samples["outbox_depth"] = [((), outbox.waiting)]
+        samples["outbox_oldest_seconds"] = [((), age_s)]
+        samples["relay_halted"] = [((), int(outbox.halted is not None))]
     for source in snapshot.sources:
         values: dict[str, float] = {
             "partition_progress_offset": source.next,
@@ -62,6 +68,14 @@ def group_gauges(snapshot: GroupSnapshot) -> Samples:
         if partition.log_end is not None:
             samples["partition_open_transactions"].append((labels, partition.log_end.open_transactions))
     return samples
+
+
+def relay_gauges(snapshot: RelaySnapshot) -> Samples:
+    """Of this process's relay."""
+    return {
+        "relay_active": [((), int(snapshot.is_active))],
+        "relay_topic_refused": [((topic,), 1) for topic in snapshot.refused],
+    }
 
 
 def without_ages_that_nobody_knows(samples: Samples) -> Samples:

@@ -217,6 +217,56 @@ METRICS: tuple[Metric, ...] = (
         (*PARTITION, "state"),
         "1 for the state the partition is in; only 'attached' is fetched.",
     ),
+    # -- the outbox
+    Metric(
+        "outbox_depth",
+        Kind.GAUGE,
+        "events",
+        (),
+        "Events that are committed and not known to be published, at most 10,000. Shown by one process for all, as old as 10 s.",
+    ),
+    Metric(
+        "outbox_oldest_seconds",
+        Kind.GAUGE,
+        "seconds",
+        (),
+        "Age of the oldest of them; 0 where there is none. Shown by the same process.",
+    ),
+    Metric("outbox_published_total", Kind.COUNTER, "events", ("topic",), "Events committed in Kafka by this process."),
+    Metric("outbox_published_bytes_total", Kind.COUNTER, "bytes", (), "Bytes of their keys and values."),
+    Metric("relay_active", Kind.GAUGE, "1", (), "1 in the process that relays, 0 in those that stand by."),
+    Metric(
+        "relay_halted",
+        Kind.GAUGE,
+        "1",
+        (),
+        "1 while nothing is published until an operator decides. Shown by the process that shows outbox_depth.",
+    ),
+    Metric(
+        "relay_topic_refused",
+        Kind.GAUGE,
+        "1",
+        ("topic",),
+        "1 while Kafka refuses a topic's events, which wait; the other topics go on.",
+    ),
+    Metric("relay_transactions_total", Kind.COUNTER, "transactions", (), "Kafka transactions committed by the relay."),
+    Metric(
+        "relay_transaction_seconds", Kind.HISTOGRAM, "seconds", (), "From their begin to the reply of their commit."
+    ),
+    Metric(
+        "relay_interruptions_total",
+        Kind.COUNTER,
+        "errors",
+        (),
+        "Failures after which the relay opened anew and asked Kafka how far it was.",
+    ),
+    Metric(
+        "relay_refusals_total", Kind.COUNTER, "batches", ("topic",), "Batches that Kafka refused for a topic's events."
+    ),
+    Metric(
+        "relay_halts_total", Kind.COUNTER, "halts", (), "Times Kafka's position was none of this database's history."
+    ),
+    Metric("relay_claims_total", Kind.COUNTER, "claims", (), "Times this process became the one that relays."),
     # -- this process
     Metric("in_flight", Kind.GAUGE, "workflows", (), "Workflows taken and not finished, all partitions."),
     Metric("in_flight_bytes", Kind.GAUGE, "bytes", (), "Bytes of their payloads."),

@@ -174,6 +174,25 @@ class Metrics(Collector):
             case kafka.StaleBatchDropped():
                 self._add("stale_records_total", event.count)
             case _:
+                self._count_relay(event)
+
+    def _count_relay(self, event: Event) -> None:
+        match event:
+            case kafka.OutboxPublished():
+                for topic, count in event.counts.items():
+                    self._add("outbox_published_total", count, topic)
+                self._add("outbox_published_bytes_total", event.size)
+                self._add("relay_transactions_total", 1)
+                self._take("relay_transaction_seconds", (event.duration_s,))
+            case kafka.RelayInterrupted():
+                self._add("relay_interruptions_total", 1)
+            case kafka.TopicRefused():
+                self._add("relay_refusals_total", 1, event.topic)
+            case kafka.RelayHalted():
+                self._add("relay_halts_total", 1)
+            case kafka.RelayClaimed():
+                self._add("relay_claims_total", 1)
+            case _:
                 self._count_process(event)
 
     def _count_process(self, event: Event) -> None:

@@ -16,7 +16,13 @@ __all__ = [
     "Retry",
     "RetryAfterError",
     "TerminalError",
+    "dead_letter_topic",
 ]
+
+
+def dead_letter_topic(policy: FailurePolicy) -> str | None:
+    """Where a policy publishes dead letters as well."""
+    return policy.topic if isinstance(policy, DeadLetter) else None
 
 
 class Ordering(Enum):

@@ -16,6 +16,7 @@ from processor.handlers import (
     takes_record,
 )
 from processor.options import check_options
+from processor.policies import dead_letter_topic
 from processor.triggers import Topic
 
 
@@ -81,6 +82,12 @@ class Registry:
                 f"workflow {registration.name!r} is registered twice in app {self._app!r}. Give one of them name=."
             )
         topic = registration.topic
+        dead_letters = dead_letter_topic(registration.on_failure)
+        if topic and dead_letters and topic.covers(dead_letters):
+            raise ConfigurationError(
+                f"workflow {registration.name!r}: its dead letters go to {dead_letters!r}, which it consumes: one that fails\n"
+                f"  would come back for ever. Name another topic."
+            )
         for other in self.workflows.values():
             if topic and other.topic and other.topic.name == topic.name and other.group == registration.group:
                 group = f"group {registration.group!r}" if registration.group else "the app's group"

@@ -1,10 +1,10 @@
 """The composition root: the one place where an app, its settings, the engine and Kafka are wired.
 
-    App + Settings ──▶ handlers, EngineSettings ──▶ Engine ◀── Group (one per consumer group)
+    App + Settings ──▶ handlers, EngineSettings ──▶ Engine ◀── Group (one per consumer group), Relay
                                                       │            │
                       Metrics, LogObserver ◀──events──┴────────────┘
 
-    start   lifespan ─▶ engine ─▶ groups          stop   groups ─▶ engine ─▶ lifespan
+    start   lifespan ─▶ engine ─▶ relay ─▶ groups          stop   groups ─▶ relay ─▶ engine ─▶ lifespan
 
 Nothing is contacted before `Runtime.start`.
 """
@@ -18,16 +18,18 @@ from datetime import timedelta
 from typing import TypeVar
 
 from consumers.group import Group
+from consumers.relay import Relay
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
 from processor.app import App
 from processor.config import Settings
-from processor.gauges import engine_gauges, group_gauges, without_ages_that_nobody_knows
+from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.loading import load_settings
 from processor.logs import LogObserver
 from processor.metrics import Metrics, Samples
-from processor.wiring import engine_settings, group_name, group_settings, subscription
+from processor.policies import dead_letter_topic
+from processor.wiring import engine_settings, group_name, group_settings, relay_settings, subscription
 
 T = TypeVar("T")
 
@@ -60,13 +62,22 @@ class Runtime:
         app: Whose handlers run.
         settings: Of this process.
         kafka: Whether to consume.
+        relay: Whether to relay the outbox, or stand by for it; `None`: as the settings say, where it consumes.
         observers: Of telemetry events, beside metrics and logs.
 
     Raises:
         ConfigurationError: Nothing starts any of the app's workflows, or settings contradict each other.
     """
 
-    def __init__(self, app: App, settings: Settings, *, kafka: bool = True, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        *,
+        kafka: bool = True,
+        relay: bool | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self.app = app
         self.settings = settings
         self.metrics = Metrics(settings.metrics.latency_buckets_s)
@@ -85,7 +96,12 @@ class Runtime:
         for name in names:
             members = [each for each in started if group_name(each, app, settings) == name]
             subscriptions = [subscription(each, settings) for each in members]
-            self.groups.append(Group(self.engine, group_settings(settings, name), subscriptions, telemetry))
+            dead_letters = sorted({topic for each in members if (topic := dead_letter_topic(each.on_failure))})
+            self.groups.append(
+                Group(self.engine, group_settings(settings, name), subscriptions, telemetry, also=dead_letters)
+            )
+        wants_relay = kafka and settings.outbox.relay if relay is None else relay
+        self.relay = Relay(self.engine, relay_settings(settings), telemetry) if wants_relay else None
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
         self._stop_by = 0.0
@@ -104,6 +120,9 @@ class Runtime:
             stack.push_async_callback(self._stop_engine)
             await self.engine.start()
             self.app.engines.append(self.engine)
+            if self.relay is not None:
+                stack.push_async_callback(self._stop_relay, self.relay)
+                await self.relay.start()
             for group in self.groups:
                 stack.push_async_callback(self._stop_group, group)
                 await group.start()
@@ -122,18 +141,22 @@ class Runtime:
 
     async def failure(self) -> BaseException:
         """Wait until something cannot go on, and return what it was. The process should stop then."""
-        ends = [self.engine.failure, *(group.failed for group in self.groups)]
+        services = [*self.groups, *([self.relay] if self.relay is not None else [])]
+        ends = [self.engine.failure, *(service.failed for service in services)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failure.done():
             return self.engine.failure.result()
-        error = next((group.failed.exception() for group in self.groups if group.failed.done()), None)
-        assert error is not None, "a group's future only fails"
+        error = next((service.failed.exception() for service in services if service.failed.done()), None)
+        assert error is not None, "the future of a group, and of a relay, only fails"
         return error
 
     async def _stop_engine(self) -> None:
         if self.engine in self.app.engines:
             self.app.engines.remove(self.engine)
         await self.engine.stop(self._drain_left())
+
+    async def _stop_relay(self, relay: Relay) -> None:
+        await relay.stop(self._drain_left())
 
     async def _stop_group(self, group: Group) -> None:
         await group.stop(self._drain_left())
@@ -173,6 +196,8 @@ class Runtime:
             found = _steadily(lambda group=group: group_gauges(group.snapshot()))
             for name, values in found.items():
                 samples.setdefault(name, []).extend(values)
+        if self.relay is not None:
+            samples |= _steadily(lambda relay=self.relay: relay_gauges(relay.snapshot()))
         return without_ages_that_nobody_knows(samples)
 
     def _poll_ages(self) -> list[tuple[str, float]]:

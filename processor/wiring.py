@@ -8,6 +8,7 @@ from consumers.settings import (
     OauthToken,
     OnGap,
     OnRecreated,
+    RelaySettings,
     Security,
     StartAt,
     StartAtTime,
@@ -43,6 +44,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         pool_max=postgres.pool_max,
         connect_timeout=postgres.connect_timeout,
         statement_timeout=postgres.statement_timeout,
+        event_bytes_max=settings.outbox.event_bytes_max,
         prepare=postgres.prepared_statements,
     )
 
@@ -68,6 +70,26 @@ def group_settings(settings: Settings, group: str) -> GroupSettings:
         mirror_every=kafka.mirror_every,
         reclaim_every=settings.executor.lease,
         options=_options(kafka),
+    )
+
+
+def relay_settings(settings: Settings) -> RelaySettings:
+    """For the relay."""
+    kafka, outbox = settings.kafka, settings.outbox
+    return RelaySettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        client_id=kafka.client_id,
+        security=_security(kafka),
+        options=_options(kafka),
+        producer_options=outbox.extra,
+        prefix=outbox.prefix,
+        position_topic=outbox.position_topic,
+        batch_rows_max=outbox.batch_max,
+        batch_bytes_max=outbox.batch_bytes_max,
+        compression=outbox.compression,
+        partitioner=outbox.partitioner,
+        transaction_timeout=outbox.transaction_timeout,
+        refused_retry=outbox.refused_retry,
     )
 
 

@@ -387,6 +387,19 @@ def discard(*, ids: Sequence[int]) -> Statement[tuple[int, str]]:
     )
 
 
+def rename() -> Statement[tuple[str]]:
+    """Another name in Kafka, under which nothing was ever published. What stands in the table is."""
+    return Statement(
+        """
+        UPDATE {schema}.outbox_relay
+           SET outbox_name = gen_random_uuid()::text, epoch = epoch + 1, executor_id = NULL, number = 0, token = NULL,
+               next_token = NULL, batch = '{}', floor = 0, adopts = false, halted = NULL, halted_at = NULL
+        RETURNING outbox_name
+        """,
+        {},
+    )
+
+
 def resume() -> Statement[tuple[str]]:
     """Lift a halt: whoever claims next adopts Kafka's position."""
     return Statement(

@@ -25,7 +25,19 @@ MISTAKE: Final = 2
 INTERRUPTED: Final = 130
 """As a shell says that Ctrl-C ended a program."""
 
-_COMMANDS = ("run", "migrate", "rollback", "check", "new", "dev", "demo", "partitions", "dead-letters")
+_COMMANDS = (
+    "run",
+    "migrate",
+    "rollback",
+    "check",
+    "new",
+    "dev",
+    "demo",
+    "partitions",
+    "dead-letters",
+    "outbox",
+    "relay",
+)
 """In the order of `--help`. A command whose package is not installed is left out."""
 
 

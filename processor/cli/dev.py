@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from consumers.mock import MockCluster, MockClusterError
+from consumers.telemetry import TopicRefused
 from engine.errors import ConfigurationError
 from engine.migrations import migrate
+from engine.telemetry import Event, Observer
 from processor.app import App
 from processor.cli.apps import add_app_argument, load_app
 from processor.cli.commands import run_commands
@@ -20,6 +22,7 @@ from processor.config import Settings
 from processor.embedded import EmbeddedPostgres
 from processor.loading import load_settings, override
 from processor.logs import setup_logging
+from processor.policies import dead_letter_topic
 from processor.runtime import Runtime
 
 HELP = "Run an app on this machine with a Postgres and a broker of its own"
@@ -51,11 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
         except MockClusterError as error:
             raise ConfigurationError(f"this build of the Kafka client has no pretend broker: {error}") from None
         broker.set_initial_rebalance_delay(timedelta(0))
-        for topic in _topics(app):
+        for topic in {*_topics(app), *_dead_letter_topics(app)}:
             broker.create_topic(topic, arguments.partitions)
+        broker.create_topic(settings.outbox.position_topic, 1)
         dsn = settings.postgres.dsn.get_secret_value() or servers.enter_context(EmbeddedPostgres()).dsn
         settings = _for_development(settings, dsn, broker.bootstrap_servers)
-        runtime = Runtime(app, settings)
+        runtime = Runtime(app, settings, observers=[_topics_as_they_are_published_to(broker, arguments.partitions)])
         asyncio.run(migrate(dsn, settings.postgres.schema_name))
         if code := run_commands(settings.migrate, settings):
             return code
@@ -79,6 +83,7 @@ def _for_development(settings: Settings, dsn: str, bootstrap_servers: str) -> Se
             },
             "http": {"host": "127.0.0.1"},
             "executor": {"name": None},
+            "outbox": {"relay": True, "refused_retry": timedelta(seconds=1), "extra": {}},
         },
     )
 
@@ -86,6 +91,23 @@ def _for_development(settings: Settings, dsn: str, bootstrap_servers: str) -> Se
 def _topics(app: App) -> list[str]:
     topics = (registration.topic for registration in app.workflows.values())
     return sorted({topic.name for topic in topics if topic is not None and not topic.is_pattern})
+
+
+def _topics_as_they_are_published_to(broker: MockCluster, partitions: int) -> Observer:
+    """What a handler publishes to is known when it does: here the topic is made then, and the event tried again."""
+    made: set[str] = set()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, TopicRefused) and event.topic not in made:
+            made.add(event.topic)
+            broker.create_topic(event.topic, partitions)
+
+    return observe
+
+
+def _dead_letter_topics(app: App) -> list[str]:
+    named = (dead_letter_topic(registration.on_failure) for registration in app.workflows.values())
+    return sorted({topic for topic in named if topic is not None})
 
 
 def _instructions(app: App, settings: Settings, dsn: str) -> str:

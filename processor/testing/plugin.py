@@ -9,8 +9,8 @@
 
             assert ...                                     your invariants, whatever crashed
 
-A test that asks for `crash_point` runs once without a crash (`None`) and once for every `CrashPoint`, or only for
-those of `@pytest.mark.crash_points(...)`. A point that a scenario does not pass crashes nothing.
+A test that asks for `crash_point` runs once without a crash (`None`) and once for every `CrashPoint` that a `Bench` can
+pass, or only for those of `@pytest.mark.crash_points(...)`. A point that a scenario does not pass crashes nothing.
 """
 
 import sys
@@ -35,7 +35,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from engine.crashpoints import CrashPoint
 
     marker = metafunc.definition.get_closest_marker(MARKER)
-    points = list(CrashPoint) if marker is None else [CrashPoint(point) for point in marker.args]
+    points = (
+        [point for point in CrashPoint if not point.is_of_relay]
+        if marker is None
+        else [CrashPoint(point) for point in marker.args]
+    )
     cases: list[CrashPoint | None] = [None, *points]
     metafunc.parametrize(FIXTURE, cases, ids=["no-crash", *(point.value for point in points)])
 

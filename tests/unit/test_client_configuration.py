@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.client import PINNED, admin_config, consumer_config, masked, new_consumer
+from consumers.client import PINNED, connection_config, consumer_config, masked, new_consumer
 from consumers.settings import GroupProtocol, GroupSettings, Security
 from engine.errors import ConfigurationError
 
@@ -102,7 +102,7 @@ def test_an_unknown_option_is_named() -> None:
 
 
 def test_options_about_consumers_do_not_reach_the_admin_client() -> None:
-    config = admin_config(settings(options={"fetch.min.bytes": 1, "socket.timeout.ms": 5_000}))
+    config = connection_config(settings(options={"fetch.min.bytes": 1, "socket.timeout.ms": 5_000}))
 
     assert "fetch.min.bytes" not in config
     assert config["socket.timeout.ms"] == 5_000
