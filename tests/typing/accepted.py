@@ -51,6 +51,20 @@ def record_in_thread(tx: SyncTransaction, order: OrderPlaced) -> None:
     tx.execute("INSERT INTO sale VALUES (%s)", (order.order_id,))
 
 
+@app.transaction()
+async def announce(tx: Transaction, order: OrderPlaced) -> None:
+    """What is published is of the topic's type."""
+    assert_type(await tx.publish(orders, order, headers={"trace": "t"}), None)
+    await tx.publish(deletions, None, key=order.order_id)
+    await tx.publish(blobs, b"", headers=[("a", None), ("a", b"1")])
+
+
+@app.transaction()
+def announce_in_thread(tx: SyncTransaction, order: OrderPlaced) -> None:
+    """A sync one too."""
+    assert_type(tx.publish(deletions, order), None)
+
+
 @app.workflow(on=orders)
 async def fulfil(order: OrderPlaced) -> None:
     """A handler of the event."""

@@ -53,6 +53,22 @@ def test_events_of_partitions_carry_group_topic_and_partition(metrics: Metrics) 
     assert value(metrics, "rebalance_revoked_total", group="shop") is None
 
 
+def test_what_the_relay_does_is_counted(metrics: Metrics) -> None:
+    """I9."""
+    metrics.observe(kafka.OutboxPublished({"shipments": 3, "orders.dead": 1}, 900, 0.02))
+    metrics.observe(kafka.OutboxPublished({"shipments": 2}, 100, 0.03))
+    metrics.observe(kafka.TopicRefused("orders.dead", "there is no such topic", 30))
+    metrics.observe(kafka.RelayHalted("Kafka has batch 7"))
+
+    assert value(metrics, "outbox_published_total", topic="shipments") == 5
+    assert value(metrics, "outbox_published_total", topic="orders.dead") == 1
+    assert value(metrics, "outbox_published_bytes_total") == 1_000
+    assert value(metrics, "relay_transactions_total") == 2
+    assert value(metrics, "relay_transaction_seconds_count") == 2
+    assert value(metrics, "relay_refusals_total", topic="orders.dead") == 1
+    assert value(metrics, "relay_halts_total") == 1
+
+
 def test_refused_writes_are_counted_wherever_they_are_refused(metrics: Metrics) -> None:
     """I6: a zombie's writes show, whichever fence refused them."""
     metrics.observe(telemetry.FlushRetried("fenced", "lost orders-3"))
@@ -159,6 +175,7 @@ def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
         "status": WorkflowStatus.ERROR,
         "latencies_s": [1.0],
         "durations_s": [1.0],
+        "counts": {"t": 2},
     }
 
     for kind in events:

@@ -14,6 +14,7 @@ from processor import (
     App,
     BlockKey,
     ConfigurationError,
+    DeadLetter,
     HaltPartition,
     Ordering,
     RawRecord,
@@ -187,6 +188,18 @@ def test_two_steps_of_one_name_are_refused(app: App) -> None:
 def test_a_name_kafka_has_not_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="topic "):
         Topic(name, Order)
+
+
+def test_dead_letters_that_would_come_back_to_their_handler_are_refused(app: App) -> None:
+    """One that fails again would go round for ever."""
+
+    async def fulfil(order: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="its dead letters go to 'orders', which it consumes"):
+        app.workflow(on=orders, on_failure=DeadLetter(topic="orders"))(fulfil)
+    with pytest.raises(ConfigurationError, match=r"its dead letters go to 'orders\.dead', which it consumes"):
+        app.workflow(on=Topic(r"^orders\..*", Order), on_failure=DeadLetter(topic="orders.dead"))(fulfil)
+    app.workflow(on=orders, on_failure=DeadLetter(topic="orders.dead"))(fulfil)
 
 
 def test_options_of_a_topic_that_contradict_each_other_are_refused() -> None:

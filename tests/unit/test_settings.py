@@ -129,6 +129,17 @@ def test_client_properties_that_break_a_guarantee_or_hold_a_secret_are_refused(k
     assert problem.startswith(f"PROCESSOR_KAFKA_EXTRA: {key} is not for extra")
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["enable.idempotence", "acks", "transactional.id", "partitioner", "message.timeout.ms", "bootstrap.servers"],
+)
+def test_producer_properties_that_break_a_guarantee_or_have_a_setting_are_refused(key: str) -> None:
+    """I9."""
+    (problem,) = problems({"PROCESSOR_OUTBOX_EXTRA": f'{{"{key}": "x"}}'})
+
+    assert problem.startswith(f"PROCESSOR_OUTBOX_EXTRA: {key} is not for extra")
+
+
 def test_secrets_are_shown_nowhere(file: Path) -> None:
     file.write_text(
         "postgres: {dsn: 'postgresql://me:hunter2@db/x', pool_max: hunter2}\nkafka: {sasl: {password: [hunter2]}}"

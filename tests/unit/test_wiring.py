@@ -9,15 +9,16 @@ from pydantic import BaseModel
 from consumers.assignment import State
 from consumers.group import GroupSnapshot, PartitionSnapshot
 from consumers.lag import LogEnd
+from consumers.relay import RelaySnapshot
 from consumers.settings import GroupProtocol, OnGap, OnRecreated, StartAt, StartAtTime
-from engine.depths import Depth
+from engine.depths import Depth, OutboxDepth
 from engine.ids import SourceRef
 from engine.snapshots import EngineSnapshot, SourceSnapshot
 from processor import App, ConfigurationError, Settings, Topic
-from processor.gauges import engine_gauges, group_gauges, without_ages_that_nobody_knows
+from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.metric_table import METRICS
 from processor.metrics import Samples
-from processor.wiring import engine_settings, group_name, group_settings, subscription
+from processor.wiring import engine_settings, group_name, group_settings, relay_settings, subscription
 
 
 class Order(BaseModel):
@@ -176,6 +177,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "late_runs": 0, "lease_silence_s": 3.0, "lease_is_valid": True, "pool": {"pool_size": 4, "requests_waiting": 1},
         "dead_letters": (Depth("shop", "orders", 3, 20_000), Depth("shop", "parcels", 0, None)),
         "stranded": (("remind", 2),),
+        "outbox": OutboxDepth(7, 55_000, None),
     }  # fmt: skip
     return EngineSnapshot(**(values | changes))
 
@@ -186,6 +188,17 @@ def test_open_dead_letters_are_gauges_and_their_age_is_as_of_the_scrape() -> Non
     assert gauges["dead_letters_open"] == [(("shop", "orders"), 3), (("shop", "parcels"), 0)]
     assert gauges["dead_letter_oldest_seconds"] == [(("shop", "orders"), 40.0), (("shop", "parcels"), 0.0)]
     assert gauges["workflows_stranded"] == [(("remind",), 2)]
+
+
+def test_what_waits_in_the_outbox_is_a_gauge_of_one_process() -> None:
+    waiting = engine_gauges(engine(), timedelta(seconds=10), now_s=60.0)
+    halted = engine_gauges(engine(outbox=OutboxDepth(0, None, "other brokers")), timedelta(seconds=10), now_s=60.0)
+    another = engine_gauges(engine(outbox=None), timedelta(seconds=10), now_s=60.0)
+
+    names = ("outbox_depth", "outbox_oldest_seconds", "relay_halted")
+    assert [waiting[name] for name in names] == [[((), 7)], [((), 5.0)], [((), 0)]]
+    assert [halted[name] for name in names] == [[((), 0)], [((), 0.0)], [((), 1)]]
+    assert not another.keys() & set(names)
 
 
 def test_a_partitions_progress_and_what_is_under_way_are_gauges() -> None:
@@ -244,7 +257,46 @@ def test_every_gauge_is_in_the_table_with_these_labels() -> None:
     partition = PartitionSnapshot(REF, State.HALTED, "r", frozenset({"operator"}), 1, 2, LogEnd(3, 0), 2)
     found = engine_gauges(engine(source()), timedelta(seconds=10), 60.0)
     found |= group_gauges(GroupSnapshot("shop", 0.1, 3, (partition,)))
+    found |= relay_gauges(RelaySnapshot(True, ("orders.dead",)))
 
     for name, samples in found.items():
         assert samples, name
         assert all(len(values) == len(labels[name]) for values, _ in samples), name
+
+
+def test_the_relay_gets_the_outboxs_settings_and_kafkas_connection() -> None:
+    settings = Settings.model_validate(
+        {
+            "kafka": {
+                "bootstrap_servers": "kafka:1",
+                "security_protocol": "SASL_SSL",
+                "sasl": {"mechanism": "PLAIN", "username": "me", "password": "secret"},
+                "extra": {"socket.timeout.ms": 5},
+            },
+            "outbox": {
+                "batch_max": 7,
+                "batch_bytes_max": "1KiB",
+                "prefix": "mine",
+                "position_topic": "mine.positions",
+                "partitioner": "consistent_random",
+                "compression": "zstd",
+                "transaction_timeout": "20s",
+                "refused_retry": "5s",
+                "extra": {"linger.ms": 20},
+                "event_bytes_max": 500,
+            },
+        }
+    )
+
+    relay = relay_settings(settings)
+
+    assert (relay.bootstrap_servers, relay.security.username, relay.options) == (
+        "kafka:1",
+        "me",
+        {"socket.timeout.ms": 5},
+    )
+    assert (relay.prefix, relay.position_topic, relay.producer_options) == ("mine", "mine.positions", {"linger.ms": 20})
+    assert (relay.batch_rows_max, relay.batch_bytes_max) == (7, 1024)
+    assert (relay.partitioner, relay.compression) == ("consistent_random", "zstd")
+    assert (relay.transaction_timeout, relay.refused_retry) == (timedelta(seconds=20), timedelta(seconds=5))
+    assert engine_settings(settings).event_bytes_max == 500

@@ -72,6 +72,14 @@ async def starts(order: OrderPlaced, payment: Payment) -> None:
     del number
 
 
+async def publishes(tx: Transaction, stx: SyncTransaction, order: OrderPlaced, payment: Payment) -> None:
+    await tx.publish(orders, payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
+    await tx.publish(orders, None)  # rejected: "None" is not assignable to "OrderPlaced"
+    await tx.publish(orders, order, headers={"n": 1})  # rejected: "int" is not assignable
+    await tx.publish("orders", order)  # rejected: cannot be assigned to parameter "topic" of type "EventTopic
+    stx.publish(orders, payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
+
+
 async def calls(tx: Transaction, order: OrderPlaced, payment: Payment) -> str:
     await charge(payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
     await record(tx, order, "r")  # rejected: Expected 2 positional arguments
