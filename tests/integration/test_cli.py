@@ -130,10 +130,10 @@ def running(project: Path, *arguments: str, env: Mapping[str, str]) -> Generator
             program.process.stdout.close()
 
 
-def produce(bootstrap_servers: str, *values: object) -> None:
+def produce(bootstrap_servers: str, *values: object, topic: str = "orders") -> None:
     producer = Producer({"bootstrap.servers": bootstrap_servers})
     for value in values:
-        producer.produce("orders", json.dumps(value), key="k")
+        producer.produce(topic, json.dumps(value), key="k")
     assert producer.flush(WAIT_S) == 0
 
 

@@ -1,4 +1,4 @@
-"""`processor run`, armed to kill itself at a crash point: `python -m tests.system.worker MODULE:app`.
+"""`processor run`, armed to kill itself at a crash point: `python -m tests.system.worker MODULE:app`; or `relay`.
 
 CRASH_AT=flush-sent         SIGKILL at the first pass
 CRASH_AT=flush-sent:20      at the twentieth
@@ -30,4 +30,4 @@ if __name__ == "__main__":
     if where := os.environ.get("CRASH_AT"):
         point, _, passes = where.partition(":")
         armed[CrashPoint(point)] = kill_at_pass(int(passes or 1))
-    sys.exit(main(["run", *sys.argv[1:]]))
+    sys.exit(main(["relay"] if sys.argv[1:] == ["relay"] else ["run", *sys.argv[1:]]))

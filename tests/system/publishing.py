@@ -1,0 +1,64 @@
+"""The demo's orders, each effect published in its commit; dead letters go to a topic."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from processor import App, DeadLetter, Retry, Topic, Transaction
+from processor.demo.app import ATTEMPTS, Order, refuse
+
+
+class Booked(BaseModel):
+    sequence: int
+    customer: str
+
+
+TABLE = os.environ.get("DEMO_TABLE", "effect")
+KIND, _, TOPIC = os.environ.get("DEMO_HANDLERS", "fused=demo.orders").partition("=")
+INSERT = f"INSERT INTO {TABLE} (customer, sequence, receipt) VALUES (%s, %s, '')".encode()
+
+app = App("publishing")
+booked = Topic(os.environ.get("BOOKED", "booked"), Booked, key=lambda event: event.customer)
+options: Mapping[str, Any] = {
+    "retry": Retry(attempts=ATTEMPTS, first_delay=timedelta(milliseconds=200)),
+    "on_failure": DeadLetter(topic=os.environ.get("DEAD", "dead")),
+}
+
+
+async def book(tx: Transaction, order: Order) -> None:
+    refuse(order)
+    await tx.publish(booked, Booked(sequence=order.sequence, customer=order.customer))
+    await tx.execute(INSERT, (order.customer, order.sequence))
+
+
+@app.step()
+async def pay(order: Order) -> None:
+    await asyncio.sleep(0.002)
+
+
+@app.transaction()
+async def record(tx: Transaction, order: Order) -> None:
+    await book(tx, order)
+
+
+async def fulfil(order: Order) -> None:
+    await pay(order)
+    await record(order)
+
+
+async def load(tx: Transaction, orders: Sequence[Order]) -> None:
+    for order in orders:
+        await book(tx, order)
+
+
+match KIND:
+    case "transactional":
+        app.workflow(on=Topic(TOPIC, Order), **options)(fulfil)
+    case "fused":
+        app.transaction(on=Topic(TOPIC, Order), **options)(book)
+    case _:
+        app.batch(on=Topic(TOPIC, Order), size=100, **options)(load)
