@@ -155,6 +155,44 @@ OVERVIEW = Dashboard(
                 meaning="They wait for a process that has.",
             ),
         ],
+        "Outbox": [
+            Panel(
+                "Waiting to be published",
+                {"max(processor_outbox_depth{S})": "events"},
+                meaning="At most 10,000 are counted: processor outbox list.",
+            ),
+            Panel(
+                "Oldest event that waits",
+                {"max(processor_outbox_oldest_seconds{S})": "age"},
+                "s",
+                "From its commit; 0 where none waits.",
+            ),
+            Panel("Published", rate("outbox_published_total", "topic"), "ops", "Committed in Kafka."),
+            Panel("Bytes published", rate("outbox_published_bytes_total"), "Bps"),
+            Panel("A relay's transaction takes", quantiles("relay_transaction_seconds"), "s"),
+            Panel(
+                "Transactions",
+                rate("relay_transactions_total") | rate("relay_interruptions_total"),
+                "ops",
+                "Interruptions: it opened anew, and asked Kafka how far it was.",
+            ),
+            Panel(
+                "Topics that Kafka refuses",
+                {"max by (topic) (processor_relay_topic_refused{S})": "{{topic}}"}
+                | {f"sum by (topic) (rate(processor_relay_refusals_total{{S}}[{RATE}]))": "tries {{topic}}"},
+                meaning="Their events wait; those of other topics go on.",
+            ),
+            Panel(
+                "Halted",
+                {"max(processor_relay_halted{S})": "halted"} | rate("relay_halts_total"),
+                meaning="Nothing is published until somebody decides: processor outbox status.",
+            ),
+            Panel(
+                "Who relays",
+                of_process("relay_active") | rate("relay_claims_total"),
+                meaning="1 in one process; the others stand by.",
+            ),
+        ],
         "Processes": [
             Panel("In flight", of_process("in_flight"), meaning="Workflows taken and not finished."),
             Panel(

@@ -32,7 +32,7 @@ LIKE_A_SECRET = "|".join(
     "".join(f"[{letter.upper()}{letter}]" for letter in word) + end
     for word, end in (("password", ""), ("secret", ""), ("jaas", ""), ("token", "$"), ("private", ""))
 )
-"""Properties that `kafka.extra` may not have."""
+"""Properties that `kafka.extra` and `outbox.extra` may not have."""
 PROMETHEUS_DURATION = r"^([0-9]+(ms|s|m|h|d|w|y))+$"
 NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 """Of a Kubernetes object."""
@@ -256,7 +256,8 @@ def settings() -> Schema:
     # All pods read the same file: what must differ from pod to pod cannot be the same word for all.
     _properties(tree, "executor")["name"] = text(r"\$\{")
     _properties(tree, "kafka")["group_instance_id"] = text(r"\$\{")
-    _properties(tree, "kafka")["extra"]["propertyNames"] = {"not": {"pattern": LIKE_A_SECRET}}
+    for section in ("kafka", "outbox"):
+        _properties(tree, section)["extra"]["propertyNames"] = {"not": {"pattern": LIKE_A_SECRET}}
     return tree
 
 

@@ -260,6 +260,25 @@ CASES: tuple[Case, ...] = (
         (25,),
         POD,
     ),
+    # -- outbox
+    Case("OnceflowRelayHalted", [("processor_relay_halted", POD, "0x10 1x10 0x10")], (5, 10, 25), (15,)),
+    Case(
+        "OnceflowOutboxWaits",
+        [
+            ("processor_outbox_oldest_seconds", POD, "1x10 301x10 301x20"),
+            # From then on it is the halt's alert.
+            ("processor_relay_halted", POD, "0x20 1x20"),
+        ],
+        (5, 14, 30),
+        (18,),
+    ),
+    Case(
+        "OnceflowTopicRefused",
+        [("processor_relay_topic_refused", POD | {"topic": "orders.dead"}, "_x9 1x20 _x20")],
+        (5, 12, 45),
+        (20,),
+        {"topic": "orders.dead"},
+    ),
 )
 
 

@@ -100,6 +100,7 @@ NONSENSE: list[Values] = [
     {"settings": {"executor": {"name": "worker"}}},
     {"settings": {"kafka": {"group_instance_id": "worker"}}},
     {"settings": {"kafka": {"extra": {"ssl.key.Password": "x"}}}},
+    {"settings": {"outbox": {"extra": {"sasl.Jaas.config": "x"}}}},
 ]
 
 
@@ -125,6 +126,7 @@ def sample(setting: Setting) -> Any:
     special = {
         "postgres.schema": "other",
         "kafka.extra": {"fetch.min.bytes": 100_000},
+        "outbox.extra": {"linger.ms": 20},
         "kafka.group_instance_id": "${POD_NAME}",
         "kafka.session_timeout": "45s",
         "kafka.sasl.mechanism": "PLAIN",

@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
-from examples import failures, fulfil, in_a_program, payments, reminders, topics
-from processor import Settings
+from examples import failures, fulfil, in_a_program, payments, publishing, reminders, topics
+from processor import Settings, Topic
 from processor.testing import Bench
 from tests.docs.readme import blocks
 
@@ -64,6 +64,30 @@ async def test_sign_ups_are_reminded_once_after_three_days(database: str) -> Non
 
         assert reminders.sent == ["mail: welcome back, u-1", "push: welcome back, u-1"]
         assert not await reminders.was_followed_up("u-1")
+
+
+async def test_events_are_published_with_their_cause(database: str) -> None:
+    app, placed = publishing.app, publishing.OrderPlaced
+    views, cancelled = (app.workflows[name].topic for name in ("count", "cancel"))
+    assert views
+    assert cancelled
+    async with Bench(app, database) as bench:
+        await bench.execute("CREATE TABLE sale (order_id text PRIMARY KEY, receipt text NOT NULL)")
+        await bench.execute("CREATE TABLE page_view (page text PRIMARY KEY, n bigint NOT NULL)")
+        await bench.deliver(publishing.orders, placed(order_id="o-1", cents=5))
+        await bench.deliver(publishing.orders, placed(order_id="o-1", cents=5))
+        await bench.deliver(publishing.orders, placed(order_id="o-2", cents=0))
+        await bench.settle()
+        await bench.deliver(cancelled, placed(order_id="o-1", cents=5))
+        for page in "abaca":
+            await bench.deliver(views, publishing.Viewed(page=page))
+        await bench.settle()
+
+        # The second delivery of o-1 is another record: its transaction fails, and publishes nothing.
+        assert await bench.published(publishing.shipments) == [publishing.ShipmentRequested(order_id="o-1"), None]
+        assert {(each.page, each.views) for each in await bench.published(publishing.popular)} >= {("a", 3), ("c", 1)}
+        dead = Topic("orders.dead", placed)
+        assert sorted(order.order_id for order in await bench.published(dead)) == ["o-1", "o-2"]
 
 
 async def test_failures_are_retried_and_block_their_key(database: str) -> None:

@@ -1,10 +1,11 @@
-"""What docs/guides/testing.md and changing-code.md show, as it stands there."""
+"""What docs/guides/testing.md, changing-code.md and publishing.md show, as it stands there."""
 
 from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
 
+from examples import publishing
 from processor import App, NondeterminismError, Retry, TerminalError, Topic, Transaction
 from processor.testing import Bench, CrashPoint
 
@@ -57,6 +58,14 @@ async def _table(dsn: str) -> None:
 
 async def test_what_a_step_does_is_tested_as_a_function() -> None:
     assert await charge.fn(Order(order_id="o-1", cents=100)) == "receipt of o-1"
+
+
+async def test_a_sale_asks_for_its_shipment(dsn: str) -> None:
+    async with Bench(publishing.app, dsn) as bench:
+        await bench.deliver(publishing.orders, publishing.OrderPlaced(order_id="o-1", cents=100))
+        await bench.settle()
+
+        assert await bench.published(publishing.shipments) == [publishing.ShipmentRequested(order_id="o-1")]
 
 
 async def test_a_record_that_is_delivered_again_does_nothing(dsn: str) -> None:
