@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from engine.clock import now_ms
-from engine.effects import Placed, Rows, add
+from engine.effects import Placed, Rows, add, admit
 from engine.errors import WorkflowConflictError
 from engine.failures import as_recorded, decode_error
 from engine.ids import WorkflowId
 from engine.results import value_of
 from engine.row_flush import own
-from engine.runner import Phase, Run, Standing
+from engine.runner import Phase, Run
 from engine.signals import FOREVER_MS, Signal
 from engine.starts import Start
 from engine.states import OPEN
@@ -97,8 +97,7 @@ async def start_child(run: Run, start: Start, *, function_id: int, has_own_id: b
             run.error_given = True
             raise decode_error(recorded.error)
         return
-    if has_own_id or run.recorded - run.durable > UNDURABLE_MAX or not _may_begin(run):
-        await run.ready()
+    await admit(run, undurable_max=0 if has_own_id else UNDURABLE_MAX)
     if run.deadline_ms is not None:
         start.deadline_ms = min(run.deadline_ms, start.deadline_ms or run.deadline_ms)
     now = now_ms()
@@ -204,10 +203,6 @@ async def _awaited(run: Run, workflow_id: str, until: int) -> Outcome:
             return brought
         if until <= now_ms():
             raise TimeoutError(f"workflow {workflow_id} has not ended in time")
-
-
-def _may_begin(run: Run) -> bool:
-    return run.standing is Standing.ACTIVE and run.doom is None and run.home.engine.lease.is_valid()
 
 
 def require_workflow_code(run: Run, what: str) -> None:

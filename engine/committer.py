@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection, AsyncCursor
 
 from engine.crashpoints import CrashPoint, reach
-from engine.dead_letter_events import of_flush
 from engine.first_rows import first_rows
 from engine.flush import Flush, Group, Work, Written
+from engine.publishing import of_flush
 from engine.round_trip import RoundTrip
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus

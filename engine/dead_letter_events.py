@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.outgoing import Outgoing, headers_column
+from engine.outgoing import Outgoing
 from engine.policies import DeadLetter
-from engine.store import outbox
 
 if TYPE_CHECKING:
-    from engine.flush import Flush, Work
+    from engine.flush import Work
     from engine.records import Headers
     from engine.runner import Ending
-    from engine.store.statement import Statement
 
 PREFIX: Final = "kafka_dlt-"
 OURS: Final = "processor-"
@@ -65,29 +62,3 @@ def _why(ending: Ending) -> Headers:
 
 def _class(error: dict[str, Any]) -> bytes:
     return str(error.get("type", "unknown")).replace(":", ".").encode()
-
-
-def publishing(works: Sequence[Work], events: Sequence[Outgoing] = ()) -> Sequence[Statement[Any]]:
-    """The last statements of a transaction that writes the outcomes of these works, and publishes these events."""
-    letters = [(work, event) for work in works if (event := dead_letter_event(work)) is not None]
-    if not letters:
-        return outbox.publishing(events)
-    keys = [event.key for event in events] + [event.key for _, event in letters]
-    return (
-        *outbox.publishing(events, keys=keys),
-        outbox.append_dead_letters(
-            ids=[work.run.id for work, _ in letters],
-            statuses=[work.ending.status if work.ending else "" for work, _ in letters],
-            errors=[(work.ending.error or "{}") if work.ending else "{}" for work, _ in letters],
-            topics=[event.topic for _, event in letters],
-            keys=[event.key for _, event in letters],
-            values=[event.value for _, event in letters],
-            headers=[headers_column(event.headers) or "[]" for _, event in letters],
-        ),
-    )
-
-
-def of_flush(flush: Flush) -> Sequence[Statement[Any]]:
-    """What a flush publishes: by its fused handler, and dead letters."""
-    buried = [work for work in flush.works if work.ending is not None and work.ending.reason]
-    return publishing(buried, () if flush.group is None else flush.group.published())

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from engine.runner import Standing
 from engine.signals import Signal
 from engine.store import waiting, workflow_status
 from engine.store.statement import Statement
@@ -42,8 +43,8 @@ class Effect(Protocol):
         ...
 
     @classmethod
-    def statement(cls, engine: Engine, placed: Sequence[Placed]) -> Statement[Any]:
-        """All effects of this class in one statement; its rows go to `applied`."""
+    def statement(cls, engine: Engine, placed: Sequence[Placed]) -> Statement[Any] | None:
+        """All effects of this class in one statement; its rows go to `applied`. `None`: they have a place of their own."""
         ...
 
     @classmethod
@@ -92,11 +93,16 @@ class Extras:
         touched |= {signal.target for _, signal in self._resting}
         return sorted(touched)
 
+    def of(self, kind: type[Effect]) -> Sequence[Placed]:
+        """The effects of one class, in the order of their works."""
+        return self._kinds.get(kind, ())
+
     def statements(self) -> list[Named]:
         """In the order they are sent, behind everything else of the flush."""
-        made: list[Named] = [
-            (_name(kind), kind.statement(self._engine, placed)) for kind, placed in self._kinds.items()
-        ]
+        made: list[Named] = []
+        for kind, placed in self._kinds.items():
+            if (statement := kind.statement(self._engine, placed)) is not None:
+                made.append((_name(kind), statement))
         if self._resting:
             columns = {
                 "ids": [run.id for run, _ in self._resting],
@@ -142,6 +148,16 @@ def add(run: Run, function_id: int, effect: Effect) -> None:
     if run.effects is None:
         run.effects = []
     run.effects.append(Placed(run, function_id, effect))
+
+
+async def admit(run: Run, *, undurable_max: int) -> None:
+    """Wait where as much of a workflow waits for its flush already (I10), or where nothing may begin just now (P1).
+
+    Raises `Suspended` when nothing may begin any more.
+    """
+    is_ours = run.standing is Standing.ACTIVE and run.doom is None
+    if run.recorded - run.durable > undurable_max or not is_ours or not run.home.engine.lease.is_valid():
+        await run.ready()
 
 
 def extras_of(engine: Engine, works: Sequence[Work]) -> Extras | None:

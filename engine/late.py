@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncCursor
 
-from engine.dead_letter_events import publishing
 from engine.effects import extras_of, lock
 from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
+from engine.publishing import publishing
 from engine.runner import Phase, Run, Standing
 from engine.store import executor, operation_outputs, workflow_status
 from engine.store.statement import Statement, send
@@ -114,7 +114,7 @@ class LateRuns:
         schema = engine.settings.schema
         work = Work(run)
         extras = extras_of(engine, [work])
-        published = publishing([work] if _is_final(work) else [])
+        published = publishing([work] if _is_final(work) else [], extras)
         sent: dict[str, AsyncCursor[Any]] = {}
         try:
             async with engine.pool.connection() as connection, connection.pipeline(), connection.transaction():

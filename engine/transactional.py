@@ -41,7 +41,7 @@ WEATHER_WAIT_MAX_S = 5.0
 
 
 class NotInWorkflowError(EngineError):
-    """A transactional step was called outside a workflow, where nothing could record it."""
+    """A transactional step, or `publish`, was called outside a workflow, where nothing could record it."""
 
 
 def call_transaction(step: TransactionStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

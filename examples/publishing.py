@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from processor import App, DeadLetter, SyncTransaction, Topic, Transaction
+from processor import App, DeadLetter, SyncTransaction, Topic, Transaction, publish
 
 
 class OrderPlaced(BaseModel):
@@ -19,6 +19,11 @@ class OrderPlaced(BaseModel):
 
 class ShipmentRequested(BaseModel):
     order_id: str
+
+
+class Progress(BaseModel):
+    order_id: str
+    state: str
 
 
 class Viewed(BaseModel):
@@ -33,6 +38,7 @@ class Popular(BaseModel):
 app = App("fulfilment-events")
 orders = Topic("orders.placed", OrderPlaced, key=lambda order: order.order_id, headers=("traceparent",))
 shipments = Topic("shipments.requested", ShipmentRequested, key=lambda event: event.order_id, tombstone="deliver")
+progress = Topic("orders.progress", Progress, key=lambda event: event.order_id)
 popular = Topic("pages.popular", Popular, key=lambda event: event.page)
 
 
@@ -53,7 +59,9 @@ async def record(tx: Transaction, order: OrderPlaced, receipt: str) -> None:
 @app.workflow(on=orders, on_failure=DeadLetter(topic="orders.dead"))
 async def fulfil(order: OrderPlaced) -> None:
     """What fails for good is a dead letter, and in the topic orders.dead as it came."""
+    await publish(progress, Progress(order_id=order.order_id, state="accepted"))
     await record(order, await charge(order))
+    await publish(progress, Progress(order_id=order.order_id, state="recorded"))
 
 
 @app.batch(on=Topic("views", Viewed), size=500)

@@ -14,13 +14,14 @@ from engine.errors import (
 )
 from engine.handlers import UndecodableError
 from engine.handles import StepInfo, WorkflowInfo
+from engine.outgoing import PublishError
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
 from processor.app import App
 from processor.codec import Codec, Json, Raw, Text
 from processor.config import Settings
 from processor.current import current_step, current_workflow
-from processor.durable import sleep
+from processor.durable import publish, sleep
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.loading import SettingsError, load_settings
 from processor.policies import (
@@ -52,6 +53,7 @@ __all__ = [
     "Json",
     "NondeterminismError",
     "Ordering",
+    "PublishError",
     "Raw",
     "RawRecord",
     "Record",
@@ -80,6 +82,7 @@ __all__ = [
     "current_step",
     "current_workflow",
     "load_settings",
+    "publish",
     "sleep",
     "workflow_id",
 ]

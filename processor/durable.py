@@ -1,4 +1,4 @@
-"""What a workflow may do beside calling steps, durably: time. Outside of a workflow, and in a step, plain calls.
+"""What a workflow may do beside calling steps, durably: sleep, publish.
 
 The same for threads, sync workflows' above all: `processor.sync`.
 """
@@ -6,10 +6,17 @@ The same for threads, sync workflows' above all: `processor.sync`.
 import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+from engine.current import current_run, current_step
+from engine.outgoing import EventTopic, GivenHeaders
+from engine.publishing import publish as publish_from
+from engine.runner import Phase, Run
 from engine.timers import deadline, sleep_until
+from engine.transactional import NotInWorkflowError
 from processor.handles import workflow_here
+
+E = TypeVar("E")
 
 
 def sleep(duration: timedelta) -> Coroutine[Any, Any, None]:
@@ -21,3 +28,38 @@ def sleep(duration: timedelta) -> Coroutine[Any, Any, None]:
     if (run := workflow_here("sleep()")) is None:
         return asyncio.sleep(duration.total_seconds())
     return sleep_until(run, deadline(run, duration))
+
+
+def publish(
+    topic: EventTopic[E], event: E, *, headers: GivenHeaders = (), key: bytes | str | None = None
+) -> Coroutine[Any, Any, None]:
+    """Publish an event to Kafka, once, however often the workflow is run again (I9).
+
+    The event comes with the record of this call: in one commit, or not at all. The workflow goes on at once; readers of
+    committed records (`isolation.level=read_committed`) get it when that commit is done, after those of its key that
+    were committed before. What a transactional step publishes comes with the step's own commit: `tx.publish`.
+
+    Args:
+        topic: A topic by name. Its codec encodes the event, its `key=` says what it is ordered by.
+        event: Of the topic's type; `None`, for topics that deliver tombstones: a tombstone.
+        headers: Names and values; text is UTF-8.
+        key: Instead of the topic's `key=`.
+
+    Raises:
+        PublishError: It cannot be encoded, is larger than `outbox.event_bytes_max`, or its topic is no topic. Remembered:
+            a replay raises it again.
+        NotInWorkflowError: Called outside of a workflow or in a step, where nothing would remember it.
+    """
+    return publish_from(publishing_workflow(topic.name), topic, event, headers=headers, key=key)
+
+
+def publishing_workflow(topic: str) -> Run:
+    """The workflow whose own code publishes. Raises `NotInWorkflowError` where there is none."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None or run.phase is Phase.ENDED:
+        raise NotInWorkflowError(
+            f"publish() to {topic!r} was called outside of a workflow's own code, where nothing would remember it.\n"
+            f"  In a transactional step, and in a handler that is one transaction: `tx.publish(topic, event)`.\n"
+            f"  In a step: return the event, and publish it from the workflow."
+        )
+    return run

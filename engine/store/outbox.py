@@ -1,7 +1,7 @@
 """Statements of `outbox` and `outbox_relay`: rows in the commit of their cause, batches of them, the relay's claim (I9)."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 from psycopg.rows import args_row
 
@@ -9,6 +9,9 @@ from engine.ids import ExecutorId
 from engine.outgoing import Outgoing, headers_column
 from engine.store.columns import packed
 from engine.store.statement import Statement
+
+STATEMENT_BYTES_MAX: Final = 32 << 20
+"""Events of one statement: Postgres takes no parameter of a gigabyte, and a flush is of many workflows."""
 
 
 class StandingRow(NamedTuple):
@@ -68,12 +71,11 @@ def publishing(events: Sequence[Outgoing], *, keys: Sequence[bytes | None] | Non
 
     `keys`: of what else follows; those of the events are among them.
     """
-    lock = lock_keys(keys=[event.key for event in events] if keys is None else keys)
-    if not events:
-        return () if keys is None else (lock,)
+    if not events and keys is None:
+        return ()
     return (
-        lock,
-        append(events),
+        lock_keys(keys=[event.key for event in events] if keys is None else keys),
+        *(append(part) for part in _parts(events)),
     )
 
 
@@ -100,6 +102,40 @@ def append(events: Sequence[Outgoing]) -> Statement[Any]:
             "values": [event.value for event in events],
         },
     )
+
+
+def append_recorded(checkpoints: Sequence[tuple[str, int]], events: Sequence[Outgoing]) -> tuple[Statement[Any], ...]:
+    """Events that come with checkpoints (workflow and function ID of each), only where this transaction wrote those.
+
+    A checkpoint of the same place that stood already is another run's, which published: its `xmin` says so (P7).
+    """
+    made: list[Statement[Any]] = []
+    for part in _parts(events):
+        places, checkpoints = checkpoints[: len(part)], checkpoints[len(part) :]
+        made.append(
+            Statement(
+                """
+                INSERT INTO {schema}.outbox (created_at, topic, record_key, record_value, record_headers)
+                SELECT {schema}.now_ms(), t.topic, t.key, t.value, t.headers
+                  FROM unnest(%(ids)b::text[], %(function_ids)b::integer[], %(topics)b::text[], %(keys)b::bytea[],
+                              %(values)b::bytea[], %(headers)b::text[])
+                         WITH ORDINALITY AS t (id, function_id, topic, key, value, headers, place)
+                  JOIN {schema}.operation_outputs AS o
+                    ON o.workflow_uuid = t.id AND o.function_id = t.function_id
+                   AND o.xmin = pg_current_xact_id()::xid
+                 ORDER BY t.place
+                """,
+                {
+                    "ids": [id for id, _ in places],
+                    "function_ids": [function_id for _, function_id in places],
+                    "topics": [event.topic for event in part],
+                    "keys": [event.key for event in part],
+                    "values": [event.value for event in part],
+                    "headers": [headers_column(event.headers) for event in part],
+                },
+            )
+        )
+    return tuple(made)
 
 
 def append_dead_letters(
@@ -134,6 +170,18 @@ def append_dead_letters(
             "headers": headers,
         },
     )
+
+
+def _parts(events: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """In order, of `STATEMENT_BYTES_MAX` each but for one event alone."""
+    start = size = 0
+    for place, event in enumerate(events):
+        size += event.size
+        if size > STATEMENT_BYTES_MAX and place > start:
+            yield events[start:place]
+            start, size = place, event.size
+    if start < len(events):
+        yield events[start:]
 
 
 # -- the relay --

@@ -32,6 +32,7 @@ from engine.pool import connect
 from engine.records import Record
 from engine.settings import EngineSettings
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
+from engine.store.outbox import OutboxRow
 from engine.telemetry import Event, Telemetry
 from processor.app import App
 from processor.decorators import StepFunction, TransactionFunction
@@ -318,8 +319,14 @@ class Bench:
 
     async def published(self, topic: Topic[E]) -> list[E]:
         """Events of a topic that wait in the outbox, in the order in which they will reach Kafka: a bench has no relay."""
+        rows: list[OutboxRow] = []
         async with await connect(self.settings, "bench") as connection:
-            rows = await waiting(connection, self.settings.schema, topic=topic.name, limit=LIST_MAX)
+            while True:
+                after = rows[-1].outbox_id if rows else 0
+                page = await waiting(connection, self.settings.schema, topic=topic.name, after=after, limit=LIST_MAX)
+                rows += page
+                if len(page) < LIST_MAX:
+                    break
         records = [Record(topic.name, 0, row.outbox_id, row.key, row.value) for row in rows]
         return [None if r.value is None else topic.codec.decode(r.value, r) for r in records]  # pyright: ignore[reportReturnType]  # None: of topics that have tombstones
 

@@ -86,6 +86,9 @@ async def test_events_are_published_with_their_cause(database: str) -> None:
         # The second delivery of o-1 is another record: its transaction fails, and publishes nothing.
         assert await bench.published(publishing.shipments) == [publishing.ShipmentRequested(order_id="o-1"), None]
         assert {(each.page, each.views) for each in await bench.published(publishing.popular)} >= {("a", 3), ("c", 1)}
+        states = [(each.order_id, each.state) for each in await bench.published(publishing.progress)]
+        assert [state for order_id, state in states if order_id == "o-1"] == ["accepted", "recorded", "accepted"]
+        assert [state for order_id, state in states if order_id == "o-2"] == ["accepted"]
         dead = Topic("orders.dead", placed)
         assert sorted(order.order_id for order in await bench.published(dead)) == ["o-1", "o-2"]
 

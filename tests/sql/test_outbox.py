@@ -9,9 +9,10 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from engine.ids import ExecutorId
+from engine.ids import ExecutorId, WorkflowId
 from engine.outgoing import Outgoing
-from engine.store import outbox
+from engine.store import operation_outputs, outbox
+from engine.store.operation_outputs import Checkpoint
 from engine.store.outbox import FormedRow, StandingRow
 from engine.store.statement import Statement, rendered, send
 
@@ -132,6 +133,46 @@ async def test_transactions_of_one_key_draw_their_numbers_in_the_order_in_which_
 
     rows = await run(conn, outbox.rows(topic=None, after=0, limit=10))
     assert [row.value for row in rows] == [b"first", b"second"]
+
+
+async def test_an_event_of_a_checkpoint_is_written_only_with_it(conn: Connection) -> None:
+    """P7, P31: one that stands already is another run's, also in a transaction that writes others; order is kept."""
+    await conn.execute(
+        "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, created_at, updated_at) "
+        "VALUES ('w', 'PENDING', 'n', 0, 0)"
+    )
+    places = [("w", 2), ("w", 1), ("w", 3), ("w", 4)]
+    events = [Outgoing("t", b"k", name.encode()) for name in ("second", "first", "never", "last")]
+
+    await run(conn, operation_outputs.insert([Checkpoint(WorkflowId("w"), 3, "publish", "null", None, 0, 0)]))
+    async with conn.transaction():
+        for function_id in (1, 2, 4):
+            await run(
+                conn,
+                operation_outputs.insert([Checkpoint(WorkflowId("w"), function_id, "publish", "null", None, 0, 0)]),
+            )
+        for statement in outbox.append_recorded(places, events):
+            await run(conn, statement)
+
+    rows = await run(conn, outbox.rows(topic=None, after=0, limit=10))
+    assert [row.value for row in rows] == [b"second", b"first", b"last"]
+
+
+async def test_events_of_many_workflows_go_in_statements_that_postgres_takes(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: in order across them; one that is larger than a statement is one of its own."""
+    monkeypatch.setattr(outbox, "STATEMENT_BYTES_MAX", 10)
+    sizes = [4, 4, 4, 12, 1, 9, 1]
+    events = [Outgoing("t", None, bytes([65 + n]) * size) for n, size in enumerate(sizes)]
+
+    statements = outbox.publishing(events)
+    assert len(statements) == 1 + 5
+    await run(conn, *statements)
+
+    rows = await run(conn, outbox.rows(topic=None, after=0, limit=10))
+    assert [row.value for row in rows] == [event.value for event in events]
+    assert len(outbox.append_recorded([("w", n) for n in range(7)], events)) == 5
 
 
 async def test_transactions_of_other_keys_and_of_none_do_not_wait(conn: Connection, other: Connection) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from processor import App, DeadLetter, Retry, Topic, Transaction
+from processor import App, DeadLetter, Retry, Topic, Transaction, publish
 from processor.demo.app import ATTEMPTS, Order, refuse
 
 
@@ -19,6 +19,8 @@ class Booked(BaseModel):
 
 TABLE = os.environ.get("DEMO_TABLE", "effect")
 KIND, _, TOPIC = os.environ.get("DEMO_HANDLERS", "fused=demo.orders").partition("=")
+FROM_WORKFLOW = os.environ.get("PUBLISH_FROM") == "workflow"
+"""A checkpoint of its own publishes, behind the transaction that has the effect."""
 INSERT = f"INSERT INTO {TABLE} (customer, sequence, receipt) VALUES (%s, %s, '')".encode()
 
 app = App("publishing")
@@ -29,9 +31,14 @@ options: Mapping[str, Any] = {
 }
 
 
+def booked_of(order: Order) -> Booked:
+    return Booked(sequence=order.sequence, customer=order.customer)
+
+
 async def book(tx: Transaction, order: Order) -> None:
     refuse(order)
-    await tx.publish(booked, Booked(sequence=order.sequence, customer=order.customer))
+    if not FROM_WORKFLOW:
+        await tx.publish(booked, booked_of(order))
     await tx.execute(INSERT, (order.customer, order.sequence))
 
 
@@ -48,6 +55,8 @@ async def record(tx: Transaction, order: Order) -> None:
 async def fulfil(order: Order) -> None:
     await pay(order)
     await record(order)
+    if FROM_WORKFLOW:
+        await publish(booked, booked_of(order))
 
 
 async def load(tx: Transaction, orders: Sequence[Order]) -> None:

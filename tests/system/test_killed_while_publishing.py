@@ -26,7 +26,7 @@ KEYS = 20
 
 @pytest.mark.kafka
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["transactional", "fused", "batch"])
+@pytest.mark.parametrize("kind", ["transactional", "workflow", "fused", "batch"])
 async def test_what_handlers_publish_is_in_kafka_if_and_only_if_its_effect_is_in_the_table(
     kafka: Kafka, database: str, kind: str
 ) -> None:
@@ -35,7 +35,9 @@ async def test_what_handlers_publish_is_in_kafka_if_and_only_if_its_effect_is_in
     for topic in (booked, dead):
         kafka.create_topic(topic, 3)
     outbox = await Outbox(database).named_anew()
-    settings = {"BOOKED": booked, "DEAD": dead, "PROCESSOR_OUTBOX_BATCH_MAX": "50"}
+    settings = {"BOOKED": booked, "DEAD": dead, "PROCESSOR_OUTBOX_BATCH_MAX": "50", "PUBLISH_FROM": kind}
+    if kind == "workflow":
+        kind = "transactional"
     async with Field(
         kafka.bootstrap_servers, database, kind, app="tests.system.publishing:app", settings=settings
     ) as field:

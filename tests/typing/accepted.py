@@ -6,7 +6,18 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from processor import App, Record, SyncTransaction, Topic, Transaction, WorkflowHandle, sleep, workflow_id
+from processor import (
+    App,
+    Record,
+    SyncTransaction,
+    Topic,
+    Transaction,
+    WorkflowHandle,
+    publish,
+    sleep,
+    sync,
+    workflow_id,
+)
 from processor.decorators import FusedFunction, TransactionFunction
 
 
@@ -68,6 +79,8 @@ def announce_in_thread(tx: SyncTransaction, order: OrderPlaced) -> None:
 @app.workflow(on=orders)
 async def fulfil(order: OrderPlaced) -> None:
     """A handler of the event."""
+    assert_type(await publish(orders, order, headers={"trace": "t"}), None)
+    await publish(deletions, None, key=order.order_id)
     assert_type(await charge(order, cents=1), str)
     assert_type(await record(order, receipt="r"), int)
     assert_type(await app.run_step(charge_in_thread, order), str)
@@ -78,6 +91,7 @@ async def fulfil(order: OrderPlaced) -> None:
 @app.workflow(on=deletions)
 def forget(record: Record[OrderPlaced | None]) -> None:
     """A handler of the record, tombstones among them."""
+    assert_type(sync.publish(blobs, b"", headers=[("a", None)]), None)
     assert_type(record.event, OrderPlaced | None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from processor import App, SyncTransaction, Topic, Transaction
+from processor import App, SyncTransaction, Topic, Transaction, publish, sync
 
 
 class OrderPlaced(BaseModel):
@@ -78,6 +78,8 @@ async def publishes(tx: Transaction, stx: SyncTransaction, order: OrderPlaced, p
     await tx.publish(orders, order, headers={"n": 1})  # rejected: "int" is not assignable
     await tx.publish("orders", order)  # rejected: cannot be assigned to parameter "topic" of type "EventTopic
     stx.publish(orders, payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
+    await publish(orders, payment)  # rejected: "Payment" is not assignable to "OrderPlaced"
+    sync.publish(orders, None)  # rejected: "None" is not assignable to "OrderPlaced"
 
 
 async def calls(tx: Transaction, order: OrderPlaced, payment: Payment) -> str:
