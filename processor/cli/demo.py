@@ -9,8 +9,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     parser.add_argument("--kafka", metavar="HOST:PORT", help="brokers to use; librdkafka's mock cluster if not given")
     parser.add_argument("--postgres", metavar="URL", help="database to use; the embedded Postgres if not given")
-    parser.add_argument("--orders", type=int, metavar="N", default=200_000, help="how many orders (%(default)s)")
-    parser.add_argument("--rate", type=int, metavar="N", default=3_000, help="orders produced a second (%(default)s)")
+    parser.add_argument(
+        "--orders", type=int, metavar="N", default=200_000, help="how many, at least 2000 (%(default)s)"
+    )
+    parser.add_argument(
+        "--rate", type=int, metavar="N", help="orders a second; one that lasts a minute, at most 3000, if not given"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="which orders and kinds; at random if not given")
     parser.epilog = (
         "On servers given it makes a topic and a schema of its own, and removes both at the end.\n"

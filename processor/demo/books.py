@@ -84,15 +84,17 @@ class Books:
         at, unfinished, dead_letters, holds = found[0]
         return Standing(at, unfinished, dead_letters, tuple(holds))
 
-    async def audit(self, ledger: Iterable[Entry], *, of_steps: bool = False) -> Audit:
+    async def audit(self, ledger: Iterable[Entry], *, steps_of: str | None = None) -> Audit:
         """The ledger against the tables.
 
         Args:
             ledger: What was produced.
-            of_steps: The effects are the recorded steps of successful workflows, by the time of their call: for
-                handlers without a transaction.
+            steps_of: Topic whose handler has no transaction: its effects are the recorded steps of its successful
+                workflows, by the time of their call. A customer's orders are all in it, or none.
         """
-        effects = await self.steps() if of_steps else await self.effects()
+        effects = await self.effects()
+        if steps_of is not None:
+            effects += await self.steps(steps_of)
         return audit(ledger, effects, await self.dead_letters())
 
     async def effects(self) -> list[Effect]:
@@ -101,16 +103,18 @@ class Books:
             (row[0], row[1]) for row in await self.query(f"SELECT customer, sequence FROM {self.table} ORDER BY id")
         ]
 
-    async def steps(self) -> list[Effect]:
-        """The recorded step of every successful workflow, by the time at which it was called."""
+    async def steps(self, topic: str) -> list[Effect]:
+        """The recorded step of every successful workflow of a topic, by the time at which it was called."""
         found = await self.query(
             f"""
             SELECT w.inputs::json #>> '{{args,0,customer}}', (w.inputs::json #>> '{{args,0,sequence}}')::bigint
               FROM "{self.schema}".workflow_status AS w
               JOIN "{self.schema}".operation_outputs AS o ON o.workflow_uuid = w.workflow_uuid AND o.error IS NULL
              WHERE w.status = 'SUCCESS'
+               AND w.request::json ->> 'topic' = %s
              ORDER BY o.started_at_epoch_ms, w.kafka_offset
-            """
+            """,
+            topic,
         )
         return [(row[0], row[1]) for row in found]
 
@@ -120,8 +124,8 @@ class Books:
         matches = [_SEQUENCE.search(row[0] or b"") for row in found]
         return [int(match[1]) if match else -1 for match in matches]
 
-    async def query(self, statement: str) -> list[tuple[Any, ...]]:
+    async def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement on a connection of its own."""
         async with await connect(EngineSettings(conninfo=self.dsn), "onceflow demo") as connection:
-            cursor = await connection.execute(statement.encode())
+            cursor = await connection.execute(statement.encode(), values or None)
             return await cursor.fetchall() if cursor.description else []

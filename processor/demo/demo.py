@@ -49,6 +49,15 @@ HIT_TRIES = 40
 """Looks at a worker, one every 50 ms, for a moment in which it has work in flight."""
 
 TICK_S = 0.5
+LASTS = timedelta(seconds=60)
+"""Of producing, where no rate is given: long enough for the kills."""
+
+RATE_MAX = 3_000
+"""Orders a second where no rate is given: what a small machine processes between two kills."""
+
+ORDERS_MIN = 2_000
+"""Of fewer, no worker would have work in flight when it is to be killed."""
+
 HITS_MIN = 5
 KILLS_MAX = 8
 """Each costs what was in flight; on a slow machine nothing else would happen."""
@@ -60,7 +69,7 @@ class Options:
 
     Attributes:
         orders: How many.
-        rate: Orders a second that are produced.
+        rate: Orders a second that are produced; one that lasts for `LASTS`, at most `RATE_MAX`, if not given.
         customers: Keys they are spread over.
         kill_every_s: Between two kills.
         away_s: How long the one worker that is left dead stays away: longer than silence and lease together.
@@ -70,7 +79,7 @@ class Options:
     """
 
     orders: int = 200_000
-    rate: int = 3_000
+    rate: int | None = None
     customers: int = 20_000
     kill_every_s: float = 6.0
     away_s: float = 18.0
@@ -78,13 +87,28 @@ class Options:
     kafka: str | None = None
     postgres: str | None = None
 
+    @property
+    def pace(self) -> float:
+        """Orders a second."""
+        return self.rate or min(RATE_MAX, self.orders / LASTS.total_seconds())
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` about what cannot be run."""
+        if self.orders < ORDERS_MIN:
+            raise ConfigurationError(
+                f"--orders {self.orders}: at least {ORDERS_MIN:,}; fewer give no worker enough to do to be killed at work"
+            )
+        if self.rate is not None and self.rate < 1:
+            raise ConfigurationError(f"--rate {self.rate}: orders a second, at least 1")
+
 
 def run(options: Options) -> int:
     """Run the demo. Returns its exit status; whatever happens, nothing is left running.
 
     Raises:
-        ConfigurationError: A server cannot be used, or a worker cannot run.
+        ConfigurationError: There is too little to do, a server cannot be used, or a worker cannot run.
     """
+    options.check()
     return asyncio.run(_until_signal(options))
 
 
@@ -220,7 +244,7 @@ class Demo:
     async def run(self) -> int:
         """Produce, kill, settle, audit. Returns the exit status."""
         options = self._options
-        self._show.say(f"{options.orders:,} orders at {options.rate:,}/s, seed {options.seed}; two workers")
+        self._show.say(f"{options.orders:,} orders at {options.pace:,.0f}/s, seed {options.seed}; two workers")
         began = time.monotonic()
         for worker in self._workers:
             worker.start()
@@ -240,10 +264,10 @@ class Demo:
 
     def _produce(self) -> None:
         """Write the ledger and produce, in a thread, at a steady rate."""
-        options = self._options
+        options, pace = self._options, self._options.pace
         began = time.monotonic()
         for entry in orders(options.orders, options.customers, Random(options.seed)):
-            ahead_s = self._ledger.count / options.rate - (time.monotonic() - began)
+            ahead_s = self._ledger.count / pace - (time.monotonic() - began)
             if ahead_s > 0.01:
                 time.sleep(ahead_s)
             while self._ledger.count - self._done > LAG_MAX and not self._is_stopping:
@@ -279,11 +303,12 @@ class Demo:
 
     async def _kill(self, worker: Worker) -> int:
         """SIGKILL, if possible in a moment with work in flight."""
+        in_flight = 0
         for _ in range(HIT_TRIES):
-            if await worker.in_flight():
+            if in_flight := await worker.in_flight():
                 break
             await asyncio.sleep(0.05)
-        in_flight = await worker.kill()
+        await worker.kill()
         self.kills += 1
         self.hits += in_flight > 0
         return in_flight

@@ -75,12 +75,10 @@ class Worker:
             },
         )
 
-    async def kill(self) -> int:
-        """SIGKILL; returns how many workflows it had in flight a moment before."""
-        in_flight = await self.in_flight()
+    async def kill(self) -> None:
+        """SIGKILL, at once."""
         self.process.send_signal(signal.SIGKILL)
         await self._processes.ended(self.process)
-        return in_flight
 
     async def ended(self) -> int:
         """Wait until its process has ended; returns the exit code."""

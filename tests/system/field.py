@@ -1,6 +1,6 @@
 """Where the system tests happen: a topic on a real Kafka, a real Postgres, worker processes, a ledger, an audit.
 
-    async with Field(kafka.bootstrap_servers, database, {"fused": 3}) as field:
+    async with Field(kafka.bootstrap_servers, database, "fused") as field:
         worker = field.worker("one")
         field.produce(2_000)
         ...                                  the fault, with work in flight
@@ -20,7 +20,7 @@ from typing import Any, Self
 from consumers.feed import Feed
 from processor.demo.audit import Audit
 from processor.demo.books import Books, Standing
-from processor.demo.ledger import Ledger, orders
+from processor.demo.ledger import Entry, Ledger, orders
 from processor.demo.processes import Processes
 from processor.demo.workers import APP, Worker
 from tests.fixtures.kafka import unique
@@ -33,6 +33,10 @@ PATIENCE_S = 90.0
 
 CUSTOMERS = 500
 PARTITIONS = 4
+
+KINDS = ("transactional", "journaled", "fused", "batch")
+MIXED = "mixed"
+"""All of them in one app, a topic each; all orders of a customer go to one."""
 
 SHORT = {
     "PROCESSOR_EXECUTOR_LEASE": "3s",
@@ -49,7 +53,7 @@ class Field:
     Args:
         kafka: Brokers.
         dsn: A database of this test's own, as the test reaches it.
-        kind: Of handler: see `processor.demo.app.build`.
+        kind: Of handler: see `processor.demo.app.build`. `MIXED`: all of them.
         through: The database as workers reach it, through a proxy; as `dsn` if not given.
         protocol: Of the group.
         program: App that workers run instead of the demo's.
@@ -71,6 +75,8 @@ class Field:
         self.books = Books(dsn, "dbos")
         self.workers: dict[str, Worker] = {}
         self.topic = unique("orders")
+        """Of the one kind; of several, what their topics' names begin with, and the group."""
+        self.topics = {each: f"{self.topic}-{each}" for each in KINDS} if kind == MIXED else {kind: self.topic}
         self._kafka = kafka
         self._through = through or dsn
         self._protocol = protocol
@@ -82,7 +88,8 @@ class Field:
         self._processes = Processes()
         self._feed = Feed(self._kafka)
         self.ledger = Ledger(Path(self._processes.home) / "ledger")
-        await asyncio.to_thread(self._feed.create_topic, self.topic, PARTITIONS)
+        for topic in self.topics.values():
+            await asyncio.to_thread(self._feed.create_topic, topic, PARTITIONS)
         await self.books.open()
         return self
 
@@ -102,7 +109,7 @@ class Field:
                 SHORT
                 | classic
                 | {
-                    "DEMO_HANDLERS": f"{self.kind}={self.topic}",
+                    "DEMO_HANDLERS": ",".join(f"{kind}={topic}" for kind, topic in self.topics.items()),
                     "DEMO_TOPIC": self.topic,
                     "DEMO_TABLE": self.books.table,
                     "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": self._kafka,
@@ -120,7 +127,7 @@ class Field:
         """Enter orders in the ledger and hand them to the client."""
         for entry in orders(count, CUSTOMERS, self._random, first=self.ledger.count):
             self.ledger.write(entry)
-            self._feed.produce(self.topic, entry.customer, entry.value())
+            self._feed.produce(self._topic_of(entry), entry.customer, entry.value())
 
     async def delivered(self) -> None:
         """Wait until Kafka has everything."""
@@ -166,9 +173,13 @@ class Field:
         count = self.ledger.count
         standing = await self.until(lambda standing: standing.next == count and not standing.open)
         assert standing.done - before >= AFTER_FAULT_MIN
-        audit = await self.books.audit(self.ledger.entries(), of_steps=self.kind == "journaled")
+        audit = await self.books.audit(self.ledger.entries(), steps_of=self.topics.get("journaled"))
         assert audit.is_clean, f"{audit}\n{self.logs()}"
         return audit
+
+    def _topic_of(self, entry: Entry) -> str:
+        topics = [*self.topics.values()]
+        return topics[int(entry.customer.rpartition("-")[2]) % len(topics)]
 
     def logs(self) -> str:
         """The ends of the workers' logs."""

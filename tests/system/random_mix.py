@@ -1,10 +1,12 @@
 """Random faults, long: `python -m tests.system.random_mix --seed 7 --minutes 20` (`make system SEED=7 MINUTES=20`).
 
-Three workers on a Kafka and a Postgres of their own, orders at a steady rate, and every few seconds a fault: SIGKILL,
-SIGKILL at a crash point, SIGTERM, SIGSTOP for up to two leases, a lost COMMIT reply, a restart of the broker or of
-Postgres, in order or not. At the end everything settles, and the demo's audit is held.
+Three workers on a Kafka and a Postgres of their own run handlers of every kind, a topic each; orders come at a steady
+rate, and every few seconds a fault: SIGKILL, SIGKILL at a crash point, SIGTERM, SIGSTOP for up to two leases, a lost
+COMMIT reply, a restart of the broker or of Postgres, in order or not. At the end everything settles, and the demo's audit
+is held.
 
-The seed decides which faults come in which order, and the orders; not how they meet. Exit code 1 on a violation.
+The seed decides the group's protocol, which faults come in which order, and the orders; not how they meet. Exit code 1
+on a violation.
 """
 
 import argparse
@@ -17,15 +19,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from engine.crashpoints import CrashPoint
 from engine.migrations import migrate
 from processor.demo.workers import Worker
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.proxy import LosingProxy, losing_proxy
-from tests.system.field import Field
+from tests.system.field import KINDS, MIXED, Field
+from tests.system.points import points_of
 
-KINDS = ("transactional", "journaled", "fused", "batch")
 WORKERS = ("one", "two", "three")
 RATE = 200
 """Orders a second: what two cores process while workers start again and again."""
@@ -35,6 +36,9 @@ PAUSE_S = (1.0, 5.0)
 
 STOPPED_S = (0.5, 7.0)
 """How long a SIGSTOP lasts: shorter and longer than the lease of 3 s."""
+
+POINT_S = 5.0
+"""Longest to wait for a worker to reach its crash point: one that nobody passes meanwhile stays armed."""
 
 
 class Mix:
@@ -48,7 +52,11 @@ class Mix:
         self._postgres = postgres
         self._proxy = proxy
         self._random = Random(seed)
+        self._armed: dict[str, str] = {}
+        """The crash point a worker will die at, by its name."""
         self.faults: Counter[str] = Counter()
+        self.points: Counter[str] = Counter()
+        """Crash points that killed."""
 
     async def run(self, minutes: float) -> None:
         """Faults one after the other, while orders are produced."""
@@ -71,11 +79,11 @@ class Mix:
             [name] = self._random.choices(names, weights)
             standing = await self._field.books.standing()
             say(f"{name}; {standing.done} done of {self._field.ledger.count}")
-            self.faults[name] += 1
             await faults[name][1]()
+            self.faults[name] += 1
             for worker in self._field.workers.values():
                 if not worker.is_running:
-                    worker.start()
+                    self._start(worker)
         self._proxy.lose_commits = 0
 
     async def produce(self) -> None:
@@ -93,15 +101,15 @@ class Mix:
             task.cancel()
         for task in ended:
             task.result()
-        await worker.kill()
+        await self._end(worker)
 
     async def _kill_at_a_point(self) -> None:
         worker = self._any()
-        await worker.kill()
-        point = self._random.choice(list(CrashPoint))
+        await self._end(worker)
+        point = self._random.choice(points_of(self._field.kind))
         worker.start(CRASH_AT=f"{point}:{self._random.randrange(1, 30)}")
-        # A point that this kind of handler does not pass kills nobody: the worker then just goes on.
-        await asyncio.wait({asyncio.ensure_future(worker.ended())}, timeout=5)
+        self._armed[worker.name] = point
+        await asyncio.wait({asyncio.ensure_future(worker.ended())}, timeout=POINT_S)
 
     async def _stop(self) -> None:
         worker = self._any()
@@ -133,14 +141,25 @@ class Mix:
     def _any(self) -> Worker:
         worker = self._field.workers[self._random.choice(WORKERS)]
         if not worker.is_running:  # it passed its crash point since the last fault
-            worker.start()
+            self._start(worker)
         return worker
 
+    async def _end(self, worker: Worker) -> None:
+        if worker.is_running:
+            self._armed.pop(worker.name, None)  # it will not have been the crash point's doing
+        await worker.kill()
 
-async def run(seed: int, minutes: float) -> int:
+    def _start(self, worker: Worker) -> None:
+        """Start a worker that has ended, and count the crash point it ended at."""
+        point = self._armed.pop(worker.name, None)
+        if point is not None and worker.process.returncode == -signal.SIGKILL:
+            self.points[point] += 1
+        worker.start()
+
+
+async def run(seed: int, minutes: float, kind: str = MIXED) -> int:
     """Returns the exit code."""
-    kind = KINDS[seed % len(KINDS)]
-    protocol = ("classic", "consumer")[seed // len(KINDS) % 2]
+    protocol = ("classic", "consumer")[seed % 2]
     say(f"seed {seed}: {kind} handlers, {protocol} protocol, {minutes:g} minutes")
     with KafkaServer() as kafka, PostgresServer() as postgres:
         await migrate(postgres.dsn())
@@ -168,6 +187,7 @@ async def run(seed: int, minutes: float) -> int:
                         "kind": kind,
                         "protocol": protocol,
                         "faults": dict(mix.faults),
+                        "killed_at": dict(mix.points),
                         "replies_lost": proxy.lost,
                         "produced": audit.produced,
                         "effects": audit.effects,
@@ -191,8 +211,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=Random().randrange(2**31))
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--kind", choices=[*KINDS, MIXED], default=MIXED, help="handlers of one kind only")
     arguments = parser.parse_args()
-    return asyncio.run(run(arguments.seed, arguments.minutes))
+    return asyncio.run(run(arguments.seed, arguments.minutes, arguments.kind))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,8 @@ import pytest
 from engine.crashpoints import CrashPoint
 from tests.fixtures.kafka import Kafka
 from tests.system.field import Field
+from tests.system.points import POINTS
 
-FLUSHES = [CrashPoint.FLUSH_BUILT, CrashPoint.FLUSH_SENT, CrashPoint.FLUSH_DURABLE]
-STEPS = [CrashPoint.STEP_CALLED, CrashPoint.CHECKPOINTED]
-TRANSACTIONS = [CrashPoint.TRANSACTION_OPEN, CrashPoint.TRANSACTION_WRITTEN, CrashPoint.TRANSACTION_DURABLE]
-BOTH_ENDS = [CrashPoint.CLAIMED, CrashPoint.DELIVERED]
-
-POINTS = {
-    "journaled": [*BOTH_ENDS, *STEPS, *FLUSHES, CrashPoint.RELEASED],
-    "transactional": [*BOTH_ENDS, *STEPS, *FLUSHES, *TRANSACTIONS, CrashPoint.RELEASED],
-    "fused": [*BOTH_ENDS, CrashPoint.FUSED_CALLED, *FLUSHES, CrashPoint.RELEASED],
-    "batch": [*BOTH_ENDS, CrashPoint.FUSED_CALLED, *FLUSHES, CrashPoint.RELEASED],
-}
 PASSES = {
     CrashPoint.STEP_CALLED: 60,
     CrashPoint.CHECKPOINTED: 70,

@@ -43,6 +43,32 @@ def test_a_short_demo_ends_with_clean_books(own_tmp: Path, capsys: pytest.Captur
     assert result["kills"] >= 5
 
 
+@pytest.mark.timeout(600)
+def test_a_demo_of_few_orders_lasts_long_enough_for_its_kills(
+    own_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = demo.run(demo.Options(orders=demo.ORDERS_MIN, seed=3))
+
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert json.loads(said.splitlines()[-1])["kills"] >= demo.HITS_MIN
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["--orders", "10"], "--orders 10: at least 2,000"),
+        (["--rate", "0"], "--rate 0: orders a second, at least 1"),
+    ],
+)
+def test_a_demo_that_would_prove_nothing_is_refused(arguments: list[str], said: str) -> None:
+    refused = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.kafka
 @pytest.mark.timeout(600)
 def test_a_demo_on_given_servers_leaves_no_topic_and_no_schema(
