@@ -172,6 +172,7 @@ class Settlement:
                     services=[part.source.ref.service_name for part in ordered],
                     keys=[part.source.ref.key for part in ordered],
                     epochs=[part.source.epoch for part in ordered],
+                    tokens=[part.source.token for part in ordered],
                 ),
             )
             return {(row.service_name, row.key): row for row in await cursor.fetchall()}

@@ -108,19 +108,25 @@ def begin(*, service: str, handler: str, keys: Sequence[str], values: Sequence[s
     )
 
 
-def raise_epochs(*, services: Sequence[str], keys: Sequence[str], epochs: Sequence[int]) -> Statement[ProgressRow]:
-    """Epoch + 1 in place where it is still ours: waits for our own lost transaction, and ends its right to commit (P23)."""
+def raise_epochs(
+    *, services: Sequence[str], keys: Sequence[str], epochs: Sequence[int], tokens: Sequence[str]
+) -> Statement[ProgressRow]:
+    """Epoch + 1 in place where it is still ours: waits for our own lost transaction, and ends its right to commit (P23).
+
+    One epoch higher under the token of our claim is ours as well: the reply of this very statement was lost before.
+    """
     return Statement(
         """
         UPDATE {schema}.event_dispatch_kv AS k
-           SET update_seq = k.update_seq + 1
-          FROM unnest(%(services)b::text[], %(keys)b::text[], %(epochs)b::bigint[]) AS t (service, key, epoch)
+           SET update_seq = t.epoch + 1
+          FROM unnest(%(services)b::text[], %(keys)b::text[], %(epochs)b::bigint[], %(tokens)b::text[])
+                 AS t (service, key, epoch, token)
          WHERE k.service_name = t.service
            AND k.service_name LIKE 'kafka:%%'
            AND k.key = t.key
-           AND k.update_seq = t.epoch
+           AND (k.update_seq = t.epoch OR (k.update_seq = t.epoch + 1 AND k.value::json ->> 'token' = t.token))
         RETURNING k.service_name, k.key, k.workflow_fn_name, k.update_seq::bigint, k.value
         """,
-        {"services": services, "keys": keys, "epochs": epochs},
+        {"services": services, "keys": keys, "epochs": epochs, "tokens": tokens},
         args_row(ProgressRow),
     )

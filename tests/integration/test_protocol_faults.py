@@ -12,9 +12,12 @@ from psycopg import sql
 
 from engine.pool import connect
 from engine.settings import EngineSettings
-from engine.telemetry import FlushRetried
+from engine.store import event_dispatch_kv
+from engine.store.statement import send
+from engine.telemetry import FlushRetried, SourceDropped
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench
+from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, LAZY, PATIENCE_S, Order, Shop, statuses, until, until_row
 
 orders = Topic("orders", Order, key=lambda order: order.key)
@@ -288,3 +291,41 @@ async def test_a_process_that_stops_over_a_database_that_went_back_ends_at_once(
             await bench.engine.stop(timedelta(seconds=60))
 
         assert len([event for event in bench.events if isinstance(event, FlushRetried)]) < 5
+
+
+async def test_a_lost_reply_of_raising_the_epoch_costs_nobody_the_partition(database: str) -> None:
+    """P23: that commit is settled by reading as well; what runs goes on, its source is not dropped."""
+    shop = Shop()
+    async with losing_proxy(database) as (proxy, dsn), Bench(shop.app, dsn, settings=FAST) as bench:
+        shop.shut = {"first 0"}
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await until_row(bench, "kafka_offset = 0")
+        epoch = bench.source(shop.topic).epoch
+        proxy.lose_commits = 2  # of the flush, and of the epoch that is raised to settle it
+        await bench.deliver(shop.topic, Order(key="b", n=1))
+        await until(lambda: "second 1" in shop.ended)
+        shop.shut.clear()
+        await bench.settle()
+
+        assert proxy.lost == 2
+        assert not [event for event in bench.events if isinstance(event, SourceDropped)]
+        assert shop.began.count("first 0") == 1
+        assert bench.source(shop.topic).epoch == epoch + 1
+        assert await statuses(bench) == [(0, "SUCCESS"), (1, "SUCCESS")]
+
+
+async def test_an_epoch_that_another_claim_raised_meanwhile_is_not_taken_for_our_own(database: str) -> None:
+    """P6, P23: one epoch higher, but under another token, is a successor's claim."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        source = bench.source(shop.topic)
+        raise_epochs = event_dispatch_kv.raise_epochs(
+            services=[source.ref.service_name], keys=[source.ref.key], epochs=[source.epoch], tokens=["another"]
+        )
+        async with await connect(bench.settings, "test") as connection:
+            await connection.execute("UPDATE dbos.event_dispatch_kv SET update_seq = update_seq + 1")
+            raised = await (await send(connection, "dbos", raise_epochs)).fetchall()
+
+        assert raised == []
