@@ -304,7 +304,7 @@ class Inbox:
 
     def resume(self, run: Run) -> None:
         """Start a run that waited for a suspect: over its row, if it came to rest meanwhile."""
-        if run.phase is not Phase.WAITING:
+        if run.phase is not Phase.WAITING or not self.keys.may_go(run):
             return
         if run.row is Row.RUNNING:
             self.start(run)

@@ -8,12 +8,10 @@ in memory but its ID: 100,000 of them are a table of 20 MB.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from engine.ids import OrderingKey, WorkflowId
-
-if TYPE_CHECKING:
-    from engine.runner import Run
+from engine.runner import Phase, Row, Run
 
 
 class Asleep(NamedTuple):
@@ -57,6 +55,11 @@ class Keys:
                 self._holders[key] = self._recall(key, asleep)
         holder = self._holders.setdefault(key, run)
         if holder is run:
+            return True
+        if key in self.blocked and by_place(run) < by_place(holder) and _has_not_begun(holder):
+            # What blocked the key, put back to work by an operator: nothing of the key ran since (P18).
+            self._holders[key] = run
+            run.followers, holder.followers = [holder, *(holder.followers or ())], None
             return True
         _follow(holder, run)
         return False
@@ -113,6 +116,11 @@ class Keys:
 def by_place(run: Run) -> tuple[int, int]:
     """The order of a key: place, then offset (P18)."""
     return run.place, run.offset
+
+
+def _has_not_begun(holder: Run) -> bool:
+    """Whether a holder waits, and nothing of it is under way but perhaps its row at rest."""
+    return holder.phase in (Phase.WAITING, Phase.RESTING) and holder.row in (Row.NONE, Row.REST)
 
 
 def _follow(holder: Run, run: Run) -> None:

@@ -237,14 +237,15 @@ class OpenRows:
     def wake(self, run: Run) -> None:
         """A row at rest may run, when there is room."""
         inbox = self._inbox
-        if inbox.is_open and run.phase is Phase.WAITING and run.key not in inbox.keys.blocked:
+        if inbox.is_open and run.phase is Phase.WAITING and inbox.keys.may_go(run):
             self._wakeable.append(run)
             inbox.pump()
 
     def wake_up(self) -> None:
         """Acquire whoever there is room for."""
         while self._wakeable and self._inbox.engine.has_room():
-            if (run := self._wakeable.popleft()).phase is Phase.WAITING:
+            run = self._wakeable.popleft()
+            if run.phase is Phase.WAITING and self._inbox.keys.may_go(run):
                 self.acquire(run)
 
     def examine(self, run: Run) -> None:

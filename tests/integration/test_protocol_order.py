@@ -6,10 +6,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from engine.dead_letters import retry
 from engine.ids import ordering_key
+from engine.pool import connect
 from engine.settings import EngineSettings
 from engine.source import Source, SourceListener
-from processor import App, Ordering, TerminalError, Topic
+from processor import App, BlockKey, Ordering, TerminalError, Topic
 from processor.testing import Bench
 from tests.integration.protocol import FAST, LAZY, Order, Shop, statuses, until, until_row
 
@@ -249,3 +251,23 @@ async def test_a_retry_taken_over_by_a_claim_runs_behind_what_was_open_when_the_
         await bench.settle()
 
         assert shop.begun("first") == [1, 0]
+
+
+async def test_what_blocked_a_key_runs_first_when_it_is_retried_after_its_partition_moved(database: str) -> None:
+    """I7, P18, design 7: nothing of the key ran since; the new owner knows what waits, and not what it waits for."""
+    shop = Shop(policy=BlockKey())
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        shop.fails["first 0"] = 1
+        for n in range(3):
+            await bench.deliver(shop.topic, Order(key="a", n=n))
+        await bench.settle()
+        await bench.release(bench.ref(shop.topic))
+        await bench.claim(bench.ref(shop.topic))
+        await bench.settle()
+
+        async with await connect(bench.settings, "operator") as connection:
+            assert await retry(connection, "dbos", [1]) == 1
+        await until(lambda: "second 2" in shop.ended)
+        await bench.settle()
+
+        assert shop.begun("first") == [0, 0, 1, 2]
