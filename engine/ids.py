@@ -78,6 +78,10 @@ class SourceRef:
         """`workflow_status.kafka_source`: the group and the incarnation always in it."""
         return f"{self.group}|{_topic(self.topic, incarnation)}-{self.partition}"
 
+    def former_names(self, incarnation: int) -> tuple[str, ...]:
+        """`name` of the topics that had this one's name before it, oldest first."""
+        return tuple(self.name(former) for former in range(1, incarnation))
+
     def id_prefix(self, *, owns_topic: bool, incarnation: int) -> str:
         """What stands before the offset in this partition's workflow IDs."""
         prefix = "" if owns_topic else f"{self.group}|"

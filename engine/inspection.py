@@ -1,6 +1,6 @@
 """What stands in the database, for operators: partitions with their progress, owners, holds and open work."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from engine import migrations
+from engine.partitions import place_of
 from engine.pool import connect, explain_connect_error
 from engine.progress import Progress
 from engine.settings import EngineSettings
+from engine.store import open_work
 from engine.store.statement import Statement, send
 
 
@@ -28,6 +30,8 @@ class PartitionRow:
         owner_alive: Whether the owner still has a lease (meaningless for a released one).
         holds: Reasons why it, or keys of it, do not go on.
         dead_letters: Open ones.
+        open: Workflows that have not ended, of the topic there is now.
+        former: The same of topics that had its name before.
     """
 
     group: str
@@ -39,6 +43,8 @@ class PartitionRow:
     owner_alive: bool
     holds: tuple[str, ...]
     dead_letters: int
+    open: int
+    former: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ async def connected(settings: EngineSettings) -> AsyncGenerator[AsyncConnection[
 async def list_partitions(
     connection: AsyncConnection[Any], schema: str, *, group: str | None = None
 ) -> list[PartitionRow]:
-    """Every partition with progress, by group and name. One statement; costs nothing on the hot path."""
+    """Every partition with progress, by group and name. Two statements; costs nothing on the hot path."""
+    opened = dict(await (await send(connection, schema, open_work.counted())).fetchall())
     cursor = await send(
         connection,
         schema,
@@ -101,20 +108,25 @@ async def list_partitions(
             class_row(_Stored),
         ),
     )
-    return [
-        PartitionRow(
-            group=row.service_name.removeprefix("kafka:"),
-            handler=row.handler,
-            topic_partition=row.key,
-            epoch=row.epoch,
-            progress=Progress.decode(row.value),
-            written_at_s=row.written_at_s,
-            owner_alive=row.owner_alive,
-            holds=tuple(row.holds or ()),
-            dead_letters=row.dead_letters,
-        )
-        for row in await cursor.fetchall()
-    ]
+    return [_listed(row, opened) for row in await cursor.fetchall()]
+
+
+def _listed(row: _Stored, opened: Mapping[str, int]) -> PartitionRow:
+    progress = Progress.decode(row.value)
+    ref = place_of(row.service_name, row.key).ref(row.handler)
+    return PartitionRow(
+        group=ref.group,
+        handler=row.handler,
+        topic_partition=row.key,
+        epoch=row.epoch,
+        progress=progress,
+        written_at_s=row.written_at_s,
+        owner_alive=row.owner_alive,
+        holds=tuple(row.holds or ()),
+        dead_letters=row.dead_letters,
+        open=opened.get(ref.name(progress.incarnation), 0),
+        former=sum(opened.get(name, 0) for name in ref.former_names(progress.incarnation)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

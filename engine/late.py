@@ -18,6 +18,7 @@ from psycopg import AsyncCursor
 from engine.effects import extras_of, lock
 from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
+from engine.ids import SourceRef
 from engine.publishing import publishing
 from engine.runner import Phase, Run, Standing
 from engine.store import executor, operation_outputs, workflow_status
@@ -38,9 +39,9 @@ class LateRuns:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._runs: set[Run] = set()
-        self._by_place: dict[tuple[str, object], set[Run]] = {}
+        self._by_place: dict[tuple[SourceRef, object], set[Run]] = {}
         """By key, and by workflow ID: of a raw row the key may be known to one claim and not to the next."""
-        self._waiting: dict[tuple[str, object], list[Run]] = {}
+        self._waiting: dict[tuple[SourceRef, object], list[Run]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -177,9 +178,9 @@ class LateRuns:
                 await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=source))
 
 
-def _places(run: Run) -> tuple[tuple[str, object], ...]:
-    name = run.inbox.source.name
-    return ((name, run.id),) if run.key is None else ((name, run.id), (name, run.key))
+def _places(run: Run) -> tuple[tuple[SourceRef, object], ...]:
+    ref = run.inbox.source.ref  # not its name: a topic made anew has the keys of the former one (P30)
+    return ((ref, run.id),) if run.key is None else ((ref, run.id), (ref, run.key))
 
 
 def _is_final(work: Work) -> bool:

@@ -1,6 +1,6 @@
 """What stands in the database of a partition already: taken over, looked up, woken (P10, P15, P16, P18).
 
-open rows of the claim ─┬─ below `next`: entered at once, by place
+open rows of the claim ─┬─ below `next`, and those of former topics of the name: entered at once, by place
 ├─ at or above it: when the fetch reaches or passes them
 └─ a live executor's late run: holds its key, watched until it has ended
 records below `high` ───── looked up under the fence before any of them runs
@@ -19,6 +19,7 @@ from engine.clock import now_ms
 from engine.failures import encode_error, summary
 from engine.handlers import UndecodableError
 from engine.ids import OrderingKey, WorkflowId
+from engine.incarnations import former_place
 from engine.keys import Asleep, by_place
 from engine.records import Record
 from engine.rows import record_of
@@ -57,7 +58,7 @@ class OpenRows:
 
     def take_over(self, rows: Sequence[OpenRow], next_offset: int) -> None:
         """The open rows read after the claim (P10): foreign ones hold their keys at once, the rest by place."""
-        stubs = [self._stub(row, row.offset) for row in rows]
+        stubs = [self._stub(row) for row in rows]
         for stub in stubs:
             if stub.row is Row.FOREIGN:
                 self._inbox.enter(stub)
@@ -73,7 +74,7 @@ class OpenRows:
         keys = self._inbox.keys
         for row in rows:
             if row.workflow_id not in self._inbox.runs and row.workflow_id not in self._ahead_ids:
-                place = row.offset if row.place is None else row.place
+                place = self._place(row.source, row.offset) if row.place is None else row.place
                 keys.asleep[OrderingKey(row.key)] = Asleep(row.workflow_id, row.offset, place, row.wake_at)
 
     def pass_by(self, offset: int) -> None:
@@ -83,13 +84,22 @@ class OpenRows:
             self._ahead_ids.discard(run.id)
             self._inbox.enter(run)
 
-    def _stub(self, row: OpenRow | FoundRow, offset: int) -> Run:
+    def _stub(self, row: OpenRow | FoundRow) -> Run:
         """A run without its payload, for a row."""
+        offset = int(row.workflow_id.rpartition("-")[2])
         run = Run(self._inbox, offset=offset, key=None if row.key is None else OrderingKey(row.key), record=None)
-        run.place = offset if row.place is None else row.place
+        run.id = row.workflow_id
+        run.place = self._place(row.source, offset) if row.place is None else row.place
         run.row = Row.FOREIGN if row.owner is not None and row.owner_alive else Row.REST
         run.wake_at = row.wake_at
         return run
+
+    def _place(self, source: str | None, offset: int) -> int:
+        """The place of a row that was given none (P18)."""
+        former = self._inbox.source.former_names
+        if source not in former:
+            return offset
+        return former_place(offset, topics_before=len(former) - former.index(source))
 
     # -- looked up --
 
@@ -124,7 +134,7 @@ class OpenRows:
             known += 1
             self.pass_by(record.offset + 1)
             if row.status in OPEN and not (workflow_id in inbox.runs or workflow_id in self._ahead_ids):
-                stub = self._stub(row, record.offset)
+                stub = self._stub(row)
                 if not self._sleeps(stub):
                     inbox.enter(stub)
         if known:
@@ -147,11 +157,8 @@ class OpenRows:
 
     def recall(self, key: OrderingKey, asleep: Asleep) -> Run:
         """A sleeper as a run at rest: somebody waits behind it now."""
-        inbox = self._inbox
-        run = Run(inbox, offset=asleep.offset, key=key, record=None)
-        run.place, run.row, run.wake_at = asleep.place, Row.REST, asleep.wake_at
-        inbox.runs[run.id] = run
-        inbox.engine.call_later(0, inbox.go, run)
+        run = self._roused(key, asleep)
+        self._inbox.engine.call_later(0, self._inbox.go, run)
         return run
 
     def cancelled(self, ids: AbstractSet[str]) -> list[Run]:
@@ -168,12 +175,17 @@ class OpenRows:
 
     def _look_at(self, key: OrderingKey) -> None:
         """Look at a sleeper's row at once: it may have ended."""
-        asleep = self._inbox.keys.asleep[key]
-        run = Run(self._inbox, offset=asleep.offset, key=key, record=None)
-        run.place, run.row, run.wake_at = asleep.place, Row.REST, asleep.wake_at
-        self._inbox.runs[run.id] = run
+        run = self._roused(key, self._inbox.keys.asleep[key])
         self._inbox.keys.take(run)
         self.acquire(run)
+
+    def _roused(self, key: OrderingKey, asleep: Asleep) -> Run:
+        """A sleeper as a run in memory."""
+        run = Run(self._inbox, offset=asleep.offset, key=key, record=None)
+        run.id = asleep.workflow_id
+        run.place, run.row, run.wake_at = asleep.place, Row.REST, asleep.wake_at
+        self._inbox.runs[run.id] = run
+        return run
 
     def _sleeps(self, stub: Run) -> bool:
         """Whether a row that was looked up needs no run now: it is at rest, and keeps a key that is noted, or has none."""
@@ -212,7 +224,7 @@ class OpenRows:
             frontier = next(iter(self.looking.values())).offset
         else:
             frontier = inbox.backlog[0].offset if inbox.backlog else inbox.offsets.position
-        stubs = [self._stub(row, int(row.workflow_id.rpartition("-")[2])) for row in rows]
+        stubs = [self._stub(row) for row in rows]
         for stub in sorted(stubs, key=by_place):
             if _due_at(stub) <= frontier and not self.knows(stub.id):
                 inbox.enter(stub)
@@ -221,11 +233,15 @@ class OpenRows:
 
     def knows(self, workflow_id: str) -> bool:
         """Whether a row is in memory here, or above what Kafka has delivered so far (P15)."""
+        inbox = self._inbox
         return (
-            workflow_id in self._inbox.runs
+            workflow_id in inbox.runs
             or workflow_id in self.looking
             or workflow_id in self._ahead_ids
-            or (int(workflow_id.rpartition("-")[2]) >= self._inbox.offsets.position)
+            or (
+                workflow_id.startswith(inbox.id_prefix)
+                and int(workflow_id.rpartition("-")[2]) >= inbox.offsets.position
+            )
         )
 
     def known(self) -> list[str]:
@@ -318,4 +334,4 @@ class OpenRows:
 
 def _due_at(run: Run) -> int:
     """From which position of the fetch on a row may run: behind every record before its place and itself (P15, P18)."""
-    return max(run.place, run.offset + 1)
+    return max(run.place, run.offset + 1) if run.id.startswith(run.inbox.id_prefix) else run.place

@@ -1,4 +1,4 @@
-"""Acts of operators on partitions: seek, pause, resume, release. Every one is recorded in `audit`.
+"""Acts of operators on partitions: seek, pause, resume, release, cancel. Every one is recorded in `audit`.
 
 A live owner is not asked. A seek is a claim (P30): it raises the epoch, so that the owner's next flush or heartbeat
 finds itself fenced, and whoever claims the partition next begins where the seek says. Holds are found by the owner's
@@ -15,11 +15,14 @@ from engine.errors import EngineError
 from engine.ids import ExecutorId, SourceRef, new_token
 from engine.progress import Progress
 from engine.source import CLAIM_CHANNEL
-from engine.store import event_dispatch_kv, executor, holds
+from engine.store import cancels, event_dispatch_kv, executor, holds
+from engine.store.event_dispatch_kv import ProgressRow
 from engine.store.statement import send
 
 ROWS_CHANNEL = "processor_rows"
 """Of hints: rows or holds have changed."""
+
+OF_FORMER_TOPICS = "of former topics of that name"
 
 DETAILED_MAX = 20
 """Holds whose reasons an audit row repeats: a partition may have one for each key."""
@@ -47,6 +50,11 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.group}|{self.topic_partition}"
+
+
+def place_of(service_name: str, key: str) -> Place:
+    """The partition of a progress row."""
+    return Place(service_name.removeprefix("kafka:"), key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ async def pause(connection: AsyncConnection[Any], schema: str, place: Place, *, 
         PartitionActError: There is no such partition.
     """
     async with connection.transaction():
-        await _check(connection, schema, place)
+        await _read(connection, schema, place)
         placing = holds.place(
             services=[place.service_name],
             keys=[place.topic_partition],
@@ -191,6 +199,44 @@ async def release(connection: AsyncConnection[Any], schema: str, place: Place, *
     return await _lift(connection, schema, place, ["block", "halt", "pause"], actor=actor, action="release", note=note)
 
 
+async def cancel(
+    connection: AsyncConnection[Any],
+    schema: str,
+    place: Place,
+    *,
+    former_only: bool,
+    note: str,
+    actor: str,
+    dry_run: bool = False,
+) -> int:
+    """Cancel the open workflows of a partition, whoever runs them or nobody. Returns how many.
+
+    One that runs begins nothing after its step under way; one that waits ends within a second; their keys go on.
+
+    Args:
+        connection: In autocommit mode.
+        schema: Of the system tables.
+        place: Which partition.
+        former_only: Only those of topics that had its name before the one there is now (P30).
+        note: Why, for the record.
+        actor: Who.
+        dry_run: Change nothing.
+
+    Raises:
+        PartitionActError: There is no such partition.
+    """
+    async with connection.transaction(force_rollback=dry_run):
+        stored = await _read(connection, schema, place)
+        ref, incarnation = place.ref(stored.handler), Progress.decode(stored.value).incarnation
+        sources = list(ref.former_names(incarnation if former_only else incarnation + 1))
+        count = (await send(connection, schema, cancels.cancel_sources(sources=sources))).rowcount
+        if count:
+            what = f"{count} open workflows" + (f" {OF_FORMER_TOPICS}" if former_only else "")
+            await _audit(connection, schema, place, actor=actor, action="cancel", what=what, note=note)
+            await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload="cancel"))
+    return count
+
+
 async def _lift(
     connection: AsyncConnection[Any],
     schema: str,
@@ -202,7 +248,7 @@ async def _lift(
     note: str,
 ) -> int:
     async with connection.transaction():
-        await _check(connection, schema, place)
+        await _read(connection, schema, place)
         cursor = await send(
             connection, schema, holds.lift(service=place.service_name, key=place.topic_partition, kinds=kinds)
         )
@@ -216,10 +262,12 @@ async def _lift(
     return len(lifted)
 
 
-async def _check(connection: AsyncConnection[Any], schema: str, place: Place) -> None:
+async def _read(connection: AsyncConnection[Any], schema: str, place: Place) -> ProgressRow:
     reading = event_dispatch_kv.read(services=[place.service_name], keys=[place.topic_partition])
-    if await (await send(connection, schema, reading)).fetchone() is None:
+    stored = await (await send(connection, schema, reading)).fetchone()
+    if stored is None:
         raise unknown(place)
+    return stored
 
 
 async def _is_alive(connection: AsyncConnection[Any], schema: str, owner: str | None) -> bool:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import AsyncConnection
 
 from engine.clock import now_ms
 from engine.failures import summary
@@ -122,11 +123,11 @@ class Scan:
 
     async def _look(self) -> None:
         engine = self._engine
-        sources = {source.name: source for source in engine.sources.attached() if source.held is None}
+        sources = self._by_name(source for source in engine.sources.attached() if source.held is None)
         watched = engine.sources.attached() + list(engine.sources.halted.values())
         if not watched and not engine.commons.handlers:
             return
-        blocked_before = {name: set(source.inbox.keys.blocked) for name, source in sources.items()}
+        blocked_before = {source: set(source.inbox.keys.blocked) for source in sources.values()}
         self._due_at = None
         asked = look.look(
             names=engine.commons.names,
@@ -151,8 +152,8 @@ class Scan:
 
     async def _take_rest(
         self,
-        connection: psycopg.AsyncConnection[tuple[object, ...]],
-        sources: dict[str, Source],
+        connection: AsyncConnection[Any],
+        sources: Mapping[str, Source],
         rows: Sequence[tuple[str, str]],
     ) -> None:
         """Hand rows of our partitions that nobody here knows to their inboxes."""
@@ -162,7 +163,7 @@ class Scan:
                 source.inbox.rows.is_due(workflow_id)
         unknown = self._unknown(rows)
         if not unknown and len(rows) == ROWS_MAX:
-            known = [run_id for source in sources.values() for run_id in source.inbox.rows.known()]
+            known = [run_id for source in set(sources.values()) for run_id in source.inbox.rows.known()]
             rest = await send(
                 connection, schema, workflow_status.rows_at_rest(sources=list(sources), known=known, limit=ROWS_MAX)
             )
@@ -170,17 +171,18 @@ class Scan:
         if not unknown:
             return
         looked = await send(connection, schema, workflow_status.look_up(ids=[i for _, i in unknown]))
-        by_source: dict[str, list[FoundRow]] = {}
+        by_source: dict[Source, list[FoundRow]] = {}
         for row in await looked.fetchall():
-            by_source.setdefault(row.source or "", []).append(row)
-        for name, mine in by_source.items():
-            if (source := sources.get(name)) is None or source.is_gone:
+            if (source := sources.get(row.source or "")) is not None:
+                by_source.setdefault(source, []).append(row)
+        for source, mine in by_source.items():
+            if source.is_gone:
                 continue
             if source.inbox.rows.take_rows(mine) and len(rows) == ROWS_MAX:
                 self.hint()  # there may be more
 
     def _compare_holds(
-        self, watched: Sequence[Source], blocked_before: dict[str, set[OrderingKey]], stored: Sequence[holds.HoldRow]
+        self, watched: Sequence[Source], blocked_before: dict[Source, set[OrderingKey]], stored: Sequence[holds.HoldRow]
     ) -> None:
         engine = self._engine
         by_key: dict[tuple[str, str], list[holds.HoldRow]] = {}
@@ -190,13 +192,13 @@ class Scan:
             mine = by_key.get((source.ref.service_name, source.ref.key), [])
             whole = [hold for hold in mine if hold.ordering_key is None]
             engine.sources.compare_hold(source, whole)
-            if source.name in blocked_before and not source.is_gone:
+            if source in blocked_before and not source.is_gone:
                 keys = {OrderingKey(hold.ordering_key) for hold in mine if hold.ordering_key is not None}
                 source.inbox.keys.blocked |= keys
-                source.inbox.unblock(blocked_before[source.name] - keys)
+                source.inbox.unblock(blocked_before[source] - keys)
 
     def _unknown(self, rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        sources = {source.name: source for source in self._engine.sources.attached()}
+        sources = self._by_name(self._engine.sources.attached())
         return [
             (name, workflow_id)
             for name, workflow_id in rows
@@ -204,3 +206,8 @@ class Scan:
             and not source.is_gone
             and not source.inbox.rows.knows(workflow_id)
         ]
+
+    @staticmethod
+    def _by_name(sources: Iterable[Source]) -> dict[str, Source]:
+        """Sources by their names and those of the topics before them, whose rows are theirs as well (P30)."""
+        return {name: source for source in sources for name in (source.name, *source.former_names)}

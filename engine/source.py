@@ -75,6 +75,8 @@ class Source:
         self.progress = progress
         self.value = progress.encode()
         self.name = ref.name(progress.incarnation)
+        self.former_names = ref.former_names(progress.incarnation)
+        """Of the topics that had this name before: their open workflows belong to this claim, too (P30)."""
         self.id_prefix = ref.id_prefix(owns_topic=owns_topic, incarnation=progress.incarnation)
         self.held: str | None = None
         self.congested = False
@@ -114,7 +116,8 @@ class Source:
             # hold sees the row.
             cursor = await send(connection, schema, holds.read(services=[self.ref.service_name], keys=[self.ref.key]))
             found = await cursor.fetchall()
-            cursor = await send(connection, schema, workflow_status.open_rows(source=self.name, limit=OPEN_ROWS_MAX))
+            sources = [*self.former_names, self.name]
+            cursor = await send(connection, schema, workflow_status.open_rows(sources=sources, limit=OPEN_ROWS_MAX))
             rows = await cursor.fetchall()
             sleepers = await self._asleep(connection)
         if self.is_gone or self._releasing:
@@ -134,15 +137,17 @@ class Source:
         self.inbox.rows.take_over(rows, self.progress.next)
 
     async def _asleep(self, connection: Any) -> list[AsleepRow]:
-        """Everybody who keeps a key asleep, in pages."""
+        """Everybody who keeps a key asleep, in pages, also of the topics that had this name before (P30)."""
         found: list[AsleepRow] = []
-        while True:
-            after = found[-1].offset if found else -1
-            reading = asleep.rows(source=self.name, limit=ASLEEP_PAGE, after=after)
-            page = await (await send(connection, self.engine.settings.schema, reading)).fetchall()
-            found += page
-            if len(page) < ASLEEP_PAGE:
-                return found
+        for name in (*self.former_names, self.name):
+            after, count = -1, ASLEEP_PAGE
+            while count == ASLEEP_PAGE:
+                reading = asleep.rows(source=name, limit=ASLEEP_PAGE, after=after)
+                page: list[AsleepRow] = await (await send(connection, self.engine.settings.schema, reading)).fetchall()
+                found += page
+                count = len(page)
+                after = page[-1].offset if page else after
+        return found
 
     def deliver(self, records: list[Record]) -> None:
         """Take records in ascending order. Nothing is lost if this claim is gone: Kafka still has them."""

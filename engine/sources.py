@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from engine import incarnations
 from engine.crashpoints import CrashPoint, reach
 from engine.errors import ConfigurationError, HandlerRenamedError
 from engine.ids import ExecutorId, SourceRef, new_token
@@ -214,7 +215,23 @@ class Sources:
 
     async def new_incarnation(self, ref: SourceRef, *, topic_id: str, start: int, by: str) -> None:
         """Another topic of the same name: IDs become `topic~n-…`, from `start` (P30). The claim must be ours."""
-        await self._rewrite(ref, f"new incarnation (topic {topic_id}) by {by}", topic_id=topic_id, start=start)
+        engine = self._engine
+        schema = engine.settings.schema
+        if (mine := self.current.get(ref)) is not None:
+            await mine.release()
+        async with engine.pool.connection() as connection, connection.transaction():
+            cursor = await send(connection, schema, event_dispatch_kv.lock(service=ref.service_name, key=ref.key))
+            row = await cursor.fetchone()
+            assert row is not None, "a partition that was claimed has a progress row"
+            held = Progress.decode(row.value)
+            if not (held.released or held.owner == engine.executor_id):
+                raise ConfigurationError(f"{ref}: claimed by {held.owner} meanwhile")
+            progress = incarnations.another(held, topic_id=topic_id, start=start, token=held.token, released=True)
+            await incarnations.begin(connection, schema, ref, row, progress)
+            detail = f"new incarnation (topic {topic_id}) by {by}"
+            await send(
+                connection, schema, holds.audit(actor="engine", action="incarnation", subject=str(ref), detail=detail)
+            )
 
     async def skip_gap(self, source: Source, *, to: int, reason: str, by: str) -> None:
         """Go on above offsets that Kafka no longer has, with a recorded gap (I1). Only before `open`."""
@@ -332,42 +349,6 @@ class Sources:
         cursor = await send(connection, self._engine.settings.schema, executor.is_gone(executor_id=ExecutorId(owner)))
         row = await cursor.fetchone()
         return row is None or row[0]
-
-    async def _rewrite(self, ref: SourceRef, detail: str, *, topic_id: str, start: int) -> None:
-        """A claim that sets `next`: epoch + 1, a new incarnation (P30)."""
-        engine = self._engine
-        schema = engine.settings.schema
-        if (mine := self.current.get(ref)) is not None:
-            await mine.release()
-        async with engine.pool.connection() as connection, connection.transaction():
-            cursor = await send(connection, schema, event_dispatch_kv.lock(service=ref.service_name, key=ref.key))
-            row = await cursor.fetchone()
-            assert row is not None, "a partition that was claimed has a progress row"
-            held = Progress.decode(row.value)
-            if not (held.released or held.owner == engine.executor_id):
-                raise ConfigurationError(f"{ref}: claimed by {held.owner} meanwhile")
-            written = held.to(
-                next=start,
-                high=start,
-                topic_id=topic_id,
-                incarnation=held.incarnation + 1,
-                leader_epoch=None,
-                released=True,
-            )
-            await send(
-                connection,
-                schema,
-                event_dispatch_kv.write(
-                    service=ref.service_name,
-                    key=ref.key,
-                    handler=row.handler,
-                    epoch=row.epoch + 1,
-                    value=written.encode(),
-                ),
-            )
-            await send(
-                connection, schema, holds.audit(actor="engine", action="incarnation", subject=str(ref), detail=detail)
-            )
 
 
 def _fence_one(source: Source, progress: Progress) -> Any:

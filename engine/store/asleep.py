@@ -16,6 +16,7 @@ class AsleepRow(NamedTuple):
     place: int | None
     key: int
     wake_at: int
+    source: str
 
 
 def rows(*, source: str, limit: int, after: int = -1) -> Statement[AsleepRow]:
@@ -26,7 +27,8 @@ def rows(*, source: str, limit: int, after: int = -1) -> Statement[AsleepRow]:
     """
     return Statement(
         """
-        SELECT w.workflow_uuid, w.kafka_offset, w.kafka_place, w.kafka_key, w.kafka_wake_at
+        SELECT w.workflow_uuid, w.kafka_offset, w.kafka_place, w.kafka_key, w.kafka_wake_at,
+               w.kafka_source
           FROM {schema}.workflow_status AS w
          WHERE w.kafka_source = %(source)s
            AND w.status = 'PENDING'

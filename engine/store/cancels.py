@@ -65,6 +65,24 @@ def cancel(*, ids: Sequence[str], interrupt: bool) -> Statement[CancelledRow]:
     )
 
 
+def cancel_sources(*, sources: Sequence[str]) -> Statement[CancelledRow]:
+    """Cancel what is open of these partitions."""
+    return Statement(
+        """
+        WITH chosen AS MATERIALIZED (
+            SELECT w.workflow_uuid
+              FROM {schema}.workflow_status AS w
+             WHERE w.kafka_source = ANY (%(sources)b::text[]) AND w.status IN ('PENDING', 'ENQUEUED')
+             ORDER BY w.workflow_uuid
+               FOR NO KEY UPDATE OF w
+        )"""
+        + _WITH_WAITS
+        + _CANCEL,
+        {"sources": sources, "interrupt": None},
+        args_row(CancelledRow),
+    )
+
+
 def expire(*, limit: int) -> Statement[CancelledRow]:
     """Cancel what is past its deadline."""
     return Statement(

@@ -23,6 +23,7 @@ class OpenRow(NamedTuple):
     recovery_attempts: int
     attempt: int
     wake_at: int | None
+    source: str
 
 
 class FoundRow(NamedTuple):
@@ -346,23 +347,26 @@ def forgive(*, workflow_id: WorkflowId, owner: OwnerToken) -> Statement[Any]:
     )
 
 
-def open_rows(*, source: str, limit: int, after: int = -1) -> Statement[OpenRow]:
-    """Open rows of a partition by offset: what a claim takes over (P10). Not those asleep: see `engine.store.asleep`."""
+def open_rows(*, sources: Sequence[str], limit: int) -> Statement[OpenRow]:
+    """Open rows of a partition by topic, in this order, and offset: what a claim takes over (P10).
+
+    Not those asleep: see `engine.store.asleep`.
+    """
     return Statement(
         """
         SELECT w.workflow_uuid, w.status, w.kafka_offset, w.kafka_place, w.kafka_key, w.owner_xid,
                NOT {schema}.executor_is_gone(w.executor_id),
-               COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), w.kafka_wake_at
+               COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), w.kafka_wake_at,
+               w.kafka_source
           FROM {schema}.workflow_status AS w
-         WHERE w.kafka_source = %(source)s
+         WHERE w.kafka_source = ANY (%(sources)b::text[])
            AND w.status IN ('PENDING', 'ENQUEUED')
-           AND w.kafka_offset > %(after)s
            AND NOT (w.status = 'PENDING' AND w.owner_xid IS NULL AND w.kafka_asleep IS TRUE
                     AND w.kafka_wake_at IS NOT NULL)
-         ORDER BY w.kafka_offset
+         ORDER BY array_position(%(sources)b::text[], w.kafka_source), w.kafka_offset
          LIMIT %(limit)s
         """,
-        {"source": source, "limit": limit, "after": after},
+        {"sources": sources, "limit": limit},
         args_row(OpenRow),
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.settings import StartAt
 from engine.inspection import PartitionRow, connected, list_partitions
-from engine.partitions import Place, Seek, pause, release, resume, seek, unknown
+from engine.partitions import OF_FORMER_TOPICS, Place, Seek, cancel, pause, release, resume, seek, unknown
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
@@ -22,9 +22,22 @@ from processor.wiring import engine_settings, group_settings
 if TYPE_CHECKING:
     from consumers.offsets import Target
 
-HELP = "List partitions with progress, owner and holds; pause, resume, release or move one"
+HELP = "List partitions with progress, owner and holds; pause, resume, release or move one, cancel what is open"
 
-_COLUMNS = ("group", "partition", "handler", "next", "high", "epoch", "owner", "written_at", "dead_letters", "holds")
+_COLUMNS = (
+    "group",
+    "partition",
+    "handler",
+    "next",
+    "high",
+    "epoch",
+    "owner",
+    "written_at",
+    "open",
+    "former",
+    "dead_letters",
+    "holds",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +61,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     moved.add_argument(
         "--force", action="store_true", help="also where rows were deleted already: those records run again"
     )
-    for act in (paused, resumed, released, moved):
+    cancelled = add_act(acts, "cancel", "cancel open workflows; shows how many there are unless --yes is given")
+    of = cancelled.add_mutually_exclusive_group(required=True)
+    of.add_argument("--former", action="store_true", help=f"those {OF_FORMER_TOPICS}, which was made anew since")
+    of.add_argument("--all", action="store_true", help="also those of the topic there is now")
+    cancelled.add_argument("--yes", action="store_true", help="do it")
+    for act in (paused, resumed, released, moved, cancelled):
         act.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
         act.add_argument("--group", required=True, help="its consumer group")
-        act.add_argument("--note", required=act in (paused, moved), default="", help="why; it is recorded")
+        act.add_argument("--note", required=act in (paused, moved, cancelled), default="", help="why; it is recorded")
         add_actor_argument(act)
 
 
@@ -82,9 +100,33 @@ async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
             case "release":
                 count = await release(connection, schema, place, note=note, actor=actor)
                 print(f"{place.topic_partition}: " + (f"{count} holds lifted" if count else "nothing holds it"))
+            case "cancel":
+                return await _cancel(arguments, schema, connection, place)
             case _:
                 return await _seek(arguments, settings, connection, place)
     return DONE
+
+
+async def _cancel(arguments: argparse.Namespace, schema: str, connection: Any, place: Place) -> int:
+    count = await cancel(
+        connection,
+        schema,
+        place,
+        former_only=arguments.former,
+        note=arguments.note,
+        actor=actor_of(arguments),
+        dry_run=not arguments.yes,
+    )
+    whose = f"{place.topic_partition} of group {place.group}"
+    if not count:
+        print(f"{whose}: nothing is open there")
+        return DONE
+    what = f"{count} open workflows" + (f" {OF_FORMER_TOPICS}" if arguments.former else "")
+    if arguments.yes:
+        print(f"{whose}: {what} cancelled")
+        return DONE
+    print(f"{whose}: {what}")
+    return _unchanged()
 
 
 async def _seek(arguments: argparse.Namespace, settings: Settings, connection: Any, place: Place) -> int:
@@ -109,6 +151,10 @@ async def _seek(arguments: argparse.Namespace, settings: Settings, connection: A
     print(_shown(place, done, partition))
     if arguments.yes:
         return DONE
+    return _unchanged()
+
+
+def _unchanged() -> int:
     print("processor: nothing was changed; with --yes it is done", file=sys.stderr)
     return MISTAKE
 
@@ -158,6 +204,8 @@ def _row(partition: PartitionRow) -> dict[str, Any]:
         "epoch": partition.epoch,
         "incarnation": progress.incarnation,
         "owner": owner,
+        "open": partition.open,
+        "former": partition.former,
         "written_at": None if partition.written_at_s is None else instant(partition.written_at_s * 1000),
         "filtered": progress.filtered,
         "skipped": progress.skipped,

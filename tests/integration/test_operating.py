@@ -2,42 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
-import psycopg
 import pytest
 from pydantic import BaseModel
 
-from consumers.mock import MockCluster
-from engine.partitions import Place, seek
 from processor import App, BlockKey, TerminalError, Topic
-from processor.cli import DONE, MISTAKE, main
+from processor.cli import DONE, MISTAKE
 from processor.testing import Bench
-from tests.conformance.members import produce
+from tests.integration.conftest import Command
 
 
 class Order(BaseModel):
     order_id: str
-
-
-Command = Callable[..., Awaitable[tuple[int, str, str]]]
-
-
-@pytest.fixture
-def command(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command on the test's database."""
-    monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", database)
-
-    async def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = await asyncio.to_thread(main, arguments)
-        except SystemExit as ended:  # argparse's own
-            code = int(ended.code or 0)
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run
 
 
 class Shop:
@@ -190,197 +167,6 @@ async def test_resuming_lifts_no_other_hold(database: str, command: Command) -> 
 
     assert resumed[:2] == (DONE, "orders-0: was not paused\n")
     assert holds == [("block",)]
-
-
-# -- seek
-
-
-class Seen:
-    """An app that passes over what it was told to pass over, and notes what it ran."""
-
-    def __init__(self) -> None:
-        self.passes_over = b""
-        self.ran: list[str] = []
-        self.orders = Topic(
-            "orders", Order, key=lambda order: order.order_id, where=lambda record: record.key != self.passes_over
-        )
-        self.app = App("shop")
-
-        @self.app.workflow(on=self.orders)
-        async def fulfil(order: Order) -> None:
-            self.ran.append(order.order_id)
-
-
-@pytest.fixture
-def log(mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Gives the brokers a log as long as the bench's, for commands to ask about."""
-    monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", mock_cluster.bootstrap_servers)
-    mock_cluster.create_topic("orders", 1)
-
-    def append(count: int) -> None:
-        produce(mock_cluster.bootstrap_servers, "orders", ["{}"] * count)
-
-    return append
-
-
-SEEK = ("partitions", "seek", "orders-0", "--group", "shop", "--note", "asked for", "--actor", "ann", "--to")
-
-
-async def progress_of(bench: Bench) -> tuple[int, dict[str, Any]]:
-    ((epoch, value),) = await bench.fetch_all("SELECT update_seq::bigint, value FROM dbos.event_dispatch_kv")
-    return epoch, json.loads(value)
-
-
-async def test_a_seek_is_shown_and_not_made_unless_yes_is_said(
-    database: str, command: Command, log: Callable[[int], None]
-) -> None:
-    seen = Seen()
-    log(3)
-    async with Bench(seen.app, database) as bench:
-        for order_id in ("a", "b", "c"):
-            await bench.deliver(seen.orders, Order(order_id=order_id))
-        await bench.settle()
-        before = await progress_of(bench)
-
-        code, shown, told = await command(*SEEK, "1")
-        after = await progress_of(bench)
-        acts = await bench.fetch_all("SELECT FROM dbos.audit")
-
-    assert code == MISTAKE
-    assert "next 3 becomes 1" in shown
-    assert "offsets 1 to 2 are delivered again" in shown
-    assert "is fenced" in shown
-    assert "nothing was changed; with --yes" in told
-    assert (after, acts) == (before, [])
-
-
-async def test_a_seek_back_runs_what_has_no_row_and_nothing_twice(
-    database: str, command: Command, log: Callable[[int], None]
-) -> None:
-    """I3, I4, P30, case 34: the live owner is fenced and goes on from there; what was filtered is decided anew."""
-    seen = Seen()
-    seen.passes_over = b"b"
-    log(3)
-    async with Bench(seen.app, database) as bench:
-        for order_id in ("a", "b", "c"):
-            await bench.deliver(seen.orders, Order(order_id=order_id))
-        await bench.settle()
-        await bench.release(bench.ref(seen.orders))
-        await bench.execute(
-            "UPDATE dbos.event_dispatch_kv SET value = replace(value, '\"leader_epoch\":null', '\"leader_epoch\":7')"
-        )
-        await bench.claim(bench.ref(seen.orders))
-        epoch, stale = await progress_of(bench)
-        seen.passes_over = b""
-
-        code, _, errors = await command(*SEEK, "earliest", "--yes")
-        sought, _ = await progress_of(bench)
-        await until(lambda: "b" in seen.ran)
-        await bench.settle()
-        _, progress = await progress_of(bench)
-        acts = await bench.fetch_all("SELECT actor, action, subject, detail ->> 'detail' FROM dbos.audit")
-
-    assert (code, errors) == (DONE, "")
-    assert seen.ran == ["a", "c", "b"]
-    assert sought > epoch
-    assert stale["leader_epoch"] == 7
-    assert (progress["next"], progress["high"], progress["leader_epoch"]) == (3, 3, None)
-    ((actor, action, subject, detail),) = acts
-    assert (actor, action, subject) == ("ann", "seek", "shop|orders-0")
-    assert detail.startswith("3 to 0, epoch ")
-    assert detail.endswith("; asked for")
-
-
-async def test_a_seek_forward_is_a_recorded_gap(database: str, command: Command, log: Callable[[int], None]) -> None:
-    """I1: what is passed over is the operator's decision, and stands in `gap`."""
-    seen = Seen()
-    log(4)
-    async with Bench(seen.app, database) as bench:
-        await bench.deliver(seen.orders, Order(order_id="a"))
-        await bench.settle()
-        source = bench.source(seen.orders)
-        await command("partitions", "pause", "orders-0", "--group", "shop", "--note", "to skip some")
-        await until(lambda: source.is_gone)
-        for order_id in ("b", "c", "d"):
-            await bench.deliver(seen.orders, Order(order_id=order_id))
-
-        code, shown, _ = await command(*SEEK, "3", "--yes")
-        await command("partitions", "resume", "orders-0", "--group", "shop")
-        await until(lambda: "d" in seen.ran)
-        await bench.settle()
-        gaps = await bench.fetch_all("SELECT kafka_source, from_offset, to_offset, reason, decided_by FROM dbos.gap")
-
-    assert code == DONE
-    assert "offsets 1 to 2 are passed over" in shown
-    assert "does not go on before it is released: pause: to skip some" in shown
-    assert seen.ran == ["a", "d"]
-    assert gaps == [("shop|orders-0", 1, 3, "seek: asked for", "ann")]
-
-
-async def test_a_seek_below_deleted_rows_has_to_be_forced(
-    database: str, command: Command, log: Callable[[int], None]
-) -> None:
-    """P30: what retention deleted would run again."""
-    seen = Seen()
-    log(2)
-    async with Bench(seen.app, database) as bench:
-        for order_id in ("a", "b"):
-            await bench.deliver(seen.orders, Order(order_id=order_id))
-        await bench.settle()
-        await bench.execute("DELETE FROM dbos.workflow_status WHERE kafka_offset = 0")
-        await bench.execute("INSERT INTO dbos.horizon VALUES ('shop|orders-0', 1)")
-
-        refused = await command(*SEEK, "0", "--yes")
-        ran_before = list(seen.ran)
-        forced = await command(*SEEK, "0", "--yes", "--force")
-        await until(lambda: len(seen.ran) == 3)
-        await bench.settle()
-
-    assert (refused[0], "rows below offset 1 were deleted" in refused[2]) == (MISTAKE, True)
-    assert ran_before == ["a", "b"]
-    assert forced[0] == DONE
-    assert seen.ran == ["a", "b", "a"]
-
-
-@pytest.mark.parametrize(
-    "where, message",
-    [
-        ("9", "has offsets 0 to 2 (the next one), not 9"),
-        ("soon", "is no offset, 'earliest', 'latest' or time"),
-        ("2026-01-31T08:00:00", "a time needs its zone"),
-    ],
-)
-async def test_a_seek_to_nowhere_is_refused(
-    database: str, command: Command, log: Callable[[int], None], where: str, message: str
-) -> None:
-    seen = Seen()
-    log(2)
-    async with Bench(seen.app, database) as bench:
-        await bench.deliver(seen.orders, Order(order_id="a"))
-        await bench.settle()
-
-        code, _, errors = await command(*SEEK, where, "--yes")
-
-    assert code == MISTAKE
-    assert message in errors
-
-
-async def test_a_claim_of_a_dead_owner_stays_a_cautious_one_over_a_seek(database: str) -> None:
-    """P21: a seek does not make the owner's death a release."""
-    seen = Seen()
-    async with Bench(seen.app, database) as bench:
-        await bench.deliver(seen.orders, Order(order_id="a"))
-        await bench.settle()
-        await bench.engine.abort()
-
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-            place = Place("shop", "orders-0")
-            alive = await seek(connection, "dbos", place, to=0, note="", actor="ann", dry_run=True)
-            await connection.execute("UPDATE dbos.executor SET died_at = 1, lease_until = 0")
-            dead = await seek(connection, "dbos", place, to=0, note="", actor="ann")
-
-    assert (alive.owner_alive, alive.after.released) == (True, True)
-    assert (dead.owner_alive, dead.after.released) == (False, False)
 
 
 async def test_a_database_without_our_tables_says_what_to_run(
