@@ -6,11 +6,13 @@ Functions of a handler and a record: no order, no limits, no I/O.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from engine.failures import encode_error, summary
 from engine.handlers import Decision, Handler, UndecodableError, record_key
 from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
+from engine.ranges import Range
 from engine.records import Record
 from engine.rows import allowed
 from engine.runner import Ending, Row, Run
@@ -50,13 +52,20 @@ def undecodable(error: Exception) -> Ending:
 
 
 class Decisions:
-    """Records without a workflow that no durable progress counts yet."""
+    """Records without a workflow that no durable progress counts yet.
 
-    def __init__(self) -> None:
+    Args:
+        counted: Ranges of offsets that it counts already: they are delivered again, after a seek back.
+    """
+
+    def __init__(self, counted: Sequence[Range] = ()) -> None:
         self._at: deque[tuple[int, Decision]] = deque()
+        self._counted = counted
 
     def add(self, offset: int, decision: Decision) -> None:
         """One more, above all before it."""
+        if self._counted and any(start <= offset < end for start, end in self._counted):
+            return
         self._at.append((offset, decision))
 
     def below(self, offset: int) -> tuple[int, int]:

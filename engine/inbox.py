@@ -62,7 +62,7 @@ class Inbox:
         self.backlog: deque[Record] = deque()
         self.rows = OpenRows(self)
         self.keys = Keys(self.rows.recall)
-        self.decisions = Decisions()
+        self.decisions = Decisions(source.progress.counted)
         self.runs: dict[WorkflowId, Run] = {}
         self.group: deque[Run] = deque()
         self.is_open = True

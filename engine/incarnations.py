@@ -41,6 +41,7 @@ def another(held: Progress, *, topic_id: str, start: int, token: str, released: 
         leader_epoch=None,
         filtered=0,
         skipped=0,
+        counted=(),
     )
 
 

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 from engine.errors import EngineError
 from engine.ids import ExecutorId, SourceRef, new_token
 from engine.progress import Progress
+from engine.ranges import Range, merged, without
 from engine.source import CLAIM_CHANNEL
 from engine.store import cancels, event_dispatch_kv, executor, holds
 from engine.store.event_dispatch_kv import ProgressRow
@@ -66,6 +67,8 @@ class Seek:
         epoch: After the seek.
         owner_alive: Whether a live executor has the claim and is fenced.
         horizon: Lowest offset whose rows still stand, `None` where nothing was ever deleted.
+        gaps: What is passed over, and nobody ever decided.
+        taken_back: What of earlier gaps is delivered after all.
     """
 
     before: Progress
@@ -73,6 +76,8 @@ class Seek:
     epoch: int
     owner_alive: bool
     horizon: int | None
+    gaps: tuple[Range, ...]
+    taken_back: tuple[Range, ...]
 
 
 async def seek(
@@ -89,8 +94,9 @@ async def seek(
     """Move a partition's progress (I3, P30). Whether Kafka has the offset is the caller's to ask.
 
     Back: records from `to` are delivered again. Those that have a row are known and do not run again (I4); those that
-    a filter or a gap passed over are decided anew, and counted anew. Forward: what is passed over is a recorded gap
-    (I1); open workflows go on wherever they are.
+    a filter passed over are decided anew, and stay counted once; of gaps, what is delivered after all is taken back.
+    Forward: what is passed over is a recorded gap (I1), where it was never decided; open workflows go on wherever they
+    are.
 
     Args:
         connection: In autocommit mode.
@@ -122,6 +128,8 @@ async def seek(
                 f"  Seek to {horizon} or above, or say that they shall (--force)."
             )
         owner_alive = not before.released and await _is_alive(connection, schema, before.owner)
+        opened = await (await send(connection, schema, holds.gaps_above(source=source, offset=to))).fetchall()
+        passed = without((before.next, to), before.counted)
         after = before.to(
             next=to,
             high=max(to, before.high),
@@ -130,6 +138,7 @@ async def seek(
             released=before.released or owner_alive,
             # Of the last record persisted, which may stand above `to`: the client would find a truncated log.
             leader_epoch=None,
+            counted=tuple(merged([*before.counted, *without((to, before.next), opened)])),
         )
         await send(
             connection,
@@ -142,20 +151,21 @@ async def seek(
                 value=after.encode(),
             ),
         )
-        if to > before.next:
-            await send(
-                connection,
-                schema,
-                holds.gap(source=source, start=before.next, end=to, reason=f"seek: {note}", by=actor),
-            )
+        if opened:
+            await send(connection, schema, holds.take_back_gaps(source=source, offset=to))
+        for start, end in passed:
+            gap = holds.gap(source=source, start=start, end=end, reason=f"seek: {note}", by=actor)
+            await send(connection, schema, gap)
         what = f"{before.next} to {to}, epoch {row.epoch + 1}"
+        if opened:
+            what += "; taken back: gaps " + ", ".join(f"[{start}, {end})" for start, end in opened)
         await _audit(connection, schema, place, actor=actor, action="seek", what=what, note=note)
         await send(
             connection,
             schema,
             executor.notify(channel=CLAIM_CHANNEL, payload=f"released {place.service_name} {place.topic_partition}"),
         )
-    return Seek(before, after, row.epoch + 1, owner_alive, horizon)
+    return Seek(before, after, row.epoch + 1, owner_alive, horizon, tuple(passed), tuple(opened))
 
 
 async def pause(connection: AsyncConnection[Any], schema: str, place: Place, *, note: str, actor: str) -> bool:

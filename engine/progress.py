@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from engine.errors import ConfigurationError
+from engine.ranges import Range
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -30,7 +31,9 @@ class Progress:
         incarnation: The n-th topic of that name, from 1.
         leader_epoch: Of the last record persisted, `None` where unknown.
         generation: Of the owner's assignment; judges requests (P9), forbids nothing.
-        filtered, skipped: Records below `next` without a workflow, by decision of the filter or as tombstones.
+        filtered, skipped: Records below `next` without a workflow, by decision of the filter or as tombstones. Each is
+            counted once, as what it was decided to be at first.
+        counted: After a seek back: ranges of offsets whose decisions `filtered` and `skipped` have already.
     """
 
     next: int
@@ -45,11 +48,15 @@ class Progress:
     generation: int = 0
     filtered: int = 0
     skipped: int = 0
+    counted: tuple[Range, ...] = ()
 
     def encode(self) -> str:
         """JSON text, keys in declared order: the same progress is always the same text."""
         # Not `dataclasses.asdict`: 20 µs, for every partition in every flush.
-        return _compact({name: getattr(self, name) for name in self.__slots__})
+        stored = {name: getattr(self, name) for name in self.__slots__}
+        if all(end <= self.next for _, end in self.counted):
+            del stored["counted"]  # passed, or nothing ever: as nearly always
+        return _compact(stored)
 
     @classmethod
     def decode(cls, value: str) -> Self:
@@ -62,7 +69,8 @@ class Progress:
             stored = json.loads(value)
             unknown = stored.keys() - {f.name for f in fields(cls)}
             if not unknown:
-                return cls(**stored)
+                counted = tuple((int(start), int(end)) for start, end in stored.pop("counted", ()))
+                return cls(**stored, counted=counted)
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"event_dispatch_kv: {value[:200]!r} is no progress of a partition") from error
         raise ConfigurationError(

@@ -199,6 +199,36 @@ def gap(*, source: str, start: int, end: int, reason: str, by: str) -> Statement
     )
 
 
+def gaps_above(*, source: str, offset: int) -> Statement[tuple[int, int]]:
+    """The gaps, or what of them, that lie at or above an offset; locked."""
+    return Statement(
+        """
+        SELECT GREATEST(g.from_offset, %(offset)s), g.to_offset
+          FROM {schema}.gap AS g
+         WHERE g.kafka_source = %(source)s AND g.to_offset > %(offset)s
+         ORDER BY g.from_offset
+           FOR UPDATE
+        """,
+        {"source": source, "offset": offset},
+    )
+
+
+def take_back_gaps(*, source: str, offset: int) -> Statement[Any]:
+    """What of the gaps lies at or above an offset is delivered after all: shorten them to what lies below (I1)."""
+    return Statement(
+        """
+        WITH shortened AS (
+            UPDATE {schema}.gap AS g
+               SET to_offset = %(offset)s
+             WHERE g.kafka_source = %(source)s AND g.from_offset < %(offset)s AND g.to_offset > %(offset)s
+        )
+        DELETE FROM {schema}.gap AS g
+         WHERE g.kafka_source = %(source)s AND g.from_offset >= %(offset)s
+        """,
+        {"source": source, "offset": offset},
+    )
+
+
 def horizon(*, source: str) -> Statement[tuple[int]]:
     """Below it rows were deleted; locked, so that no retention moves it under a seek (P30)."""
     return Statement(

@@ -177,10 +177,10 @@ def _shown(place: Place, done: Seek, partition: PartitionRow) -> str:
     """What a seek does, for people."""
     before, after = done.before.next, done.after.next
     lines = [f"{place.topic_partition} of group {place.group}: next {before} becomes {after}, epoch {done.epoch}"]
-    if after > before:
-        lines.append(f"offsets {before} to {after - 1} are passed over: a recorded gap")
-    elif after < before:
+    lines += [f"offsets {start} to {end - 1} are passed over: a recorded gap" for start, end in done.gaps]
+    if after < before:
         lines.append(f"offsets {after} to {before - 1} are delivered again; what has a row does not run again")
+    lines += [f"offsets {start} to {end - 1} were a gap, which is taken back" for start, end in done.taken_back]
     if done.horizon is not None and after < done.horizon:
         lines.append(f"rows below {done.horizon} were deleted: those records run again")
     if done.owner_alive:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -62,6 +63,15 @@ SEEK = ("partitions", "seek", "orders-0", "--group", "shop", "--note", "asked fo
 async def progress_of(bench: Bench) -> tuple[int, dict[str, Any]]:
     ((epoch, value),) = await bench.fetch_all("SELECT update_seq::bigint, value FROM dbos.event_dispatch_kv")
     return epoch, json.loads(value)
+
+
+async def taken_up(bench: Bench, seen: Seen) -> None:
+    """Wait until the fenced owner has claimed anew, and everything is done again."""
+    sought, _ = await progress_of(bench)
+    ref = bench.ref(seen.orders)
+    await until(lambda: any(source.ref == ref and source.epoch > sought for source in bench.engine.sources.attached()))
+    await bench.claim(ref)
+    await bench.settle()
 
 
 async def test_a_seek_is_shown_and_not_made_unless_yes_is_said(
@@ -214,3 +224,97 @@ async def test_a_claim_of_a_dead_owner_stays_a_cautious_one_over_a_seek(database
 
     assert (alive.owner_alive, alive.after.released) == (True, True)
     assert (dead.owner_alive, dead.after.released) == (False, False)
+
+
+# -- what was decided before, and what was passed over
+
+
+async def test_what_is_filtered_again_after_a_seek_back_is_counted_once(
+    database: str, command: Command, log: Callable[[int], None]
+) -> None:
+    """I3: `filtered` and `skipped` count records below `next`, not decisions; over a crash on the way, too."""
+    seen = Seen()
+    seen.passes_over = b"no"
+    log(6)
+    async with Bench(seen.app, database) as bench:
+        for order_id in ("a", "no", "no", "b", "no", "c"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+
+        await command(*SEEK, "1", "--yes")
+        await taken_up(bench, seen)
+        await command(*SEEK, "earliest", "--yes")
+        _, stored = await progress_of(bench)
+        await bench.crash_now()
+        await bench.settle()
+        for order_id in ("no", "d"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+        _, progress = await progress_of(bench)
+
+    assert stored["counted"] == [[0, 6]]
+    assert (progress["next"], progress["filtered"]) == (8, 4)
+    assert "counted" not in progress
+    assert seen.ran == ["a", "b", "c", "d"]
+
+
+async def test_a_gap_that_a_seek_back_opens_again_is_taken_back_and_its_records_are_counted(
+    database: str, command: Command, log: Callable[[int], None]
+) -> None:
+    """I1, I3: what is delivered after all is no gap; nobody had decided it before."""
+    seen = Seen()
+    seen.passes_over = b"no"
+    log(6)
+    async with Bench(seen.app, database) as bench:
+        ref = bench.ref(seen.orders)
+        await bench.deliver(seen.orders, Order(order_id="no"))
+        await bench.settle()
+        await bench.release(ref)
+        for order_id in ("a", "no", "b", "no", "c"):
+            first = bench.log[ref][0]
+            value = Order(order_id=order_id).model_dump_json().encode()
+            bench.log[ref].append(replace(first, offset=len(bench.log[ref]), key=order_id.encode(), value=value))
+        await command(*SEEK, "3", "--yes")
+        await bench.claim(ref)
+        await bench.settle()
+        gaps = await bench.fetch_all("SELECT from_offset, to_offset FROM dbos.gap")
+        _, before = await progress_of(bench)
+
+        _, shown, _ = await command(*SEEK, "2", "--yes")
+        await taken_up(bench, seen)
+        shortened = await bench.fetch_all("SELECT from_offset, to_offset FROM dbos.gap")
+        _, after = await progress_of(bench)
+        await command(*SEEK, "earliest", "--yes")
+        await taken_up(bench, seen)
+        none = await bench.fetch_all("SELECT from_offset, to_offset FROM dbos.gap")
+        _, last = await progress_of(bench)
+
+    assert (gaps, before["filtered"]) == ([(1, 3)], 2)
+    assert "offsets 2 to 2 were a gap, which is taken back" in shown
+    assert (shortened, after["filtered"]) == ([(1, 2)], 3)
+    assert (none, last["filtered"], last["next"]) == ([], 3, 6)
+    assert seen.ran == ["b", "c", "a"]
+
+
+async def test_what_a_seek_forward_passes_over_for_the_second_time_is_no_gap_where_it_was_decided(
+    database: str, command: Command, log: Callable[[int], None]
+) -> None:
+    """I1: back and forward again: every record in between has a row, or was counted."""
+    seen = Seen()
+    seen.passes_over = b"no"
+    log(4)
+    async with Bench(seen.app, database) as bench:
+        ref = bench.ref(seen.orders)
+        for order_id in ("a", "no", "b"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+        await bench.release(ref)
+
+        await command(*SEEK, "earliest", "--yes")
+        _, shown, _ = await command(*SEEK, "4", "--yes")
+        gaps = await bench.fetch_all("SELECT from_offset, to_offset FROM dbos.gap")
+        _, progress = await progress_of(bench)
+
+    assert "offsets 3 to 3 are passed over: a recorded gap" in shown
+    assert gaps == [(3, 4)]
+    assert (progress["next"], progress["filtered"]) == (4, 1)
