@@ -1,18 +1,28 @@
 """Where an operator's `earliest`, `latest`, time or offset is in a partition's log."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from confluent_kafka import KafkaException
 
 from consumers.cluster import Cluster
 from consumers.settings import GroupSettings, StartAt
+from consumers.validation import Log
 from engine.errors import ConfigurationError
 
 Target = int | datetime | StartAt
 """An offset, the first record not older than a time, or an end of the log."""
 
 
-async def offset_of(settings: GroupSettings, topic: str, partition: int, target: Target) -> int:
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a target is, and the log it is in."""
+
+    offset: int
+    log: Log
+
+
+async def locate(settings: GroupSettings, topic: str, partition: int, target: Target) -> Located:
     """Ask the brokers.
 
     Raises:
@@ -42,4 +52,4 @@ async def offset_of(settings: GroupSettings, topic: str, partition: int, target:
         raise ConfigurationError(
             f"the log of {topic}-{partition} has offsets {log.start} to {log.end} (the next one), not {offset}"
         )
-    return offset
+    return Located(offset, log)

@@ -15,6 +15,9 @@ from consumers.errors import is_truncation
 from consumers.settings import OnGap, OnRecreated
 from engine.progress import Progress
 
+BEGIN_ANEW = "`processor partitions seek --to WHERE --new-incarnation`"
+"""What an operator does where offsets name other records than before."""
+
 REFUSALS_MAX = 3
 """Times the client may refuse an offset that the log seems to have, before that is no passing trouble."""
 
@@ -93,14 +96,14 @@ def judge(
         return Halt(
             f"the topic was deleted and created again: its ID was {progress.topic_id}, now it is {log.topic_id}. "
             f"The same offsets name other records, so nothing was fetched. "
-            f"To begin it from its start ({log.start}) under new workflow IDs: start with the setting "
-            f"partitions.on_topic_recreated: new_incarnation, then `processor partitions release`."
+            f"To begin it from its start ({log.start}) under new workflow IDs: {BEGIN_ANEW}, or start with the setting "
+            f"partitions.on_topic_recreated: new_incarnation; then `processor partitions release`."
         )
     if log.end < max(progress.next, progress.high):
         return Halt(
             f"the log was truncated: it ends at {log.end}, but records up to {max(progress.next, progress.high)} "
             f"were processed. New records would come under offsets that are taken. "
-            f"If the topic was created again, begin a new incarnation.",
+            f"To give them workflow IDs of their own: {BEGIN_ANEW}; then `processor partitions release`.",
             certain=False,  # a new leader's high watermark may lag for a moment
         )
     if log.start > progress.next:
@@ -115,6 +118,6 @@ def judge(
         return Halt(
             f"Kafka does not give offset {progress.next} although the log is [{log.start}, {log.end}): {refusal.error}. "
             f"The log was probably cut by an unclean leader election and grew again: "
-            f"compare the records around that offset, then seek or begin a new incarnation."
+            f"compare the records around that offset, then {BEGIN_ANEW}, or seek without; then release."
         )
     return Attach(progress.next)

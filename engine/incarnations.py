@@ -15,8 +15,7 @@ from psycopg import AsyncConnection
 
 from engine.ids import SourceRef
 from engine.progress import Progress
-from engine.store import event_dispatch_kv, open_work
-from engine.store.event_dispatch_kv import ProgressRow
+from engine.store import open_work
 from engine.store.statement import send
 
 TOPIC_SPAN = 2**50
@@ -45,24 +44,12 @@ def another(held: Progress, *, topic_id: str, start: int, token: str, released: 
     )
 
 
-async def begin(
-    connection: AsyncConnection[Any], schema: str, ref: SourceRef, stored: ProgressRow, progress: Progress
-) -> None:
-    """Write the progress of another incarnation, as a claim does: epoch + 1. In a transaction that locked the row."""
+async def leave_behind(connection: AsyncConnection[Any], schema: str, ref: SourceRef, incarnation: int) -> None:
+    """Move the places of what came before an incarnation. In the transaction that writes the new one's progress."""
     await send(
         connection,
         schema,
-        event_dispatch_kv.write(
-            service=ref.service_name,
-            key=ref.key,
-            handler=stored.handler,
-            epoch=stored.epoch + 1,
-            value=progress.encode(),
+        open_work.move_places(
+            sources=list(ref.former_names(incarnation)), service=ref.service_name, key=ref.key, by=-TOPIC_SPAN
         ),
-    )
-    names = list(ref.former_names(progress.incarnation))
-    await send(
-        connection,
-        schema,
-        open_work.move_places(sources=names, service=ref.service_name, key=ref.key, by=-TOPIC_SPAN),
     )

@@ -227,7 +227,18 @@ class Sources:
             if not (held.released or held.owner == engine.executor_id):
                 raise ConfigurationError(f"{ref}: claimed by {held.owner} meanwhile")
             progress = incarnations.another(held, topic_id=topic_id, start=start, token=held.token, released=True)
-            await incarnations.begin(connection, schema, ref, row, progress)
+            await send(
+                connection,
+                schema,
+                event_dispatch_kv.write(
+                    service=ref.service_name,
+                    key=ref.key,
+                    handler=row.handler,
+                    epoch=row.epoch + 1,
+                    value=progress.encode(),
+                ),
+            )
+            await incarnations.leave_behind(connection, schema, ref, progress.incarnation)
             detail = f"new incarnation (topic {topic_id}) by {by}"
             await send(
                 connection, schema, holds.audit(actor="engine", action="incarnation", subject=str(ref), detail=detail)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from consumers.settings import StartAt
 from engine.inspection import PartitionRow, connected, list_partitions
-from engine.partitions import OF_FORMER_TOPICS, Place, Seek, cancel, pause, release, resume, seek, unknown
+from engine.partitions import OF_FORMER_TOPICS, PartitionActError, Place, cancel, pause, release, resume, unknown
+from engine.progress import Progress
+from engine.seeks import Anew, Seek, seek
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
@@ -21,6 +23,7 @@ from processor.wiring import engine_settings, group_settings
 
 if TYPE_CHECKING:
     from consumers.offsets import Target
+    from consumers.validation import Log
 
 HELP = "List partitions with progress, owner and holds; pause, resume, release or move one, cancel what is open"
 
@@ -58,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="an offset, 'earliest', 'latest', or a time with its zone (2026-01-31T08:00:00Z): the first record since",
     )
     moved.add_argument("--yes", action="store_true", help="do it")
+    moved.add_argument(
+        "--new-incarnation",
+        action="store_true",
+        help="from there on the log has other records than before (it was cut, or the topic was made anew): their "
+        "workflows get IDs of their own",
+    )
     moved.add_argument(
         "--force", action="store_true", help="also where rows were deleted already: those records run again"
     )
@@ -130,7 +139,7 @@ async def _cancel(arguments: argparse.Namespace, schema: str, connection: Any, p
 
 
 async def _seek(arguments: argparse.Namespace, settings: Settings, connection: Any, place: Place) -> int:
-    from consumers.offsets import offset_of
+    from consumers.offsets import locate
 
     schema = settings.postgres.schema_name
     stored = await list_partitions(connection, schema, group=place.group)
@@ -138,13 +147,17 @@ async def _seek(arguments: argparse.Namespace, settings: Settings, connection: A
     if partition is None:
         raise unknown(place)
     ref = place.ref(partition.handler)
+    found = await locate(group_settings(settings, place.group), ref.topic, ref.partition, arguments.to)
+    if not arguments.new_incarnation:
+        _refuse_another_log(place, partition.progress, found.log)
     done = await seek(
         connection,
         schema,
         place,
-        to=await offset_of(group_settings(settings, place.group), ref.topic, ref.partition, arguments.to),
+        to=found.offset,
         note=arguments.note,
         actor=actor_of(arguments),
+        anew=Anew(found.log.topic_id, found.log.start) if arguments.new_incarnation else None,
         force=arguments.force,
         dry_run=not arguments.yes,
     )
@@ -152,6 +165,21 @@ async def _seek(arguments: argparse.Namespace, settings: Settings, connection: A
     if arguments.yes:
         return DONE
     return _unchanged()
+
+
+def _refuse_another_log(place: Place, progress: Progress, log: "Log") -> None:
+    """A seek within a log that is not the one of the progress: the next claim would only halt again."""
+    processed = max(progress.next, progress.high)
+    if progress.topic_id and log.topic_id and progress.topic_id != log.topic_id:
+        reason = f"topic {place.topic_partition.rpartition('-')[0]!r} is another one under the same name"
+    elif log.end < processed:
+        reason = f"the log of {place.topic_partition} ends at {log.end}, and records up to {processed} were processed"
+    else:
+        return
+    raise PartitionActError(
+        f"{reason}: the same offsets name other records.\n"
+        f"  With --new-incarnation those from --to on get workflow IDs of their own."
+    )
 
 
 def _unchanged() -> int:
@@ -177,16 +205,33 @@ def _shown(place: Place, done: Seek, partition: PartitionRow) -> str:
     """What a seek does, for people."""
     before, after = done.before.next, done.after.next
     lines = [f"{place.topic_partition} of group {place.group}: next {before} becomes {after}, epoch {done.epoch}"]
+    if (incarnation := done.after.incarnation) != done.before.incarnation:
+        prefix = place.ref("").id_prefix(owns_topic=True, incarnation=incarnation)
+        lines.append(f"incarnation {incarnation} begins at {after}: workflows from there on are {prefix}…")
+        lines += [
+            f"what the log holds from {start} to {end - 1} counts as the former incarnation's: a recorded gap"
+            for start, end in done.gaps
+        ]
+        if partition.open:
+            lines.append(
+                f"{partition.open} open workflows of the former one go on, each before the new ones of its key"
+            )
+        return "\n  ".join([*lines, *_standing(done, partition)])
     lines += [f"offsets {start} to {end - 1} are passed over: a recorded gap" for start, end in done.gaps]
     if after < before:
         lines.append(f"offsets {after} to {before - 1} are delivered again; what has a row does not run again")
     lines += [f"offsets {start} to {end - 1} were a gap, which is taken back" for start, end in done.taken_back]
     if done.horizon is not None and after < done.horizon:
         lines.append(f"rows below {done.horizon} were deleted: those records run again")
+    return "\n  ".join([*lines, *_standing(done, partition)])
+
+
+def _standing(done: Seek, partition: PartitionRow) -> list[str]:
+    """Who has the partition, and what holds it."""
+    lines = [f"it does not go on before it is released: {hold}" for hold in partition.holds[:1]]
     if done.owner_alive:
-        lines.append(f"executor {done.before.owner} has the claim: it is fenced, and it or another claims anew")
-    lines += [f"it does not go on before it is released: {hold}" for hold in partition.holds[:1]]
-    return "\n  ".join(lines)
+        lines.insert(0, f"executor {done.before.owner} has the claim: it is fenced, and it or another claims anew")
+    return lines
 
 
 def _row(partition: PartitionRow) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from consumers.mock import MockCluster
-from engine.partitions import Place, seek
+from engine.partitions import Place
+from engine.seeks import seek
 from processor import App, Topic
 from processor.cli import DONE, MISTAKE
 from processor.testing import Bench
@@ -318,3 +319,77 @@ async def test_what_a_seek_forward_passes_over_for_the_second_time_is_no_gap_whe
     assert "offsets 3 to 3 are passed over: a recorded gap" in shown
     assert gaps == [(3, 4)]
     assert (progress["next"], progress["filtered"]) == (4, 1)
+
+
+# -- a log that is another one
+
+
+CUT = (*SEEK[:-1], "--new-incarnation", "--to")
+
+
+async def test_a_log_that_was_cut_goes_on_under_ids_of_its_own(
+    database: str, command: Command, log: Callable[[int], None]
+) -> None:
+    """P30, case 20: `next` and `high` from there on, and what comes is not taken for what had those offsets before."""
+    seen = Seen()
+    seen.passes_over = b"no"
+    log(3)
+    async with Bench(seen.app, database) as bench:
+        ref = bench.ref(seen.orders)
+        for order_id in ("a", "no", "b", "c", "d"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+        await bench.release(ref)
+        before = await progress_of(bench)
+
+        refused = await command(*SEEK, "2", "--yes")
+        unchanged = await progress_of(bench)
+        _, shown, _ = await command(*CUT, "latest")
+        code, _, errors = await command(*CUT, "latest", "--yes")
+        bench.log[ref] = bench.log[ref][:3]
+        for order_id in ("C", "D"):
+            first = bench.log[ref][0]
+            value = Order(order_id=order_id).model_dump_json().encode()
+            bench.log[ref].append(replace(first, offset=len(bench.log[ref]), key=order_id.encode(), value=value))
+        await bench.claim(ref)
+        await bench.settle()
+        epoch, progress = await progress_of(bench)
+        ids = await bench.fetch_all("SELECT workflow_uuid FROM dbos.workflow_status ORDER BY 1")
+        gaps = await bench.fetch_all("SELECT kafka_source, from_offset, to_offset FROM dbos.gap")
+        acts = await bench.fetch_all("SELECT actor, action, detail ->> 'detail' FROM dbos.audit")
+
+    assert refused[0] == MISTAKE
+    assert "the log of orders-0 ends at 3, and records up to 5 were processed" in refused[2]
+    assert "--new-incarnation" in refused[2]
+    assert unchanged == before
+    assert "incarnation 2 begins at 3: workflows from there on are orders~2-0-…" in shown
+    assert "what the log holds from 0 to 2 counts as the former incarnation's: a recorded gap" in shown
+    assert (code, errors) == (DONE, "")
+    assert seen.ran == ["a", "b", "c", "d", "C", "D"]
+    assert (progress["next"], progress["high"], progress["incarnation"], progress["filtered"]) == (5, 5, 2, 0)
+    assert epoch > before[0]
+    assert ids == [(f"orders-0-{n}",) for n in (0, 2, 3, 4)] + [(f"orders~2-0-{n}",) for n in (3, 4)]
+    assert gaps == [("shop|orders~2-0", 0, 3)]
+    ((actor, action, detail),) = acts
+    assert (actor, action) == ("ann", "seek")
+    assert detail.startswith("5 to 3, incarnation 2, epoch ")
+    assert detail.endswith("; asked for")
+
+
+async def test_a_live_owner_is_fenced_by_a_new_incarnation(
+    database: str, command: Command, log: Callable[[int], None]
+) -> None:
+    """P6, P30: as by any seek; what it had under way goes on at its next claim, before what comes."""
+    seen = Seen()
+    log(2)
+    async with Bench(seen.app, database) as bench:
+        for order_id in ("a", "b"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+
+        _, shown, _ = await command(*CUT, "earliest", "--yes")
+        await taken_up(bench, seen)
+
+        assert "is fenced" in shown
+        assert seen.ran == ["a", "b", "a", "b"]
+        assert bench.source(seen.orders).progress.incarnation == 2
