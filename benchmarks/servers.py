@@ -16,6 +16,7 @@ import psycopg
 from consumers.mock_process import MockClusterProcess
 from engine.migrations import migrate
 from tests.fixtures import kafka as kafka_fixtures
+from tests.fixtures import kafka_choice
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.postgres import Databases, PostgresServer
 
@@ -84,12 +85,12 @@ def started() -> Generator[Servers]:
     """Start both. Kafka from its jars where Java is, at PROCESSOR_TEST_KAFKA if that is set, else the mock cluster."""
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer(settings=POSTGRES_SETTINGS))
-        choice = kafka_fixtures.choose(
+        choice = kafka_choice.choose(
             os.environ,
             docker_answers=lambda: False,  # a container's network would be measured too
-            java_version=kafka_fixtures.java_version,
-            has_maven=kafka_fixtures.has_maven(),
-            has_jars=kafka_fixtures.has_jars(),
+            java_version=kafka_choice.java_version,
+            has_maven=kafka_choice.has_maven(),
+            has_jars=kafka_choice.has_jars(),
         )
         cluster: Cluster
         if choice.kind == "mock":

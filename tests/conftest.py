@@ -23,14 +23,14 @@ import pytest
 from consumers.mock import MockCluster
 from engine.migrations import migrate
 from processor.testing import plugin as crash_point_plugin
-from tests.fixtures import kafka as kafka_fixtures
+from tests.fixtures import kafka_choice
 from tests.fixtures import postgres as postgres_fixtures
 from tests.fixtures.docker_engine import docker_answers
 from tests.fixtures.kafka import Kafka, KafkaServer
 from tests.fixtures.postgres import Databases, PostgresServer
 
 POSTGRES = pytest.StashKey[postgres_fixtures.Choice]()
-KAFKA = pytest.StashKey[kafka_fixtures.Choice]()
+KAFKA = pytest.StashKey[kafka_choice.Choice]()
 WISHES = pytest.StashKey[dict[str, str]]()
 """The variables PROCESSOR_TEST_* of this run."""
 WORKERS_MAX = 6
@@ -56,12 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[POSTGRES] = postgres_fixtures.choose(
             wishes, docker_answers=docker_answers, installations=postgres_fixtures.installations()
         )
-        config.stash[KAFKA] = kafka_fixtures.choose(
+        config.stash[KAFKA] = kafka_choice.choose(
             wishes,
             docker_answers=docker_answers,
-            java_version=kafka_fixtures.java_version,
-            has_maven=kafka_fixtures.has_maven(),
-            has_jars=kafka_fixtures.has_jars(),
+            java_version=kafka_choice.java_version,
+            has_maven=kafka_choice.has_maven(),
+            has_jars=kafka_choice.has_jars(),
         )
     except LookupError as error:
         raise pytest.UsageError(str(error)) from error
@@ -180,8 +180,8 @@ def _lacking(config: pytest.Config) -> dict[str, str]:
     lacking: dict[str, str] = {}
     if not config.stash[KAFKA].real:
         lacking["kafka"] = "needs a real Kafka: PROCESSOR_TEST_KAFKA, Docker, or Java 17 and Maven"
-    version = kafka_fixtures.java_version()
-    if (version or 0) < kafka_fixtures.JAVA_MIN or not (kafka_fixtures.has_jars() or kafka_fixtures.has_maven()):
+    version = kafka_choice.java_version()
+    if (version or 0) < kafka_choice.JAVA_MIN or not (kafka_choice.has_jars() or kafka_choice.has_maven()):
         lacking["private_kafka"] = "needs a Kafka of its own: Java 17 and Maven"
     elif config.stash[WISHES].get("PROCESSOR_TEST_KAFKA") == "mock":
         lacking["private_kafka"] = "needs a Kafka of its own, and PROCESSOR_TEST_KAFKA asks for none"
@@ -251,7 +251,7 @@ def private_postgres(pytestconfig: pytest.Config) -> Generator[PostgresServer]:
 @pytest.fixture(scope="session")
 def kafka(pytestconfig: pytest.Config) -> Generator[Kafka]:
     """The real Kafka of this run. Tests share it: names of topics and groups come from `unique`."""
-    with kafka_fixtures.started(pytestconfig.stash[KAFKA]) as kafka:
+    with kafka_choice.started(pytestconfig.stash[KAFKA]) as kafka:
         yield kafka
 
 

@@ -20,6 +20,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from consumers.mock import MockCluster
+from consumers.settings import GroupProtocol
+from tests.fixtures.kafka import Kafka, unique
+
+Broker = MockCluster | Kafka
 Place = tuple[str, int]
 
 PATIENCE_S = 60
@@ -187,3 +192,23 @@ def produce(
         producer.produce(topic, value, partition=partition, on_delivery=lambda error, _: errors.append(error), **fields)
     assert producer.flush(PATIENCE_S) == 0
     assert errors == [None] * len(values)
+
+
+class Members:
+    """Makes members of one group, and closes them at the end."""
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self.group = unique("group")
+        self._broker = broker
+        self._topic = topic
+        self._made: list[Member] = []
+
+    def __call__(self, *, protocol: GroupProtocol = GroupProtocol.CLASSIC, **options: Any) -> Member:
+        member = Member(self._broker.bootstrap_servers, self.group, self._topic, protocol=protocol.value, **options)
+        self._made.append(member)
+        return member
+
+    def close(self) -> None:
+        """Close all."""
+        for member in self._made:
+            member.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError
 
@@ -176,3 +176,13 @@ async def until(condition: Callable[[], object], *threads: Thread) -> None:
             told = [(thread.told.events, thread.told.failure) for thread in threads]
             raise TimeoutError(f"it never came; {told}")
         await asyncio.sleep(0.005)
+
+
+class Threads(Protocol):
+    """The fixture `threads`: makes a poll thread of the test's group."""
+
+    def __call__(self, **options: Any) -> Thread: ...
+
+
+def values(count: int) -> list[str]:
+    return [str(i) for i in range(count)]

@@ -7,22 +7,27 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 
 from consumers.group import Group, PartitionSnapshot
+from consumers.mock import MockCluster
 from consumers.settings import GroupProtocol, GroupSettings, Subscription
 from engine.engine import Engine
 from engine.handlers import Handler, HandlerKind
 from engine.records import Record
 from engine.settings import EngineSettings
 from engine.telemetry import Event, HeartbeatRenewed, Telemetry
+from tests.fixtures.kafka import Kafka
 
 E = TypeVar("E", bound=Event)
 
 PATIENCE_S = 60
 """Longest a test waits for what must come. Nothing is asserted about how long it took."""
+
+
+Broker = MockCluster | Kafka
 
 
 class Text:
@@ -132,6 +137,12 @@ class Member:
         return {number: each.state.value for number, each in self.partitions.items()}
 
 
+class Members(Protocol):
+    """The fixture `members`: starts a member of the test's group. `changes` are of its settings, `database`, `group`, `prepare`."""
+
+    async def __call__(self, broker: Broker, *subscriptions: Subscription, **changes: Any) -> Member: ...
+
+
 async def until(condition: Callable[[], object], *members: Member) -> None:
     """Wait until something is so.
 
@@ -174,6 +185,11 @@ async def settled(conninfo: str, count: int, *members: Member) -> None:
             told = "\n".join(f"{member.group.snapshot()}\n{member.news[-20:]}" for member in members)
             raise TimeoutError(f"{found}, not {count} SUCCESS;\n{told}")
         await asyncio.sleep(0.05)
+
+
+async def lift_holds(conninfo: str) -> None:
+    """Take every hold away, as an operator who decides nothing."""
+    await fetch(conninfo, "DELETE FROM dbos.hold")
 
 
 def texts(prefix: str, count: int) -> Sequence[str]:

@@ -1,147 +1,20 @@
 """The `processor` command as its users meet it: in a process of its own, by exit code and output."""
 
-import contextlib
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.kafka import Security as BrokerSecurity
-
-ROOT = Path(__file__).parents[2]
-WAIT_S = 60
-"""Longest any command takes on a busy machine; three seconds alone."""
-
-SHOP = """
-import time
-
-from pydantic import BaseModel
-
-from processor import App, Topic, Transaction
-
-
-class Order(BaseModel):
-    order_id: str
-    naps_s: float = 0
-
-
-app = App("shop")
-
-
-@app.step()
-def nap(seconds: float) -> None:
-    print("it naps", flush=True)
-    time.sleep(seconds)
-
-
-@app.transaction()
-async def record(tx: Transaction, order_id: str) -> None:
-    await tx.execute("INSERT INTO sale VALUES (%s)", (order_id,))
-
-
-@app.workflow(on=Topic("orders", Order))
-async def fulfil(order: Order) -> None:
-    if order.naps_s:
-        await app.run_step(nap, order.naps_s)
-    await record(order.order_id)
-"""
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    (tmp_path / "shop.py").write_text(SHOP)
-    return tmp_path
-
-
-def command(project: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "processor", *arguments],
-        cwd=project,
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-
-
-def environment(env: Mapping[str, str] | None) -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PROCESSOR_")}
-    return ours | {"PYTHONPATH": str(ROOT)} | dict(env or {})
-
-
-class Running:
-    """A command that goes on; its log is read line by line."""
-
-    def __init__(self, project: Path, *arguments: str, env: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "processor", *arguments],
-            cwd=project,
-            env=environment(env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-
-    def until(self, pattern: str) -> re.Match[str]:
-        """Read until a line matches."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            if match := re.search(pattern, line):
-                return match
-        raise AssertionError(f"it ended without {pattern!r}:\n" + "\n".join(self.lines))
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end."""
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Wait for the end; returns the exit code."""
-        output, _ = self.process.communicate(timeout=WAIT_S)
-        self.lines += output.splitlines()
-        return self.process.returncode
-
-
-@contextlib.contextmanager
-def running(project: Path, *arguments: str, env: Mapping[str, str]) -> Generator[Running]:
-    program = Running(project, *arguments, env=env)
-    try:
-        yield program
-    finally:
-        if program.process.poll() is None:
-            program.process.kill()
-            program.process.wait()
-        if program.process.stdout is not None:
-            program.process.stdout.close()
-
-
-def produce(bootstrap_servers: str, *values: object, topic: str = "orders") -> None:
-    producer = Producer({"bootstrap.servers": bootstrap_servers})
-    for value in values:
-        producer.produce(topic, json.dumps(value), key="k")
-    assert producer.flush(WAIT_S) == 0
-
-
-def fetch(dsn: str, query: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(query.encode())
-        return cursor.fetchall() if cursor.description else []
-
+from tests.integration.commands import WAIT_S, Running, command, env_of, environment, fetch, produce, running, wait_for
 
 # -- mistakes (those that no server is needed for: tests/unit/test_command_line.py)
 
@@ -385,85 +258,6 @@ def _died_or_buried(program: Running, database: str) -> int:
     raise AssertionError("neither dead nor done")
 
 
-def test_dev_brings_its_own_servers_and_takes_them_away(project: Path) -> None:
-    (project / "processor.yaml").write_text(
-        json.dumps(
-            {
-                "migrate": [
-                    [
-                        sys.executable,
-                        "-c",
-                        "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute('CREATE TABLE sale (id text)')",
-                    ]
-                ]
-            }
-        )
-    )
-
-    with running(project, "dev", "shop:app", env={"PROCESSOR_HTTP_PORT": "0"}) as program:
-        broker = program.until(r"Kafka +(\S+)")[1]
-        dsn = program.until(r'psql "([^"]+)"')[1]
-        produce(broker, {"order_id": "o-1"})
-        wait_for(dsn, "SELECT count(*) FROM sale", 1)
-        code = program.end(signal.SIGINT)
-
-    assert code == 0, program.lines
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(dsn)
-
-
-def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
-    made = command(tmp_path, "new", "my-shop")
-    assert made.returncode == 0, made.stderr
-    project = tmp_path / "my-shop"
-
-    tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=project,
-        env=environment(None),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-
-    assert tested.returncode == 0, tested.stdout
-    assert command(project, "check", "my_shop.app:app").returncode == 0
-    again = command(tmp_path, "new", "my-shop")
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
-
-
-@pytest.mark.fresh_environment
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("tool", ["pip", "uv"])
-def test_the_commands_that_a_new_project_is_begun_with_work(tmp_path: Path, tool: str) -> None:
-    """As a stranger types them, with the pip that came with Python, and with uv; onceflow is on no package index."""
-    hidden = ("PROCESSOR_", "PYTEST_", "VIRTUAL_ENV", "PYTHON")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    env["PATH"] = f"{tmp_path / 'venv' / 'bin'}:{Path(sys.executable).parent}:{env['PATH']}"
-
-    def sh(line: str, folder: Path = tmp_path) -> str:
-        ended = subprocess.run(
-            ["bash", "-c", line],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, f"{line}\n{ended.stdout}"
-        return ended.stdout
-
-    sh(f"'{sys.executable}' -m venv venv && venv/bin/pip install -q '{ROOT}'")
-    _, _, pip, _, uv = re.split(r"^(with pip|or with uv).*\n", sh("processor new my-shop"), flags=re.MULTILINE)
-    install, test, develop = (line.strip() for line in (pip if tool == "pip" else uv).strip().splitlines())
-
-    sh(install, tmp_path / "my-shop")
-    assert " passed" in sh(test, tmp_path / "my-shop")
-    assert "usage: processor dev" in sh(f"{develop} --help", tmp_path / "my-shop")
-
-
 TOKENS = """
 import json
 import time
@@ -499,24 +293,3 @@ def test_run_over_sasl_ssl_with_tokens_of_the_users(project: Path, database: str
         with running(project, "run", "shop:app", env=env) as program:
             wait_for(database, "SELECT count(*) FROM sale", 1)
             assert program.end() == 0, program.lines
-
-
-def env_of(database: str, cluster: MockCluster) -> dict[str, str]:
-    return {
-        "PROCESSOR_POSTGRES_DSN": database,
-        "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap_servers,
-        "PROCESSOR_HTTP_PORT": "0",
-        "PROCESSOR_HTTP_HOST": "127.0.0.1",
-    }
-
-
-def wait_for(dsn: str, query: str, count: int) -> None:
-    """Ask until the answer is there."""
-    deadline = time.monotonic() + WAIT_S
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        while time.monotonic() < deadline:
-            row = connection.execute(query.encode()).fetchone()
-            if row is not None and row[0] >= count:
-                return
-            connection.execute("SELECT pg_sleep(0.05)")
-    raise AssertionError(f"{query}: never {count}")

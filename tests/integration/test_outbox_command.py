@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures.kafka import Kafka, unique
 from tests.integration.relaying import Outbox, values
-from tests.integration.test_cli import command, fetch, produce, running, wait_for
+from tests.integration.commands import command, fetch, produce, running, wait_for
 
 SHOP = """
 from pydantic import BaseModel

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures import kafka, postgres
+from tests.fixtures import kafka_choice, postgres
 from tests.fixtures.postgres import Installation, address_of
 
 INSTALLED = [Installation(18, Path("/wheel18")), Installation(16, Path("/wheel16")), Installation(15, Path("/debian"))]
@@ -17,14 +17,16 @@ def never() -> bool:
 
 def choose_kafka(
     env: Mapping[str, str], *, docker: bool = False, java: int | None = 17, maven: bool = True, jars: bool = False
-) -> kafka.Choice:
-    return kafka.choose(env, docker_answers=lambda: docker, java_version=lambda: java, has_maven=maven, has_jars=jars)
+) -> kafka_choice.Choice:
+    return kafka_choice.choose(
+        env, docker_answers=lambda: docker, java_version=lambda: java, has_maven=maven, has_jars=jars
+    )
 
 
 def test_an_address_is_used_without_looking_further() -> None:
     env = {"PROCESSOR_TEST_KAFKA": "broker:9092", "PROCESSOR_TEST_POSTGRES": "postgresql://server/postgres"}
 
-    chosen = kafka.choose(env, docker_answers=never, java_version=never, has_maven=False, has_jars=False)
+    chosen = kafka_choice.choose(env, docker_answers=never, java_version=never, has_maven=False, has_jars=False)
 
     assert (chosen.kind, chosen.address) == ("address", "broker:9092")
     assert postgres.choose(env, docker_answers=never, installations=[]).address == "postgresql://server/postgres"

@@ -1,0 +1,192 @@
+"""Logs that are not what they were: topics made anew, logs that were cut, retention (cases 19 to 21)."""
+
+import asyncio
+
+from consumers import telemetry
+from consumers.mock import MockCluster
+from consumers.settings import GroupProtocol, OnGap, OnRecreated, Subscription
+from engine.telemetry import SourceClaimed
+from tests.conformance.members import produce
+from tests.fixtures.kafka import Kafka
+from tests.integration.members import Broker, Members, fetch, ids, lift_holds, settled, texts, until, workflows
+
+
+async def test_a_topic_created_again_halts_its_partitions(
+    kafka: Kafka, topic: str, database: str, members: Members
+) -> None:
+    """Case 19: the same offsets name other records, and the client would go on without a word."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 5))
+    first = await members(kafka)
+    await settled(database, 5, first)
+    await first.stop()
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 10))
+
+    second = await members(kafka)
+    await until(lambda: second.states == {0: "held"}, second)
+
+    assert "created again" in second.partitions[0].reason
+    assert [halted.source.topic for halted in second.told(telemetry.PartitionHalted)] == [topic]
+    assert not second.ran
+
+
+async def test_a_topic_id_that_was_not_known_is_stored_when_it_is_and_counts_from_then_on(
+    kafka: Kafka, topic: str, database: str, members: Members
+) -> None:
+    """Case 19: progress of a time when brokers told no IDs; the topic that is there now is taken for the one it was."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 3))
+    first = await members(kafka)
+    await settled(database, 3, first)
+    await first.stop()
+    known = await stored_topic_id(database)
+    await fetch(database, "UPDATE dbos.event_dispatch_kv SET value = replace(value, %s, '')", known)
+    assert await stored_topic_id(database) == ""
+
+    second = await members(kafka)
+    while await stored_topic_id(database) != known:
+        await asyncio.sleep(0.05)
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 5))
+    await until(lambda: second.told(telemetry.PartitionHalted), second)
+
+    assert "created again" in second.told(telemetry.PartitionHalted)[0].reason
+    assert await stored_topic_id(database) == known
+
+
+async def test_a_topic_created_again_under_an_attached_partition_is_noticed(
+    kafka: Kafka, topic: str, database: str, members: Members, protocol: GroupProtocol
+) -> None:
+    """Case 19, the silent one: the client of a live member goes on at the old offset of the new topic, without a word.
+
+    Every record of the new topic runs in the end; what ran before it was noticed did so under the old incarnation.
+    """
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 30))
+    again = Subscription(topic=topic, handler="fulfil", on_recreated=OnRecreated.NEW_INCARNATION)
+    member = await members(kafka, again, protocol=protocol)
+    await settled(database, 30, member)
+
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 40))
+    await until(lambda: member.ran.keys() >= set(texts("new", 40)), member)
+    await until(lambda: member.partitions[0].lag == 0, member)
+
+    new_ids = [each for each in await ids(database) if each.startswith(f"{topic}~2-")]
+    assert len(new_ids) == 40
+    assert len(member.told(telemetry.TopicRecreated)) == 1
+
+
+async def test_a_topic_created_again_is_a_new_incarnation_by_policy(
+    kafka: Kafka, topic: str, database: str, members: Members
+) -> None:
+    """Case 19: every record of the new topic runs, under IDs that the old ones did not have."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 5))
+    again = Subscription(topic=topic, handler="fulfil", on_recreated=OnRecreated.NEW_INCARNATION)
+    first = await members(kafka, again)
+    await settled(database, 5, first)
+    await first.stop()
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 10))
+
+    second = await members(kafka, again)
+    await settled(database, 15, second)
+
+    assert second.ran.keys() == set(texts("new", 10))
+    assert f"{topic}~2-0-9" in await ids(database)
+    assert len(second.told(telemetry.TopicRecreated)) == 1
+
+
+async def test_a_log_that_ends_below_what_was_processed_halts(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members
+) -> None:
+    """Case 20, on brokers without topic IDs: new records would come under offsets that are taken."""
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, texts("old", 10))
+    first = await members(mock_cluster)
+    await settled(database, 10, first)
+    await first.stop()
+    mock_cluster.delete_topic(topic)
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, texts("new", 3))
+
+    second = await members(mock_cluster)
+    await until(lambda: second.states == {0: "held"}, second)
+
+    assert "truncated" in second.partitions[0].reason
+    assert not second.ran
+
+
+async def test_retention_beyond_progress_halts_until_the_operator_decides(
+    broker: Broker, topic: str, database: str, members: Members
+) -> None:
+    """Case 21: nothing is skipped silently; lifting the hold without a decision finds the gap again."""
+    await interrupted(broker, topic, database, members, Subscription(topic=topic, handler="fulfil"))
+
+    member = await members(broker)
+    await until(lambda: member.states == {0: "held"}, member)
+    assert "[5, 8)" in member.partitions[0].reason
+    await lift_holds(database)
+    claims = len(member.told(SourceClaimed))
+    await until(lambda: len(member.told(SourceClaimed)) > claims and member.states == {0: "held"}, member)
+
+    assert await workflows(database) == {"SUCCESS": 5}
+
+
+async def test_retention_beyond_progress_is_a_recorded_gap_by_policy(
+    broker: Broker, topic: str, database: str, members: Members
+) -> None:
+    """Case 21, I1: a decision that is written down."""
+    skip = Subscription(topic=topic, handler="fulfil", on_gap=OnGap.SKIP)
+    await interrupted(broker, topic, database, members, skip)
+
+    member = await members(broker, skip)
+    await settled(database, 7, member)
+
+    gaps = await fetch(database, "SELECT from_offset, to_offset FROM dbos.gap")
+    assert gaps == [(5, 8)]
+    assert [(gap.start, gap.end) for gap in member.told(telemetry.GapAccepted)] == [(5, 8)]
+    assert member.ran.keys() == {"old8", "old9"}
+
+
+async def test_retention_that_passes_an_attached_partition_is_noticed(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members
+) -> None:
+    """Case 21: while it is attached, by the client's refusal; back to validation, which records the gap."""
+    mock_cluster.create_topic(topic, 1)
+    skip = Subscription(topic=topic, handler="fulfil", on_gap=OnGap.SKIP)
+    member = await members(mock_cluster, skip)
+    produce(mock_cluster.bootstrap_servers, topic, texts("a", 5))
+    await settled(database, 5, member)
+    member.group.pause(topic, 0)
+    await until(lambda: member.partitions[0].paused, member)
+
+    produce(mock_cluster.bootstrap_servers, topic, texts("b", 10))
+    mock_cluster.delete_records(topic, 0, before=9)
+    member.group.pause(topic, 0, paused=False)
+    await settled(database, 11, member)
+
+    assert len(member.told(telemetry.OffsetRefused)) >= 1
+    assert await fetch(database, "SELECT from_offset, to_offset FROM dbos.gap") == [(5, 9)]
+
+
+async def interrupted(broker: Broker, topic: str, database: str, members: Members, subscription: Subscription) -> None:
+    """Offsets 0 to 4 processed, 5 to 9 produced while nobody ran, 5 to 7 removed by retention."""
+    broker.create_topic(topic, 1)
+    produce(broker.bootstrap_servers, topic, texts("old", 5))
+    first = await members(broker, subscription)
+    await settled(database, 5, first)
+    await first.stop()
+    produce(broker.bootstrap_servers, topic, [f"old{i}" for i in range(5, 10)])
+    broker.delete_records(topic, 0, before=8)
+
+
+async def stored_topic_id(database: str) -> str:
+    ((topic_id,),) = await fetch(database, "SELECT value::json ->> 'topic_id' FROM dbos.event_dispatch_kv")
+    return topic_id
