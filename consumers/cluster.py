@@ -1,7 +1,8 @@
 """What brokers know about topics, groups and logs, asked without blocking the loop.
 
 One `AdminClient` for the life of a group, because its futures die with it. Every request has a timeout; an answer that
-does not come is a `KafkaException`, and the caller tries again.
+does not come is a `KafkaException`, and the caller tries again. Where no answer came for long the client is replaced:
+it may have lost sight of its brokers for good (consumers/contact.py).
 
 Topic IDs tell a topic from its successor of the same name. Brokers without them (librdkafka's mock cluster, which names
 no controller to ask; brokers that answer with zeros) give '' and leave leader epochs as the only check.
@@ -9,7 +10,7 @@ no controller to ask; brokers that answer with zeros) give '' and leave leader e
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -26,7 +27,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import ClusterMetadata, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]  # public by its documentation
 
 from consumers.client import new_admin
-from consumers.errors import TIMED_OUT, Meaning, meaning_of
+from consumers.errors import TIMED_OUT, UNREACHED, Meaning, meaning_of
 from consumers.handover import Place
 from consumers.settings import GroupSettings
 from consumers.validation import Log
@@ -36,6 +37,9 @@ _T = TypeVar("_T")
 
 CONNECT_TRY_S = 2.0
 """One try to read the cluster's metadata at start; between two the client's errors are looked at."""
+
+REPLACE_AFTER_S = 30.0
+"""Without any answer for so long, another client asks."""
 
 ERRORS_MAX = 50
 """Errors of the client that are kept to explain a failed start."""
@@ -56,6 +60,8 @@ class TopicState:
 class Cluster:
     """A Kafka cluster, as far as a consumer group needs to ask about it."""
 
+    replace_after_s = REPLACE_AFTER_S
+
     def __init__(self, settings: GroupSettings) -> None:
         self._settings = settings
         self._timeout_s = settings.request_max.total_seconds()
@@ -63,6 +69,7 @@ class Cluster:
         # Any: the client's stubs leave its futures without a type.
         self._admin: Any = None
         self._can_describe = False
+        self._silent_since: float | None = None
         self._topics: dict[str, TopicState] = {}
         self._describing: dict[str, asyncio.Lock] = {}
 
@@ -167,7 +174,7 @@ class Cluster:
 
     async def _metadata(self, timeout_s: float) -> ClusterMetadata:
         """All topics: asking for one by name would create it on a broker that does so."""
-        metadata: ClusterMetadata = await asyncio.to_thread(self._admin.list_topics, timeout=timeout_s)
+        metadata = await self._asked(asyncio.to_thread(self._admin.list_topics, timeout=timeout_s))
         self._can_describe = metadata.controller_id in metadata.brokers
         return metadata
 
@@ -212,6 +219,9 @@ class Cluster:
         return offsets
 
     async def _answer(self, future: "Future[_T]") -> _T:
+        return await self._asked(self._in_time(future))
+
+    async def _in_time(self, future: "Future[_T]") -> _T:
         # The client's own timeout covers a request that was sent; ours one that waits for metadata as well.
         # `timeout`, not `wait_for`, which swallows a cancellation that meets the answer (Python 3.11).
         try:
@@ -219,6 +229,28 @@ class Cluster:
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise KafkaException(KafkaError(TIMED_OUT, "no answer from the brokers")) from error
+
+    async def _asked(self, answer: Awaitable[_T]) -> _T:
+        """Note whether brokers answer at all; after a long silence another client asks the next time."""
+        try:
+            answered = await answer
+        except KafkaException as error:
+            if error.args[0].code() in UNREACHED:
+                await self._unanswered()
+            else:
+                self._silent_since = None
+            raise
+        self._silent_since = None
+        return answered
+
+    async def _unanswered(self) -> None:
+        now = time.monotonic()
+        self._silent_since = since = self._silent_since or now
+        if now - since > self.replace_after_s and self._admin is not None:
+            self._silent_since = None
+            former = [self._admin]
+            self._admin = await asyncio.to_thread(new_admin, self._settings, on_error=self._on_error)
+            await asyncio.to_thread(former.clear)  # its end waits for its threads
 
     def _on_error(self, error: KafkaError) -> None:
         self._errors.append(error)

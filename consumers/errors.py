@@ -21,6 +21,10 @@ from engine.errors import EngineError
 from engine.faults import comes_from_outside
 
 TIMED_OUT = KafkaError._TIMED_OUT
+NO_BROKERS = KafkaError._ALL_BROKERS_DOWN
+
+UNREACHED = frozenset({TIMED_OUT, KafkaError._TRANSPORT, NO_BROKERS})
+"""Nobody answered: brokers are away, or the client has lost sight of them."""
 
 
 class Meaning(Enum):

@@ -31,7 +31,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumers.backpressure import Patience, PauseReason, Pauses
 from consumers.bridge import Bridge
 from consumers.client import generation_of, new_consumer
-from consumers.errors import Meaning, meaning_of
+from consumers.contact import Contact, knows_brokers
+from consumers.errors import NO_BROKERS, Meaning, meaning_of
 from consumers.handover import Attachment, Congestible, Place, PollListener, Sorted, sort
 from consumers.pace import POLL_S, Pace, Standing
 from consumers.settings import GroupSettings
@@ -70,6 +71,7 @@ class Poller:
         self._pace = Pace(settings)
         self._standing = Standing(settings)
         self._patience = Patience()
+        self._contact = Contact()
         self._broken: BaseException | None = None
         self._fatal: KafkaError | None = None
         self._closing = False
@@ -153,6 +155,7 @@ class Poller:
             return
         message = consumer.poll(self._pace.poll_s(self.beat, (a.pauses for a in self._attached.values())))
         if message is not None:
+            self._contact.heard(self.beat)
             self._hand_over([message, *consumer.consume(self._pace.batch_size() - 1, 0)])
         if self._broken is not None:
             broken, self._broken = self._broken, None
@@ -162,8 +165,19 @@ class Poller:
         if self._standing.is_stranded(self.beat):
             self._fatal = KafkaError(KafkaError.UNKNOWN_MEMBER_ID, "lost everything, and was assigned nothing since")
             raise KafkaException(self._fatal)
+        if self._contact.is_due(self.beat):
+            self._look_for_brokers(consumer)
         if self._pace.is_positions_due(self.beat):
             self._report_positions(consumer)
+
+    def _look_for_brokers(self, consumer: Consumer) -> None:
+        """Raise `KafkaException` for a client that has reached no broker for too long: another one may."""
+        topic = next((each for each in self._topics if not each.startswith("^")), "")
+        if knows_brokers(consumer, topic):
+            self._contact.heard(self.beat)
+        elif self._contact.is_gone(self.beat):
+            self._fatal = KafkaError(NO_BROKERS, "it reaches no broker any more")
+            raise KafkaException(self._fatal)
 
     # -- records
 
@@ -277,6 +291,7 @@ class Poller:
             consumer.incremental_assign([])  # attached later, one by one, when claimed
             self._rebalancing_until = 0.0
             self._standing.assigned()
+            self._contact.heard(time.monotonic())
             self._pace.expect(time.monotonic())
             given: dict[Place, int] = {}
             for each in partitions:
@@ -330,6 +345,7 @@ class Poller:
 
     def _join(self) -> Consumer:
         self._consumer, self._first = self._first or self._new_client(), None
+        self._contact.heard(self.beat)
         self._consumer.subscribe(
             self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )

@@ -3,13 +3,15 @@
 "Case n" is row n of the table of cases known to lose or duplicate records.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, Message
 
+from consumers.contact import Contact
 from consumers.handover import Place, Sorted
 from consumers.mock import Api, MockCluster
 from consumers.settings import GroupProtocol
@@ -17,6 +19,7 @@ from engine.errors import ConfigurationError
 from tests.conformance.members import Broker, produce
 from tests.conformance.poll_thread import PATIENCE_S, Steered, Thread, Threads, Told, until, values
 from tests.fixtures.kafka import Kafka, unique
+from tests.fixtures.relay import relay
 
 # -- exceptions
 
@@ -240,6 +243,64 @@ async def test_a_member_that_is_left_with_nothing_joins_anew(mock_cluster: MockC
 
 
 # -- brokers that fail
+
+
+class Curious(Steered):
+    """Asks for brokers after half a second of silence, not half a minute."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.contact = self._contact = Contact(silence_s=0.5, every_s=0.5, gone_s=2.0)
+
+
+async def test_a_client_that_reaches_no_broker_any_more_is_replaced(protocol: GroupProtocol) -> None:
+    """I8: librdkafka forgets every broker when one answers that there are none (issue 5301), and may stop asking for ever.
+
+    Here it is told not to bootstrap again, and the brokers move: a new client finds them at the address that is given.
+    """
+    topic, group = unique("moved"), unique("group")
+    with MockCluster() as before, MockCluster() as after:
+        for cluster in (before, after):
+            cluster.set_initial_rebalance_delay(timedelta(milliseconds=50))
+            cluster.set_heartbeat_interval(timedelta(milliseconds=50))
+            cluster.create_topic(topic, 1)
+            produce(cluster.bootstrap_servers, topic, values(10))
+        async with relay(before.bootstrap_servers) as address:
+            thread = Thread(
+                address.address,
+                group,
+                topic,
+                protocol=protocol,
+                kind=Curious,
+                options={"metadata.recovery.strategy": "none"},
+            )
+            await thread.joined(1)
+            first = thread.attach(0, 0)
+            await until(lambda: thread.offsets(first) == list(range(10)), thread)
+
+            address.target = after.bootstrap_servers
+            await asyncio.to_thread(before.close)
+            await until(lambda: thread.told.kinds("recreated") and thread.told.owned, thread)
+            second = thread.attach(0, 7)
+            await until(lambda: thread.offsets(second) == [7, 8, 9], thread)
+
+            assert "reaches no broker" in next(e for e in thread.told.events if e[0] == "recreated")[1]
+            assert await thread.poller.close(PATIENCE_S)
+
+
+async def test_a_client_that_only_has_nothing_to_read_is_kept(broker: Broker, topic: str, threads: Threads) -> None:
+    """Silence is no sign: it is asked, and answers."""
+    thread = threads(kind=Curious)
+    await thread.joined(4)
+    number = thread.attach(0, 0)
+    contact = cast("Curious", thread.poller).contact
+    heard = contact.heard_at
+
+    await until(lambda: contact.heard_at > heard + 2.5, thread)  # longer than an unreachable one would be kept
+    produce(broker.bootstrap_servers, topic, values(3))
+    await until(lambda: thread.offsets(number) == [0, 1, 2], thread)
+
+    assert not thread.told.kinds("recreated")
 
 
 async def test_an_outage_of_the_brokers_loses_and_repeats_nothing(mock_cluster: MockCluster) -> None:
