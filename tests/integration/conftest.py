@@ -25,10 +25,12 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command on the test's database."""
+    """Run a command on the test's database, and on these brokers (`kafka=`)."""
     monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", database)
 
-    async def run(*arguments: str) -> tuple[int, str, str]:
+    async def run(*arguments: str, kafka: str | None = None) -> tuple[int, str, str]:
+        if kafka is not None:
+            monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", kafka)
         try:
             code = await asyncio.to_thread(main, arguments)
         except SystemExit as ended:  # argparse's own

@@ -6,9 +6,11 @@ from consumers import telemetry
 from consumers.mock import MockCluster
 from consumers.settings import GroupProtocol, OnGap, OnRecreated, Subscription
 from engine.telemetry import SourceClaimed
+from processor.cli import DONE, MISTAKE
 from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka
-from tests.integration.members import Broker, Members, fetch, ids, lift_holds, settled, texts, until, workflows
+from tests.integration.conftest import Command
+from tests.integration.members import Broker, Member, Members, fetch, ids, lift_holds, settled, texts, until, workflows
 
 
 async def test_a_topic_created_again_halts_its_partitions(
@@ -190,3 +192,63 @@ async def interrupted(broker: Broker, topic: str, database: str, members: Member
 async def stored_topic_id(database: str) -> str:
     ((topic_id,),) = await fetch(database, "SELECT value::json ->> 'topic_id' FROM dbos.event_dispatch_kv")
     return topic_id
+
+
+# -- what an operator does about it
+
+
+async def begun_anew(command: Command, kafka: Broker, topic: str, member: Member, where: str) -> None:
+    """The two commands the hold's reason names."""
+    place = (f"{topic}-0", "--group", member.group.snapshot().group)
+    seek = ("partitions", "seek", *place, "--note", "compared", "--new-incarnation", "--yes", "--to", where)
+    for act in (seek, ("partitions", "release", *place)):
+        code, _, errors = await command(*act, kafka=kafka.bootstrap_servers)
+        assert (code, errors) == (DONE, "")
+
+
+async def test_a_log_that_was_cut_goes_on_when_an_operator_says_where(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """Case 20, P30: halted with the command to use, then every record from there on runs, under an ID of its own."""
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, texts("old", 10))
+    first = await members(mock_cluster)
+    await settled(database, 10, first)
+    await first.stop()
+    mock_cluster.delete_topic(topic)
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, [*texts("old", 4), *texts("new", 3)])
+    second = await members(mock_cluster)
+    await until(lambda: second.states == {0: "held"}, second)
+    assert "--new-incarnation" in second.partitions[0].reason
+
+    await begun_anew(command, mock_cluster, topic, second, "4")
+    await settled(database, 13, second)
+
+    assert second.ran.keys() == set(texts("new", 3))
+    assert f"{topic}~2-0-4" in await ids(database)
+    assert await fetch(database, "SELECT from_offset, to_offset FROM dbos.gap") == [(0, 4)]
+
+
+async def test_a_topic_created_again_goes_on_when_an_operator_says_so(
+    kafka: Kafka, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """Case 19, P30: without the policy, and without a restart; the stored topic ID is the new topic's."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("old", 5))
+    member = await members(kafka)
+    await settled(database, 5, member)
+    former = await stored_topic_id(database)
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("new", 3))
+    await until(lambda: member.states == {0: "held"}, member)
+    seek = ("partitions", "seek", f"{topic}-0", "--group", member.group.snapshot().group, "--note", "x")
+    refused, _, why = await command(*seek, "--yes", "--to", "earliest", kafka=kafka.bootstrap_servers)
+
+    await begun_anew(command, kafka, topic, member, "earliest")
+    await until(lambda: member.ran.keys() >= set(texts("new", 3)), member)
+
+    assert (refused, "another one under the same name" in why) == (MISTAKE, True)
+    assert f"{topic}~2-0-2" in await ids(database)
+    assert await stored_topic_id(database) not in ("", former)
