@@ -28,7 +28,7 @@ from engine.row_flush import RowCommitter, RowFlush, Starting
 from engine.runner import Ending, Phase, Row, Run, Standing
 from engine.starts import Start
 from engine.states import WorkflowStatus
-from engine.store import workflow_status
+from engine.store import open_work
 from engine.store.commons import TakenRow
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.statement import send
@@ -318,7 +318,7 @@ class Commons:
             cursor = await send(
                 connection,
                 self.engine.settings.schema,
-                workflow_status.disown(ids=[workflow_id], owners=[owner]),
+                open_work.disown(ids=[workflow_id], owners=[owner]),
             )
         if cursor.rowcount:
             self.engine.hints.rows()

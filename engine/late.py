@@ -3,7 +3,8 @@
 A run that outlives its release goes on to the end of its running steps; then, under the row fence, its checkpoints
 and its outcome are written, or its row is handed over ownerless, and a hint is sent. A run whose claim was lost is
 abandoned: its result is dropped. Either way its key runs nowhere in this process until it has ended, also when the
-partition comes back (P13).
+partition comes back (P13). Nor does it anywhere else while its row names this executor, cancelled or not: what was
+refused is *let go* once its code has ended (P18).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from psycopg import AsyncCursor
 from engine.effects import extras_of, lock
 from engine.faults import Fault, fault_of
 from engine.flush import Flush, Work
-from engine.ids import SourceRef
+from engine.ids import OwnerToken, SourceRef, WorkflowId
 from engine.publishing import publishing
-from engine.runner import Phase, Run, Standing
-from engine.store import executor, operation_outputs, workflow_status
+from engine.runner import Phase, Row, Run, Standing
+from engine.store import executor, open_work, operation_outputs, workflow_status
 from engine.store.statement import Statement, send
 from engine.telemetry import HandedOver, LateResultRefused
 from engine.transactional import WEATHER_WAIT_MAX_S, row_fence
@@ -44,6 +45,8 @@ class LateRuns:
         self._waiting: dict[tuple[SourceRef, object], list[Run]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        self._refused: list[tuple[WorkflowId, OwnerToken, str]] = []
+        """Rows that name a run of ours which has ended, and nothing else will be written of."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -67,6 +70,8 @@ class LateRuns:
 
     def ended(self, run: Run) -> None:
         """A late run's code has ended and its row is decided, or was never ours to decide."""
+        if run in self._runs and run.standing is Standing.ABANDONED and run.row is Row.RUNNING:
+            self.let_go(run.id, run.owner, run.inbox.source.name)
         self._runs.discard(run)
         if not self._runs:
             self._empty.set()
@@ -106,6 +111,7 @@ class LateRuns:
                 if fault is Fault.WENT_BACK:
                     self._engine.went_back(str(error))
                 self._engine.telemetry.emit(LateResultRefused(run.id, str(error).split("\n", 1)[0]))
+                self.let_go(run.id, run.owner, run.inbox.source.name)
                 break
         run.phase = Phase.DONE
         self.ended(run)
@@ -147,13 +153,35 @@ class LateRuns:
             engine.outbox_hints.published()
         engine.telemetry.emit(HandedOver(run.inbox.source.ref, run.ending is not None))
 
+    def let_go(self, workflow_id: WorkflowId, owner: OwnerToken, source: str) -> None:
+        """Its code has ended, and nothing was written of it: if it was cancelled, its row names nobody any more (P18)."""
+        if self._engine.is_aborted:
+            return
+        self._refused.append((workflow_id, owner, source))
+        if len(self._refused) == 1:
+            self._engine.spawn(self._let_go())
+
+    async def _let_go(self) -> None:
+        engine = self._engine
+        schema = engine.settings.schema
+        rows, self._refused = self._refused, []
+        # Should it fail: the sweep comes within a lease.
+        async with engine.pool.connection() as connection:
+            await send(
+                connection,
+                schema,
+                open_work.let_go(ids=[row[0] for row in rows], owners=[row[1] for row in rows]),
+            )
+            for source in {source for _, _, source in rows}:
+                await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload=source))
+
     async def sweep(self) -> None:
-        """Hand over open rows that name a superseded claim of ours and have no run here (P12)."""
+        """Hand over rows that name a superseded claim of ours and have no run here (P12)."""
         engine = self._engine
         schema = engine.settings.schema
         async with engine.pool.connection() as connection:
             cursor = await send(
-                connection, schema, workflow_status.orphans_of(executor_id=engine.executor_id, limit=ORPHANS_MAX)
+                connection, schema, open_work.orphans_of(executor_id=engine.executor_id, limit=ORPHANS_MAX)
             )
             rows = await cursor.fetchall()
             # Read after the rows: a claim taken meanwhile is ours, and its rows are no orphans.
@@ -169,7 +197,7 @@ class LateRuns:
             await send(
                 connection,
                 schema,
-                workflow_status.disown(
+                open_work.disown(
                     ids=[workflow_id for workflow_id, _, _ in orphans],
                     owners=[owner for _, owner, _ in orphans],
                 ),

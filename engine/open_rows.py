@@ -307,9 +307,16 @@ class OpenRows:
         self._inbox.start(run)
 
     def not_acquired(self, run: Run, row: FoundRow | None) -> None:
-        """A row that could not be made ours: finished elsewhere (its key goes on), or a live executor's."""
+        """A row that could not be made ours: finished elsewhere (its key goes on), or a live executor's.
+
+        One that was cancelled under a live executor may have a step that still runs there (P18).
+        """
         self._inbox.uncount(run)
-        if row is None or row.status not in OPEN:
+        mine = self._inbox.token
+        runs_elsewhere = row is not None and row.owner not in (None, mine) and row.owner_alive
+        if row is None or (row.status not in OPEN and not runs_elsewhere):
+            if row is not None and row.owner == mine:
+                self._inbox.engine.late.let_go(run.id, mine, self._inbox.source.name)
             self._inbox.free(run)
             return
         run.phase = Phase.WAITING

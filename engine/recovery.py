@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from engine.crashpoints import CrashPoint, reach
 from engine.ids import OwnerToken, WorkflowId, new_token
 from engine.runner import Phase, Row, Standing
-from engine.store import cancels, operation_outputs, waiting, workflow_status
+from engine.store import cancels, open_work, operation_outputs, waiting, workflow_status
 from engine.store import commons as store
 from engine.store.commons import TakenRow
 from engine.store.look import Found
@@ -196,6 +196,6 @@ class Recovery:
             await send(
                 connection,
                 schema,
-                workflow_status.disown(ids=[i for i, _ in orphans], owners=[owner for _, owner in orphans]),
+                open_work.disown(ids=[i for i, _ in orphans], owners=[owner for _, owner in orphans]),
             )
         engine.hints.rows()

@@ -79,6 +79,7 @@ CREATE TABLE dbos.executor (
     renewed_at bigint NOT NULL,
     lease_until bigint NOT NULL,
     died_at bigint,
+    survived_alone text[],
     CONSTRAINT executor_pkey PRIMARY KEY (executor_id)
 ) WITH (fillfactor=50);
 
@@ -320,6 +321,8 @@ CREATE INDEX workflow_status_created_at_index ON dbos.workflow_status USING btre
 CREATE INDEX workflow_status_deadline_index ON dbos.workflow_status USING btree (workflow_deadline_epoch_ms) WHERE ((workflow_deadline_epoch_ms IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
 
 CREATE INDEX workflow_status_executor_id_index ON dbos.workflow_status USING btree (executor_id) WHERE (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text]));
+
+CREATE INDEX workflow_status_kafka_cancelled_index ON dbos.workflow_status USING btree (kafka_source) WHERE ((kafka_source IS NOT NULL) AND (status = 'CANCELLED'::text) AND (owner_xid IS NOT NULL));
 
 CREATE INDEX workflow_status_kafka_open_index ON dbos.workflow_status USING btree (kafka_source, kafka_offset) WHERE ((kafka_source IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
 

@@ -1,4 +1,7 @@
-"""Statements that cancel workflows, whoever runs them: their runs' next writes match nothing (P7)."""
+"""Statements that cancel workflows, whoever runs them: their runs' next writes match nothing (P7).
+
+A record's workflow keeps its owner while a step of it runs: its key waits until that has ended, wherever it waits (P18).
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -19,7 +22,7 @@ class CancelledRow(NamedTuple):
 _CANCEL: Final = """
     UPDATE {schema}.workflow_status AS w
        SET status = 'CANCELLED',
-           owner_xid = NULL,
+           owner_xid = CASE WHEN w.kafka_source IS NULL OR w.status = 'ENQUEUED' THEN NULL ELSE w.owner_xid END,
            deduplication_id = NULL,
            kafka_wake_at = NULL,
            kafka_interrupt = %(interrupt)s,

@@ -1,8 +1,12 @@
-"""Statements about open workflows, as operators see them, and as a topic made anew leaves them behind (P30)."""
+"""Statements about workflows that are open and that nobody here runs.
+
+As operators see them; as a topic made anew leaves them behind (P30); as an executor hands them over (P12).
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
+from engine.ids import ExecutorId, OwnerToken, WorkflowId
 from engine.store.statement import Statement
 
 
@@ -38,4 +42,59 @@ def move_places(*, sources: Sequence[str], service: str, key: str, by: int) -> S
                 WHERE h.service_name = %(service)s AND h.key = %(key)s)
         """,
         {"sources": sources, "service": service, "key": key, "by": by},
+    )
+
+
+def disown(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
+    """Hand over rows that nobody runs, also ENQUEUED and CANCELLED ones, whose owner a client left there (P12, P18)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET owner_xid = NULL,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status IN ('PENDING', 'ENQUEUED', 'CANCELLED')
+        """,
+        {"ids": ids, "owners": owners},
+    )
+
+
+def let_go(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
+    """Cancelled rows whose steps have ended name nobody any more: their keys go on wherever they wait (P18)."""
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET owner_xid = NULL,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status = 'CANCELLED'
+        """,
+        {"ids": ids, "owners": owners},
+    )
+
+
+def orphans_of(*, executor_id: ExecutorId, limit: int) -> Statement[tuple[WorkflowId, OwnerToken, str]]:
+    """Rows of partitions that name this executor: those of superseded claims without a run are handed over (P12)."""
+    return Statement(
+        """
+        SELECT w.workflow_uuid, w.owner_xid, w.kafka_source
+          FROM {schema}.workflow_status AS w
+         WHERE w.executor_id = %(executor)s
+           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND w.owner_xid IS NOT NULL
+           AND w.kafka_source IS NOT NULL
+         UNION ALL
+        SELECT c.workflow_uuid, c.owner_xid, c.kafka_source
+          FROM {schema}.workflow_status AS c
+         WHERE c.kafka_source IS NOT NULL
+           AND c.status = 'CANCELLED'
+           AND c.owner_xid IS NOT NULL
+           AND c.executor_id = %(executor)s
+         LIMIT %(limit)s
+        """,
+        {"executor": executor_id, "limit": limit},
     )

@@ -235,22 +235,6 @@ def rest(
     )
 
 
-def disown(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
-    """Hand over open rows that nobody runs, also ENQUEUED ones, whose owner a client's resume left (P12)."""
-    return Statement(
-        """
-        UPDATE {schema}.workflow_status AS w
-           SET owner_xid = NULL,
-               updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
-         WHERE w.workflow_uuid = t.id
-           AND w.owner_xid = t.owner
-           AND w.status IN ('PENDING', 'ENQUEUED')
-        """,
-        {"ids": ids, "owners": owners},
-    )
-
-
 def acquire(
     *, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str], rested: Sequence[bool]
 ) -> Statement[AcquiredRow]:
@@ -350,7 +334,8 @@ def forgive(*, workflow_id: WorkflowId, owner: OwnerToken) -> Statement[Any]:
 def open_rows(*, sources: Sequence[str], limit: int) -> Statement[OpenRow]:
     """Open rows of a partition by topic, in this order, and offset: what a claim takes over (P10).
 
-    Not those asleep: see `engine.store.asleep`.
+    With them come those that were cancelled and that a live executor still runs: their keys wait for it (P12, P18). Not
+    those asleep: see `engine.store.asleep`.
     """
     return Statement(
         """
@@ -358,11 +343,19 @@ def open_rows(*, sources: Sequence[str], limit: int) -> Statement[OpenRow]:
                NOT {schema}.executor_is_gone(w.executor_id),
                COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0), w.kafka_wake_at,
                w.kafka_source
-          FROM {schema}.workflow_status AS w
-         WHERE w.kafka_source = ANY (%(sources)b::text[])
-           AND w.status IN ('PENDING', 'ENQUEUED')
-           AND NOT (w.status = 'PENDING' AND w.owner_xid IS NULL AND w.kafka_asleep IS TRUE
-                    AND w.kafka_wake_at IS NOT NULL)
+          FROM (SELECT o.*
+                  FROM {schema}.workflow_status AS o
+                 WHERE o.kafka_source = ANY (%(sources)b::text[])
+                   AND o.status IN ('PENDING', 'ENQUEUED')
+                   AND NOT (o.status = 'PENDING' AND o.owner_xid IS NULL AND o.kafka_asleep IS TRUE
+                            AND o.kafka_wake_at IS NOT NULL)
+                UNION ALL
+                SELECT c.*
+                  FROM {schema}.workflow_status AS c
+                 WHERE c.kafka_source = ANY (%(sources)b::text[])
+                   AND c.status = 'CANCELLED'
+                   AND c.owner_xid IS NOT NULL
+                   AND NOT {schema}.executor_is_gone(c.executor_id)) AS w
          ORDER BY array_position(%(sources)b::text[], w.kafka_source), w.kafka_offset
          LIMIT %(limit)s
         """,
@@ -477,20 +470,4 @@ def statuses(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, str, OwnerTok
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
         """,
         {"ids": ids},
-    )
-
-
-def orphans_of(*, executor_id: ExecutorId, limit: int) -> Statement[tuple[WorkflowId, OwnerToken, str]]:
-    """Open rows of partitions that name this executor: those of superseded claims without a run are handed over (P12)."""
-    return Statement(
-        """
-        SELECT w.workflow_uuid, w.owner_xid, w.kafka_source
-          FROM {schema}.workflow_status AS w
-         WHERE w.executor_id = %(executor)s
-           AND w.status IN ('PENDING', 'ENQUEUED')
-           AND w.owner_xid IS NOT NULL
-           AND w.kafka_source IS NOT NULL
-         LIMIT %(limit)s
-        """,
-        {"executor": executor_id, "limit": limit},
     )
