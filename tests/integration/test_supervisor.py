@@ -14,15 +14,9 @@ import psutil
 import pytest
 
 from consumers.mock import MockCluster
-from tests.integration.test_cli import SHOP, Running, command, env_of, fetch, produce, running
+from tests.integration.commands import Running, command, env_of, fetch, produce, running
 
 WAIT_S = 60
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    (tmp_path / "shop.py").write_text(SHOP)
-    return tmp_path
 
 
 def get(port: int, path: str) -> tuple[int, str]:
