@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.admission import Decisions, decode, key_of, raw_key_of, undecodable
+from engine.admission import Decisions, decode, raw_key_of, undecodable
 from engine.congestion import is_congested
 from engine.crashpoints import CrashPoint, reach
 from engine.failures import encode_error, summary
@@ -27,6 +27,7 @@ from engine.keys import Keys
 from engine.open_rows import OpenRows
 from engine.outcomes import Outcomes
 from engine.progress import Offsets
+from engine.raw_rows import RawRows
 from engine.records import Record
 from engine.runner import UNDECODED, Ending, Phase, Row, Run, Standing, now_ms
 from engine.states import WorkflowStatus
@@ -69,8 +70,7 @@ class Inbox:
         self.is_stopped = False
         """A hold on the partition is on its way: nothing starts any more, what runs goes on until the release."""
         self.parked = 0
-        self._raw: set[Run] = set()
-        """Raw rows under `order_by=`, whose keys were not known when they were written (P21)."""
+        self._raw = RawRows(self)
         self._is_pumping = False
         self._cautious_left = engine.settings.in_flight_max if cautious else 0
         self._outcomes = Outcomes(handler)
@@ -316,7 +316,7 @@ class Inbox:
         if run.argument is UNDECODED:
             try:
                 decode(self.handler, run)
-                may_run = run not in self._raw or self._takes_its_key(run)
+                may_run = run not in self._raw or self._raw.takes_its_key(run)
             except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self.end(run, undecodable(error))
                 return
@@ -325,22 +325,6 @@ class Inbox:
                     self.engine.suspects.ended(run)
                 return
         run.start()
-
-    def _takes_its_key(self, run: Run) -> bool:
-        """A raw row's key is known once it is decoded: it goes behind the open row of its key, if there is one (P21).
-
-        The next raw row is decoded then; records that are not raw wait until all raw rows have ended.
-        """
-        assert run.record is not None, "decoded just now"
-        key = key_of(self.handler, run.record, run.argument)
-        following = self.keys.pass_on(run)
-        run.key = key
-        may_run = self.keys.take(run) and key not in self.keys.blocked
-        if not may_run:
-            run.phase = Phase.WAITING
-        if following is not None:
-            self.go(following)
-        return may_run
 
     # -- endings --
 

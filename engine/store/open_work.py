@@ -61,6 +61,38 @@ def disown(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
     )
 
 
+def store_keys(
+    *,
+    ids: Sequence[str],
+    owners: Sequence[str],
+    keys: Sequence[int | None],
+    rests: Sequence[bool],
+    forgiven: Sequence[bool],
+) -> Statement[tuple[WorkflowId]]:
+    """The keys of raw rows, which were not known when they were written (P21); some come to rest with it.
+
+    One that was to run alone and did not is `forgiven` that start (P22). A row that is no longer ours or PENDING is not
+    returned (P7).
+    """
+    return Statement(
+        """
+        UPDATE {schema}.workflow_status AS w
+           SET kafka_key = t.key,
+               owner_xid = CASE WHEN t.rests THEN NULL ELSE w.owner_xid END,
+               kafka_alone = CASE WHEN t.forgiven THEN GREATEST(COALESCE(w.kafka_alone, 0) - 1, 0) ELSE w.kafka_alone END,
+               updated_at = {schema}.now_ms()
+          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(keys)b::bigint[], %(rests)b::boolean[],
+                      %(forgiven)b::boolean[])
+                 AS t (id, owner, key, rests, forgiven)
+         WHERE w.workflow_uuid = t.id
+           AND w.owner_xid = t.owner
+           AND w.status = 'PENDING'
+        RETURNING w.workflow_uuid
+        """,
+        {"ids": ids, "owners": owners, "keys": keys, "rests": rests, "forgiven": forgiven},
+    )
+
+
 def let_go(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
     """Cancelled rows whose steps have ended name nobody any more: their keys go on wherever they wait (P18)."""
     return Statement(
