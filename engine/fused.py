@@ -41,6 +41,10 @@ class GroupFailedError(EngineError):
         self.group = group
 
 
+class PostponedError(EngineError):
+    """A suspect runs alone, or is about to: no group begins (P22). Nobody sees it; the records go back to the inbox."""
+
+
 class FusedGroup:
     """Records of one partition that one transaction handles."""
 
@@ -59,9 +63,13 @@ class FusedGroup:
         """Run the handler over the group, in the open transaction."""
         engine = self.inbox.engine
         await engine.lease.wait_until_valid()
+        if engine.suspects.is_closed:
+            postponed = PostponedError("a suspect runs alone")
+            raise GroupFailedError(self, postponed) from postponed
         await begin_user_transaction(connection, idle_ms=engine.settings.idle_ms)
         publications = Publications(bytes_max=engine.settings.event_bytes_max)
         transaction = self._transaction = Transaction(connection, publications)
+        engine.suspects.group_begins()
         try:
             await self._call(transaction)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -71,6 +79,7 @@ class FusedGroup:
                 name_statement(error, transaction)
             raise GroupFailedError(self, error) from error
         finally:
+            engine.suspects.group_ended()
             transaction.end()
         reach(CrashPoint.FUSED_CALLED)
 
@@ -128,6 +137,8 @@ class FusedGroup:
 
     def split(self, flush: Flush, error: BaseException) -> list[Flush]:
         """Halve the group, or let the record that stands alone become a workflow of its own."""
+        if isinstance(error, PostponedError):
+            return self._postponed(flush)
         if is_weather_error(error):
             return self.halved(flush)
         if is_conflict(error) and self._conflicts < CONFLICT_ATTEMPTS:
@@ -147,6 +158,16 @@ class FusedGroup:
     def again(self, flush: Flush) -> list[Flush]:
         """The same group as a whole: its commit is known not to have happened (P23)."""
         return self._flushes(flush, [self.runs])
+
+    def _postponed(self, flush: Flush) -> list[Flush]:
+        """The flush without the group, whose records wait in the inbox, in front."""
+        mine = set(self.runs)
+        flush.group = None
+        flush.works = [work for work in flush.works if work.run not in mine]
+        for run in reversed(self.runs):
+            run.phase, run.ending, run.submitted = Phase.WAITING, None, False
+            self.inbox.group.appendleft(run)
+        return [flush]
 
     def _halves(self) -> list[list[Run]]:
         if len(self.runs) < 2:
@@ -175,7 +196,9 @@ class FusedGroup:
 
 
 def group_of(inbox: Inbox) -> FusedGroup | None:
-    """Take the next group out of an inbox: up to the handler's size, without taken keys."""
+    """Take the next group out of an inbox: up to the handler's size, without taken keys; none beside a suspect (P22)."""
+    if inbox.engine.suspects.is_closed:
+        return None
     runs: list[Run] = []
     while inbox.group and len(runs) < inbox.handler.batch_max:
         run = inbox.group.popleft()

@@ -276,7 +276,7 @@ class OpenRows:
         self._inbox.source.wants(acquire=run)
 
     def acquired(self, run: Run, row: AcquiredRow, history: Sequence[CheckpointRow]) -> None:
-        """A row is ours: run it from its history. One that killed its process too often alone is buried (P22)."""
+        """A row is ours: run it from its history. One that was running when its process died is a suspect (P22)."""
         run.row = Row.RUNNING
         if run.standing is not Standing.ACTIVE or not self._inbox.is_open:
             return  # a release is on its way, and puts the row back to rest
@@ -295,16 +295,17 @@ class OpenRows:
             return
         self._inbox.uncount(run)
         self._inbox.count(run)
-        if run.alone_deaths >= self._inbox.engine.settings.deaths_alone_max:
-            error = RuntimeError(f"killed its process {run.alone_deaths} times running alone")
-            status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
-            ending = Ending(status, error=encode_error(error), reason="killed its process", summary=summary(error))
-            self._inbox.end(run, ending)
-            return
         if run.recovery_attempts:
             alone = run.recovery_attempts >= 2
             self._inbox.engine.telemetry.emit(SuspectStarted(run.id, run.recovery_attempts, alone))
         self._inbox.start(run)
+
+    def bury(self, run: Run) -> None:
+        """It has killed its process too often, alone (P22)."""
+        error = RuntimeError("killed its process every time it ran alone")
+        status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
+        ending = Ending(status, error=encode_error(error), reason="killed its process", summary=summary(error))
+        self._inbox.end(run, ending)
 
     def not_acquired(self, run: Run, row: FoundRow | None) -> None:
         """A row that could not be made ours: finished elsewhere (its key goes on), or a live executor's.

@@ -209,7 +209,11 @@ class Source:
     def has_work(self) -> bool:
         """Whether there is anything for the next flush."""
         return bool(
-            self._dirty or self._acquires or self._wants_look_up or self._wants_progress or self.inbox.group
+            self._dirty
+            or self._acquires
+            or self._wants_look_up
+            or self._wants_progress
+            or (self.inbox.group and not self.engine.suspects.is_closed)
         ) or (self._releasing and not self._is_gone)
 
     def submit(self, run: Run) -> None:
@@ -364,6 +368,7 @@ class Source:
         if self._is_gone:
             return
         self._is_gone = True
+        self.engine.suspects.survive(self)
         self._leave(self.inbox.close(), Standing.ABANDONED)
         self.engine.telemetry.emit(SourceDropped(self.ref, reason))
         if self._listener is not None and not self._releasing:

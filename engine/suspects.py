@@ -1,8 +1,11 @@
 """Suspects: workflows that were running when their process died twice or more (P22).
 
-A suspect runs alone in its process, for at most `alone_max`, then beside others. That it starts alone is written
-before it runs and taken back when the time alone is over: a row that has died alone three times is the killer, and its
-neighbours are never blamed for it.
+A suspect runs alone in its process, for at most `alone_max`, then beside others: no other workflow and no fused group
+begins. That it starts alone is written before it runs and taken back when the time alone is over: a row that has died
+alone three times is the killer, and its neighbours are never blamed for it.
+
+A claim that is lost meanwhile is no death, since the process lives. Its row may be another's by then, so that is noted
+in the row of the executor, which is ours; before somebody is buried, these notes are counted against the deaths.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from engine.ids import ExecutorId, WorkflowId
 from engine.runner import Phase, Run, Standing
-from engine.store import workflow_status
+from engine.store import executor, workflow_status
 from engine.store.statement import send
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.source import Source
 
 
 class Suspects:
@@ -30,6 +35,9 @@ class Suspects:
         self._deferred: deque[Run] = deque()
         self._ended: asyncio.Event = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._groups = 0
+        self._no_group = asyncio.Event()
+        self._no_group.set()
         self.is_closed = False
         """Whether starts are deferred: a suspect runs alone, or waits for the others to end."""
 
@@ -49,12 +57,66 @@ class Suspects:
         run.is_alone = False
         self._ended.set()
 
-    async def _one_by_one(self) -> None:
+    def group_begins(self) -> None:
+        """A fused group's code runs."""
+        self._groups += 1
+        self._no_group.clear()
+
+    def group_ended(self) -> None:
+        """It does not any more."""
+        self._groups -= 1
+        if not self._groups:
+            self._no_group.set()
+
+    def survive(self, source: Source) -> None:
+        """A claim was lost, not this process: whoever of it runs alone has killed nobody."""
+        engine = self._engine
+        if engine.is_aborted:
+            return
+        for run in source.inbox.runs.values():
+            if run.is_alone:
+                engine.spawn(self._survived(engine.executor_id, run.id))
+
+    async def _survived(self, executor_id: ExecutorId, workflow_id: WorkflowId) -> None:
+        note = executor.survived_alone(executor_id=executor_id, workflow_id=workflow_id)
+        while not self._engine.is_aborted:
+            try:
+                async with self._engine.pool.connection() as connection:
+                    await send(connection, self._engine.settings.schema, note)
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+    async def _is_killer(self, run: Run) -> bool:
+        """Whether it has died alone often enough: starts alone, less those that its processes survived.
+
+        A workflow without a source is given up by another count (P29).
+        """
+        if not run.home.has_source:
+            return False
+        deaths_max = self._engine.settings.deaths_alone_max
+        while run.alone_deaths >= deaths_max and _may_start(run):
+            try:
+                async with self._engine.pool.connection() as connection:
+                    counting = executor.survivals(workflow_id=run.id)
+                    row = await (await send(connection, self._engine.settings.schema, counting)).fetchone()
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.2)
+            else:
+                return run.alone_deaths - (0 if row is None else row[0]) >= deaths_max
+        return False
+
+    async def _one_by_one(self) -> None:  # noqa: C901  # one suspect after the other, with its cases
         alone_s = self._engine.settings.alone_max.total_seconds()
         try:
             while self._queue:
                 run = self._queue.popleft()
                 if not _may_start(run):
+                    continue
+                if await self._is_killer(run):
+                    if _may_start(run):
+                        run.inbox.rows.bury(run)
                     continue
                 if not await self._quiet(alone_s):
                     # Somebody runs on and on: beside it nobody can be judged.
@@ -79,18 +141,22 @@ class Suspects:
             for run in deferred:
                 if _may_start(run):
                     run.home.resume(run)
+            for source in self._engine.sources.attached():
+                if source.inbox.group:
+                    source.wants(group=True)
 
     def _begin(self, run: Run) -> None:
         if _may_start(run):
             run.home.begin(run)
 
     async def _quiet(self, timeout_s: float) -> bool:
-        """Wait until no code of any workflow runs."""
+        """Wait until no code of any workflow or fused group runs."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._engine.tasks:
                     await asyncio.wait(self._engine.tasks)
                 await self._engine.handler_threads.quiet()
+                await self._no_group.wait()
         except TimeoutError:
             return False
         return True

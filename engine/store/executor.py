@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from psycopg.rows import args_row
 
-from engine.ids import ExecutorId
+from engine.ids import ExecutorId, WorkflowId
 from engine.store.statement import Statement
 
 
@@ -152,6 +152,30 @@ def leave(*, executor_id: ExecutorId) -> Statement[Any]:
          WHERE executor_id = %(id)s
         """,
         {"id": executor_id},
+    )
+
+
+def survived_alone(*, executor_id: ExecutorId, workflow_id: WorkflowId) -> Statement[Any]:
+    """A process noted that a workflow, which ran alone in it when a claim was lost, did not kill it (P22)."""
+    return Statement(
+        """
+        UPDATE {schema}.executor AS e
+           SET survived_alone = array_append(e.survived_alone, %(workflow)s)
+         WHERE e.executor_id = %(executor)s
+        """,
+        {"executor": executor_id, "workflow": workflow_id},
+    )
+
+
+def survivals(*, workflow_id: WorkflowId) -> Statement[tuple[int]]:
+    """How often a workflow that ran alone did not kill its process though its claim was lost."""
+    return Statement(
+        """
+        SELECT COALESCE(sum(cardinality(array_positions(e.survived_alone, %(workflow)s::text))), 0)::integer
+          FROM {schema}.executor AS e
+         WHERE e.survived_alone @> ARRAY[%(workflow)s::text]
+        """,
+        {"workflow": workflow_id},
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.kafka import Kafka, unique
-from tests.integration.relaying import Outbox, values
 from tests.integration.commands import command, fetch, produce, running, wait_for
+from tests.integration.relaying import Outbox, values
 
 SHOP = """
 from pydantic import BaseModel
