@@ -13,9 +13,18 @@ CANCEL = "UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE kafka_offse
 SEVERAL_LOOKS_S = 0.4
 
 
+async def cancel(bench: Bench, how: str) -> None:
+    """Cancel the workflow of record 0: in its row, as any client of the database may, or by the engine."""
+    if how == "in its row":
+        await bench.execute(CANCEL)
+    else:
+        assert await bench.engine.cancels.cancel(["orders-0-0"]) == ["orders-0-0"]
+
+
+@pytest.mark.parametrize("how", ["in its row", "by the engine"])
 @pytest.mark.parametrize("when", ["before it moves", "while it moves", "after it moved"])
 async def test_a_step_that_runs_at_the_old_owner_holds_the_key_of_its_cancelled_workflow(
-    database: str, when: str
+    database: str, when: str, how: str
 ) -> None:
     """P12, P18, I7: the next record of the key begins at the new owner when that step has ended, not before."""
     shop = Shop()
@@ -25,15 +34,15 @@ async def test_a_step_that_runs_at_the_old_owner_holds_the_key_of_its_cancelled_
             await one.deliver(shop.topic, Order(key="a", n=n))
         await until_row(one, "kafka_offset = 0")
         if when == "before it moves":
-            await one.execute(CANCEL)
+            await cancel(one, how)
         await one.release(one.ref(shop.topic))
         if when == "while it moves":
-            await one.execute(CANCEL)
+            await cancel(one, how)
         await other.claim(other.ref(shop.topic))
         await other.deliver(shop.topic, Order(key="b", n=2))
         await until(lambda: "second 2" in shop.ended)
         if when == "after it moved":
-            await one.execute(CANCEL)
+            await cancel(one, how)
         await asyncio.sleep(SEVERAL_LOOKS_S)
         assert "first 1" not in shop.began
         shop.shut.clear()

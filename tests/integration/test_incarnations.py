@@ -9,7 +9,7 @@ import pytest
 from engine.dead_letters import retry
 from engine.ids import SourceRef
 from engine.pool import connect
-from processor import BlockKey, Retry
+from processor import App, BlockKey, Retry, Topic, sleep
 from processor.cli import DONE, MISTAKE
 from processor.testing import Bench
 from tests.integration.conftest import Command
@@ -53,6 +53,41 @@ async def test_open_workflows_of_a_former_topic_run_out_before_the_new_ones_of_t
         assert await rows(bench) == [
             (name, "SUCCESS") for name in ("orders-0-0", "orders-0-1", "orders~2-0-0", "orders~2-0-1")
         ]
+
+
+async def test_a_sleeper_of_a_former_topic_keeps_its_key(database: str) -> None:
+    """I7, P15, P30: it is no run in memory, but the new topic's record of its key waits until it has slept and ended."""
+    app, topic = App("shop"), Topic("orders", Order, key=lambda order: order.key)
+    calls: list[int] = []
+
+    @app.step()
+    async def note(order: Order) -> None:
+        calls.append(order.n)
+
+    @app.workflow(on=topic)
+    async def fulfil(order: Order) -> None:
+        await note(order)
+        if order.n == 0:
+            await sleep(HOUR)
+            await note(order)
+
+    async with Bench(app, database, settings=FAST) as bench:
+        ref = bench.ref(topic)
+        await bench.deliver(topic, Order(key="a", n=0))
+        await until_row(bench, "kafka_asleep AND owner_xid IS NULL")
+        await bench.settle()
+
+        await made_anew(bench, ref)
+        assert [each.workflow_id for each in bench.source(topic).inbox.keys.asleep.values()] == ["orders-0-0"]
+        await bench.deliver(topic, Order(key="a", n=10))
+        await bench.deliver(topic, Order(key="b", n=11))
+        await until_row(bench, "workflow_uuid = 'orders~2-0-1' AND status = 'SUCCESS'")
+        assert calls == [0, 11]
+        await bench.advance(2 * HOUR)
+        await until_row(bench, "workflow_uuid = 'orders~2-0-0' AND status = 'SUCCESS'")
+
+        assert calls == [0, 11, 0, 10]
+        assert {status for _, status in await rows(bench)} == {"SUCCESS"}
 
 
 async def test_former_topics_go_on_in_the_order_of_their_making(database: str) -> None:
