@@ -38,7 +38,7 @@ BATCHES_MAX = 20
 """Batches after one look; then the next look comes at once."""
 
 ASKED_MAX = 1_000
-"""Running workflows whose rows are looked at, the longest running first."""
+"""Workflows whose rows are looked at in one look; after some looks all had their turn."""
 
 ASK_AFTER_S = 1.0
 """A workflow that runs longer has its row looked at: it may have been cancelled, and would hear of it at its next step only."""
@@ -54,9 +54,10 @@ class Recovery:
         self._engine = engine
         self._without_run: set[tuple[WorkflowId, OwnerToken]] = set()
         """Rows that named us at the last sweep and had no run here."""
+        self._asked_before = 0
 
     def asked(self) -> list[str]:
-        """Runs here that have been running for a while, and those at rest whose keys others wait for."""
+        """Runs here that have been running for a while, and those at rest whose keys others wait for: the next few."""
         before = time.monotonic() - ASK_AFTER_S
         homes = [self._engine.commons.runs, *(source.inbox.runs for source in self._engine.sources.attached())]
         asked: list[str] = [
@@ -70,7 +71,9 @@ class Recovery:
                 or (run.phase is Phase.WAITING and run.row is Row.REST and run.followers)
             )
         ]
-        return asked[:ASKED_MAX]
+        start = self._asked_before if self._asked_before < len(asked) else 0
+        self._asked_before = start + ASKED_MAX
+        return asked[start : start + ASKED_MAX]
 
     async def act(self, found: Found) -> bool:
         """Do what a look has found. Returns whether there may be more of it."""

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from engine import recovery
+from processor import Retry
 from processor.testing import Bench
 from tests.integration.protocol import FAST, Order, Shop, statuses, two, until, until_row
 
@@ -134,3 +136,21 @@ async def test_a_late_run_that_was_cancelled_names_nobody_once_it_has_ended(data
 
         assert shop.began.index("first 1") > shop.ended.index("first 0")
         assert await bench.fetch_all("SELECT owner_xid FROM dbos.workflow_status WHERE kafka_offset = 0") == [(None,)]
+
+
+async def test_every_row_at_rest_that_others_wait_behind_has_its_turn_to_be_looked_at(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8, I10: a look asks about so many; one that was cancelled is found however many others there are."""
+    monkeypatch.setattr(recovery, "ASKED_MAX", 1)
+    shop = Shop(retry=Retry(attempts=2, first_delay=timedelta(hours=1)))
+    shop.fails["first 0"] = shop.fails["first 1"] = 1
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        for key, numbers in (("a", (0, 10)), ("b", (1, 11))):
+            for n in numbers:
+                await bench.deliver(shop.topic, Order(key=key, n=n))
+        await bench.settle()
+        await bench.execute(CANCEL.replace("kafka_offset = 0", "kafka_offset = 2"))
+        await until(lambda: "second 11" in shop.ended)
+
+        assert "first 10" not in shop.began
