@@ -255,7 +255,8 @@ def _died_or_buried(program: Running, database: str) -> int:
         if fetch(database, "SELECT 1 FROM dbos.dead_letter"):
             return 0
         time.sleep(0.05)
-    raise AssertionError("neither dead nor done")
+    program.end(signal.SIGKILL)
+    raise AssertionError("neither dead nor done:\n" + "\n".join(program.lines))
 
 
 TOKENS = """
