@@ -104,6 +104,29 @@ async def test_a_suspect_waits_for_a_fused_group_that_runs(database: str) -> Non
         assert await bench.fetch_all("SELECT n FROM entry ORDER BY n") == [(100,), (101,), (102,)]
 
 
+async def test_a_group_that_is_put_off_goes_on_though_the_suspect_has_ended_meanwhile(database: str) -> None:
+    """P22, I8: it was taken before the suspect came, and is back in its inbox after that has ended."""
+    shop = Ledger()
+    async with Bench(shop.app, database, settings=LONG) as bench:
+        await bench.execute("CREATE TABLE entry (n int)")
+        suspects, lease = bench.engine.suspects, bench.engine.lease
+        put_off: list[bool] = []
+
+        async def come_and_go() -> None:
+            if not put_off:
+                put_off.append(True)
+                suspects.is_closed = True
+                bench.engine.loop.call_soon(setattr, suspects, "is_closed", False)
+
+        lease.wait_until_valid = come_and_go  # type: ignore[method-assign]
+        await bench.deliver(entries, Order(key="x", n=1))
+        await until(lambda: shop.booked)
+        await bench.settle()
+
+        assert put_off
+        assert await bench.fetch_all("SELECT n FROM entry") == [(1,)]
+
+
 class Turnstile:
     """An app of one step, each call of which waits until so many calls may end."""
 
