@@ -53,6 +53,8 @@ CREATE TABLE dbos.dead_letter (
 
 CREATE INDEX dead_letter_open_index ON dbos.dead_letter USING btree (service_name, topic, created_at) WHERE (state = 'OPEN'::text);
 
+CREATE INDEX dead_letter_resolved_index ON dbos.dead_letter USING btree (resolved_at) WHERE (state <> 'OPEN'::text);
+
 CREATE INDEX dead_letter_workflow_index ON dbos.dead_letter USING btree (workflow_uuid);
 
 CREATE TABLE dbos.event_dispatch_kv (
@@ -122,7 +124,7 @@ CREATE TABLE dbos.horizon (
     kafka_source text NOT NULL,
     horizon bigint NOT NULL,
     CONSTRAINT horizon_pkey PRIMARY KEY (kafka_source)
-);
+) WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 
 CREATE TABLE dbos.notifications (
     message_uuid text NOT NULL DEFAULT (gen_random_uuid())::text,
@@ -146,6 +148,8 @@ CREATE TABLE dbos.operation_outputs (
     completed_at_epoch_ms bigint,
     CONSTRAINT operation_outputs_pkey PRIMARY KEY (workflow_uuid, function_id)
 );
+
+CREATE INDEX operation_outputs_child_index ON dbos.operation_outputs USING btree (child_workflow_id) WHERE (child_workflow_id IS NOT NULL);
 
 CREATE TABLE dbos.outbox (
     outbox_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -195,6 +199,15 @@ CREATE TABLE dbos.recovery (
 );
 
 CREATE INDEX recovery_workflow_index ON dbos.recovery USING btree (workflow_uuid, recovery_id);
+
+CREATE TABLE dbos.retention_policy (
+    handler text NOT NULL,
+    kind text NOT NULL,
+    keep_ms bigint,
+    written_at bigint NOT NULL,
+    CONSTRAINT retention_policy_pkey PRIMARY KEY (handler, kind),
+    CONSTRAINT retention_policy_kind_check CHECK ((kind = ANY (ARRAY['SUCCESS'::text, 'ERROR'::text, 'CANCELLED'::text, 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'::text, 'DEAD_LETTER'::text])))
+);
 
 CREATE TABLE dbos.scheduler_state (
     workflow_fn_name text NOT NULL,
@@ -332,17 +345,26 @@ CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (s
 
 ALTER TABLE dbos.notifications ADD CONSTRAINT notifications_destination_uuid_fkey FOREIGN KEY (destination_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
 
-ALTER TABLE dbos.operation_outputs ADD CONSTRAINT operation_outputs_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
-
-ALTER TABLE dbos.streams ADD CONSTRAINT streams_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
-
-ALTER TABLE dbos.workflow_events ADD CONSTRAINT workflow_events_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
-
-ALTER TABLE dbos.workflow_events_history ADD CONSTRAINT workflow_events_history_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
-
-ALTER TABLE dbos.workflow_inputs ADD CONSTRAINT workflow_inputs_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
-
-ALTER TABLE dbos.workflow_queue ADD CONSTRAINT workflow_queue_workflow_uuid_fkey FOREIGN KEY (workflow_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+CREATE OR REPLACE FUNCTION dbos.delete_what_hangs_on()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    ids text[] := ARRAY(SELECT g.workflow_uuid FROM gone AS g);
+BEGIN
+    IF cardinality(ids) > 0 THEN
+        DELETE FROM "dbos".operation_outputs AS o WHERE o.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".workflow_inputs AS i WHERE i.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".workflow_events AS e WHERE e.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".workflow_events_history AS e WHERE e.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".workflow_queue AS q WHERE q.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".streams AS s WHERE s.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".waiting AS x WHERE x.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".recovery AS r WHERE r.workflow_uuid = ANY (ids);
+    END IF;
+    RETURN NULL;
+END;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.executor_is_gone(id text)
  RETURNS boolean
@@ -543,5 +565,7 @@ $function$;
 CREATE TRIGGER dbos_notifications_trigger AFTER INSERT ON dbos.notifications FOR EACH ROW EXECUTE FUNCTION dbos.notifications_function();
 
 CREATE TRIGGER dbos_workflow_events_trigger AFTER INSERT ON dbos.workflow_events FOR EACH ROW EXECUTE FUNCTION dbos.workflow_events_function();
+
+CREATE TRIGGER delete_what_hangs_on AFTER DELETE ON dbos.workflow_status REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbos.delete_what_hangs_on();
 
 INSERT INTO dbos.dbos_migrations (version) VALUES (7);
