@@ -51,11 +51,20 @@ class CrashPoint(StrEnum):
     """The position was sent to the transaction; it is not committed."""
     RELAY_COMMITTED = "relay-committed"
     """Kafka has committed; Postgres still has the batch."""
+    RETENTION_DELETED = "retention-deleted"
+    """The deletion of a batch and its horizons were sent; COMMIT was not. (Only where policies let something go.)"""
+    RETENTION_DURABLE = "retention-durable"
+    """A batch is committed; nobody was told."""
 
     @property
     def is_of_relay(self) -> bool:
         """Whether only the relay passes it, and no record."""
         return self.value.startswith("relay-")
+
+    @property
+    def is_of_retention(self) -> bool:
+        """Whether only retention passes it, and no record."""
+        return self.value.startswith("retention-")
 
 
 armed: dict[CrashPoint, Callable[[CrashPoint], None]] = {}

@@ -43,6 +43,7 @@ from engine.outbox_hints import OutboxHints
 from engine.pool import Pool, connect, explain_connect_error
 from engine.recovery import Recovery
 from engine.results import Results
+from engine.retention import Retention
 from engine.runner import Phase, Row, Run, Standing
 from engine.scan import Scan
 from engine.settings import EngineSettings
@@ -126,6 +127,7 @@ class Engine:
         self.scan = Scan(self)
         self.depths = Depths(self)
         self.outbox_hints = OutboxHints(self)
+        self.retention = Retention(self)
         self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]
         kinds = {handler.kind for handler in self._handlers.values()}
         self.fused_committers = (
@@ -141,6 +143,7 @@ class Engine:
         for committer in self.every_committer:
             committer.start()
         self.scan.start()
+        self.retention.start()
         self._is_started = True
         self.commons.open()
         self.spawn(through_weather(self._announce))
@@ -153,6 +156,7 @@ class Engine:
             return
         self._is_started = False
         deadline = time.monotonic() + drain.total_seconds()
+        await self.retention.stop()
         await self.scan.stop()
         self.commons.close()
         releases = [self.spawn(source.release()) for source in self.sources.attached()]
@@ -190,6 +194,7 @@ class Engine:
         for source in self.sources.attached():
             source.drop("aborted")
         self.commons.drop()
+        await self.retention.stop()
         await self.scan.stop()
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=False)

@@ -11,7 +11,7 @@ Both numbers stand last, so an ID parses unambiguously from the right whatever t
 
 import secrets
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 from zlib import crc32
 
 WorkflowId = NewType("WorkflowId", str)
@@ -93,3 +93,23 @@ class SourceRef:
 
 def _topic(topic: str, incarnation: int) -> str:
     return topic if incarnation == 1 else f"{topic}~{incarnation}"
+
+
+class SourceParts(NamedTuple):
+    """`workflow_status.kafka_source`, taken apart: the progress row it belongs to, and the n-th topic of that name."""
+
+    service_name: str
+    key: str
+    incarnation: int
+
+
+def parts_of(source: str) -> SourceParts | None:
+    """The inverse of `SourceRef.name`; `None` for what it never returns. A topic has neither '|' nor '~' (Kafka)."""
+    group, bar, rest = source.rpartition("|")
+    named, _, partition = rest.rpartition("-")
+    topic, tilde, incarnation = named.rpartition("~")
+    if not tilde:
+        topic, incarnation = named, "1"
+    if not (bar and topic and incarnation.isdecimal() and partition.isdecimal()):
+        return None
+    return SourceParts(f"kafka:{group}", f"{topic}-{partition}", int(incarnation))

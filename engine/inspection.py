@@ -14,7 +14,7 @@ from engine.partitions import place_of
 from engine.pool import connect, explain_connect_error
 from engine.progress import Progress
 from engine.settings import EngineSettings
-from engine.store import open_work
+from engine.store import holds, open_work
 from engine.store.statement import Statement, send
 
 
@@ -32,6 +32,7 @@ class PartitionRow:
         dead_letters: Open ones.
         open: Workflows that have not ended, of the topic there is now.
         former: The same of topics that had its name before.
+        horizon: Lowest offset from which on all rows stand; `None` where none was ever deleted (P30).
     """
 
     group: str
@@ -45,6 +46,7 @@ class PartitionRow:
     dead_letters: int
     open: int
     former: int
+    horizon: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,15 @@ async def list_partitions(
             class_row(_Stored),
         ),
     )
-    return [_listed(row, opened) for row in await cursor.fetchall()]
+    stored = await cursor.fetchall()
+    horizons = dict(await (await send(connection, schema, holds.horizons())).fetchall())
+    return [_listed(row, opened, horizons) for row in stored]
 
 
-def _listed(row: _Stored, opened: Mapping[str, int]) -> PartitionRow:
+def _listed(row: _Stored, opened: Mapping[str, int], horizons: Mapping[str, int]) -> PartitionRow:
     progress = Progress.decode(row.value)
     ref = place_of(row.service_name, row.key).ref(row.handler)
+    source = ref.name(progress.incarnation)
     return PartitionRow(
         group=ref.group,
         handler=row.handler,
@@ -124,8 +129,9 @@ def _listed(row: _Stored, opened: Mapping[str, int]) -> PartitionRow:
         owner_alive=row.owner_alive,
         holds=tuple(row.holds or ()),
         dead_letters=row.dead_letters,
-        open=opened.get(ref.name(progress.incarnation), 0),
+        open=opened.get(source, 0),
         former=sum(opened.get(name, 0) for name in ref.former_names(progress.incarnation)),
+        horizon=horizons.get(source),
     )
 
 

@@ -1,8 +1,9 @@
 """How much one engine takes on, and how long it waits. Frozen; `processor` fills it from files and environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from engine.keeping import RetentionSettings
 from engine.outgoing import EVENT_BYTES_MAX
 
 
@@ -37,6 +38,7 @@ class EngineSettings:
         deaths_max: Deaths without a new checkpoint after which a workflow without a source is given up (P29).
         scan: Between two looks for rows at rest that nobody knows, and for changed holds.
         event_bytes_max: Key, value and headers of an event that is published.
+        retention: How long what has ended is kept (P30).
     """
 
     conninfo: str
@@ -64,6 +66,7 @@ class EngineSettings:
     deaths_max: int = 50
     scan: timedelta = timedelta(seconds=1)
     event_bytes_max: int = EVENT_BYTES_MAX
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
     @property
     def idle_ms(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.depths import Depth, OutboxDepth
 from engine.ids import SourceRef
+from engine.retention import RetentionSnapshot
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -58,6 +59,8 @@ class EngineSnapshot:
     """(name, count) of workflows without a source whose code is nowhere."""
     outbox: OutboxDepth | None
     """In one process of all."""
+    retention: RetentionSnapshot | None
+    """In one process of all."""
 
 
 def snapshot_of(engine: Engine) -> EngineSnapshot:
@@ -75,6 +78,7 @@ def snapshot_of(engine: Engine) -> EngineSnapshot:
         dead_letters=engine.depths.latest,
         stranded=engine.depths.stranded,
         outbox=engine.depths.outbox,
+        retention=engine.retention.snapshot,
     )
 
 

@@ -6,7 +6,7 @@ is given to `sys.unraisablehook`. Hot-path events are one a flush, never one a r
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -216,6 +216,33 @@ class StoreAvailable(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionDeleted(Event):
+    """Rows that had outlived their policies were deleted in one commit: how many, by handler and kind (`Kind`)."""
+
+    deleted: Mapping[tuple[str, str], int]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class VacuumStarved(Event):
+    """Deleted rows cannot be removed from the tables: an old snapshot keeps them.
+
+    `kind`: 'transaction', 'prepared transaction' or 'replication slot'. `age_s`: seen to stand still for so long.
+    `transactions`: begun since.
+    """
+
+    kind: str
+    holder: str
+    age_s: float
+    transactions: int
+
+
+@dataclass(frozen=True, slots=True)
+class VacuumFreed(Event):
+    """What kept deleted rows from being removed is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFailed(Event):
     """A service's loop raised what nobody expected; it goes on after `retry_s`, or the process ends where it is None."""
 
@@ -232,6 +259,10 @@ class Telemetry:
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = tuple(observers)
+
+    def add(self, observer: Observer) -> None:
+        """Tell one more, after the others: a service that goes by what others do."""
+        self._observers = (*self._observers, observer)
 
     def emit(self, event: Event) -> None:
         """Tell everyone; nobody's failure is the engine's."""

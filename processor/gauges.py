@@ -31,6 +31,10 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         samples["outbox_depth"] = [((), outbox.waiting)]
         samples["outbox_oldest_seconds"] = [((), age_s)]
         samples["relay_halted"] = [((), int(outbox.halted is not None))]
+    if (retention := snapshot.retention) is not None:
+        samples["retention_late_seconds"] = [((), retention.late_s)]
+        samples["retention_paused"] = [((), int(retention.is_paused))]
+        samples["retention_vacuum_held_seconds"] = [((), retention.vacuum_held_s)]
     for source in snapshot.sources:
         values: dict[str, float] = {
             "partition_progress_offset": source.next,

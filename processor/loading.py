@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -230,11 +230,16 @@ def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) 
 def _fields(path: Path_) -> list[str]:
     """Names that the section at `path` knows."""
     model: type[BaseModel] = Settings
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        kind = None if field is None else field.annotation
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]  # sections under names of the user's choice: the next part is one
+            next(parts, None)
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return []
-        model = field.annotation
+        model = kind
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from pydantic import AwareDatetime, BaseModel, SecretStr, TypeAdapter
 
@@ -188,6 +188,8 @@ def _type(setting: Setting) -> str:
         AwareDatetime: "date and time, with zone",
     }
     members = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
+    if annotation == timedelta | Literal["forever"]:
+        return "duration, `forever`"
     if all(isinstance(each, str) for each in members):
         return ", ".join(f"`{each}`" for each in members)
     single = members[0]
@@ -222,7 +224,7 @@ def _or_reference(field: dict[str, Any]) -> dict[str, Any]:
     """A field that is no text may still be written as `${NAME}`."""
     if "description" in field:
         field["description"] = " ".join(field["description"].split())
-    if str(field.get("default", "")).startswith("PT"):
+    if re.match(r"P[T\d]", str(field.get("default", ""))):
         # pydantic writes ISO 8601, a settings file does not.
         field["default"] = spell_duration(TypeAdapter(timedelta).validate_python(field["default"]))
     described = {key: field[key] for key in ("description", "default", "title") if key in field}

@@ -90,7 +90,7 @@ class Runtime:
                 f"  Give it one, as `@app.workflow(on=Topic('orders', Order))`."
             )
         handlers = {registration.name: registration.handler() for registration in app.workflows.values()}
-        self.engine = Engine(engine_settings(settings), handlers, telemetry)
+        self.engine = Engine(engine_settings(settings, app), handlers, telemetry)
         self.groups: list[Group] = []
         names = sorted({group_name(registration, app, settings) for registration in started}) if kafka else []
         for name in names:

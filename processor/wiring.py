@@ -1,5 +1,8 @@
 """Settings of a deployment as the engine and the consumers want them. Pure, but for the one function that a setting names."""
 
+from datetime import timedelta
+from typing import Literal
+
 from pydantic import SecretStr
 
 from consumers.settings import (
@@ -15,15 +18,19 @@ from consumers.settings import (
     Subscription,
 )
 from engine.errors import ConfigurationError
+from engine.keeping import Keep, RetentionSettings
 from engine.settings import EngineSettings
 from processor.app import App
 from processor.config import KafkaSettings, SaslSettings, Settings
 from processor.handlers import Registration
 from processor.imports import import_function
 
+SENT_FROM_OUTSIDE = ("<temp>.temp_send_workflow", "temp_workflow-send-client")
+"""Names under which clients of DBOS (Python, TypeScript) leave a row for each message that they sent."""
 
-def engine_settings(settings: Settings) -> EngineSettings:
-    """For the engine."""
+
+def engine_settings(settings: Settings, app: App | None = None) -> EngineSettings:
+    """For the engine; with an app, also how long what its handlers leave behind is kept."""
     postgres, executor = settings.postgres, settings.executor
     return EngineSettings(
         conninfo=postgres.dsn.get_secret_value(),
@@ -46,6 +53,38 @@ def engine_settings(settings: Settings) -> EngineSettings:
         statement_timeout=postgres.statement_timeout,
         event_bytes_max=settings.outbox.event_bytes_max,
         prepare=postgres.prepared_statements,
+        retention=retention_settings(settings, app),
+    )
+
+
+def retention_settings(settings: Settings, app: App | None = None) -> RetentionSettings:
+    """How long what has ended is kept: of the app's handlers, by their names now and before, and of others by name."""
+    retention = settings.retention
+    of_app = () if app is None else app.workflows.values()
+    keep = {
+        name: keep_of(settings, registration.name)
+        for registration in of_app
+        for name in (registration.name, registration.renamed_from)
+        if name is not None
+    }
+    keep |= {name: keep_of(settings, name) for name in (*SENT_FROM_OUTSIDE, *retention.handlers)}
+    return RetentionSettings(
+        keep=keep, rows_max=retention.batch_max, vacuum_starved_after=retention.vacuum_starved_after
+    )
+
+
+def keep_of(settings: Settings, handler: str) -> Keep:
+    """How long what one handler leaves behind is kept."""
+    retention = settings.retention
+    own = retention.handlers.get(handler)
+
+    def time(name: Literal["success", "error", "cancelled", "dead_letters"]) -> timedelta | None:
+        chosen: timedelta | str | None = None if own is None else getattr(own, name)
+        chosen = getattr(retention, name) if chosen is None else chosen
+        return chosen if isinstance(chosen, timedelta) else None
+
+    return Keep(
+        success=time("success"), error=time("error"), cancelled=time("cancelled"), dead_letters=time("dead_letters")
     )
 
 

@@ -230,11 +230,27 @@ def take_back_gaps(*, source: str, offset: int) -> Statement[Any]:
 
 
 def horizon(*, source: str) -> Statement[tuple[int]]:
-    """Below it rows were deleted; locked, so that no retention moves it under a seek (P30)."""
+    """Below it rows were deleted; no row where none ever was.
+
+    Locked either way, so that retention deletes nothing of this source under a seek (P30).
+    """
     return Statement(
-        "SELECT h.horizon FROM {schema}.horizon AS h WHERE h.kafka_source = %(source)s FOR UPDATE",
+        """
+        WITH locked AS (
+            INSERT INTO {schema}.horizon AS h (kafka_source, horizon)
+            VALUES (%(source)s, 0)
+                ON CONFLICT (kafka_source) DO UPDATE SET horizon = h.horizon
+            RETURNING h.horizon
+        )
+        SELECT l.horizon FROM locked AS l WHERE l.horizon > 0
+        """,
         {"source": source},
     )
+
+
+def horizons() -> Statement[tuple[str, int]]:
+    """Of every source of which rows were deleted: the lowest offset from which on all stand."""
+    return Statement("SELECT h.kafka_source, h.horizon FROM {schema}.horizon AS h WHERE h.horizon > 0", {})
 
 
 def audit(*, actor: str, action: str, subject: str, detail: str) -> Statement[Any]:

@@ -11,7 +11,7 @@ RULES = [f"P{number}" for number in range(1, 32)]
 INVARIANTS = [f"I{number}" for number in range(1, 11)]
 
 LATER: dict[str, str] = {}
-"""What nothing claims yet, and why. Of P30 the code has the claims (seek, incarnation); retention comes later."""
+"""What nothing claims yet, and why."""
 
 _CITED = re.compile(r"\b([PI])(\d+)(?:\s*(?:to|-)\s*\1(\d+))?\b")
 

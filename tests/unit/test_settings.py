@@ -64,6 +64,31 @@ def test_variables_are_filled_into_the_file(file: Path) -> None:
     assert (settings.kafka.sasl.username, settings.kafka.group) == ("nobody", "a${b}")
 
 
+def test_a_time_to_keep_is_a_duration_or_for_ever_also_for_single_handlers() -> None:
+    settings = load(
+        {"PROCESSOR_RETENTION_SUCCESS": "36h", "PROCESSOR_RETENTION_HANDLERS": '{"audit": {"success": "forever"}}'}
+    )
+
+    assert settings.retention.success == timedelta(hours=36)
+    assert settings.retention.handlers["audit"].success == "forever"
+    assert settings.retention.handlers["audit"].error is None
+
+
+def test_a_time_to_keep_that_is_none_is_refused_with_its_place(file: Path) -> None:
+    file.write_text("retention: {success: -1, error: soon, handlers: {audit: {sucess: 1d, error: 0s}}}")
+
+    found = problems(file=file)
+
+    place = "retention.handlers.audit"
+    duration = "a duration is written as 30s, 20ms, 5m, 1h30m or a number of seconds"
+    assert found == [
+        "processor.yaml: retention.success: must be longer than nothing; or forever",
+        f"processor.yaml: retention.error: {duration}; or forever",
+        "processor.yaml: retention.handlers.audit.error: must be longer than nothing; or forever",
+        f"processor.yaml: {place}.sucess: there is no such setting; did you mean {place}.success?",
+    ]
+
+
 def test_a_variable_that_is_not_set_is_named_with_its_place(file: Path) -> None:
     file.write_text("postgres: {dsn: 'host=${NOWHERE}'}")
 

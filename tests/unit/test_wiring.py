@@ -13,12 +13,21 @@ from consumers.relay import RelaySnapshot
 from consumers.settings import GroupProtocol, OnGap, OnRecreated, StartAt, StartAtTime
 from engine.depths import Depth, OutboxDepth
 from engine.ids import SourceRef
+from engine.keeping import Keep
+from engine.retention import RetentionSnapshot
 from engine.snapshots import EngineSnapshot, SourceSnapshot
 from processor import App, ConfigurationError, Settings, Topic
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.metric_table import METRICS
 from processor.metrics import Samples
-from processor.wiring import engine_settings, group_name, group_settings, relay_settings, subscription
+from processor.wiring import (
+    SENT_FROM_OUTSIDE,
+    engine_settings,
+    group_name,
+    group_settings,
+    relay_settings,
+    subscription,
+)
 
 
 class Order(BaseModel):
@@ -50,6 +59,24 @@ def test_the_engine_gets_what_the_settings_say() -> None:
     assert (made.conninfo, made.direct_conninfo, made.schema, made.prepare) == ("host=db", "host=direct", "s", False)
     assert (made.executor_name, made.in_flight_max, made.parked_max) == ("shop-0", 7, 9)
     assert (made.lease, made.heartbeat) == (timedelta(seconds=30), timedelta(seconds=5))
+
+
+def test_each_handler_is_kept_as_it_is_named_or_as_all_are_also_under_its_former_name() -> None:
+    """P30: for ever is no time; another app's handlers, and those that are gone, only if they are named."""
+    app, _ = registered(renamed_from="old")
+    retention = {
+        "success": "2d",
+        "error": "forever",
+        "handlers": {"fulfil": {"success": "Forever", "cancelled": "1h"}, "gone": {"success": "1d"}},
+    }
+
+    keep = engine_settings(settings(retention=retention), app).retention.keep
+    days = timedelta(days=1)
+
+    assert keep["fulfil"] == keep["old"] == Keep(cancelled=timedelta(hours=1), dead_letters=90 * days)
+    assert keep["gone"] == Keep(success=days, cancelled=30 * days, dead_letters=90 * days)
+    assert keep.keys() == {"fulfil", "old", "gone", *SENT_FROM_OUTSIDE}
+    assert {name: keep[name].success for name in SENT_FROM_OUTSIDE} == dict.fromkeys(SENT_FROM_OUTSIDE, 2 * days)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +205,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "dead_letters": (Depth("shop", "orders", 3, 20_000), Depth("shop", "parcels", 0, None)),
         "stranded": (("remind", 2),),
         "outbox": OutboxDepth(7, 55_000, None),
+        "retention": RetentionSnapshot(late_s=7.0, vacuum_held_s=3.0, is_paused=True),
     }  # fmt: skip
     return EngineSnapshot(**(values | changes))
 
@@ -199,6 +227,16 @@ def test_what_waits_in_the_outbox_is_a_gauge_of_one_process() -> None:
     assert [waiting[name] for name in names] == [[((), 7)], [((), 5.0)], [((), 0)]]
     assert [halted[name] for name in names] == [[((), 0)], [((), 0.0)], [((), 1)]]
     assert not another.keys() & set(names)
+
+
+def test_the_process_that_deletes_shows_how_it_gets_on_and_the_others_nothing() -> None:
+    gauges = engine_gauges(engine(), timedelta(seconds=10), now_s=60.0)
+    of_another = engine_gauges(engine(retention=None), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["retention_late_seconds"] == [((), 7.0)]
+    assert gauges["retention_paused"] == [((), 1)]
+    assert gauges["retention_vacuum_held_seconds"] == [((), 3.0)]
+    assert not [name for name in of_another if name.startswith("retention")]
 
 
 def test_a_partitions_progress_and_what_is_under_way_are_gauges() -> None:
