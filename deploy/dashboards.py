@@ -386,6 +386,27 @@ POSTGRES = Dashboard(
             ),
             Panel("Outages", rate("store_outages_total"), "ops"),
         ],
+        "Retention": [
+            Panel(
+                "Deleted", rate("retention_deleted_total", "handler, kind"), "ops", "By their policies.", stacked=True
+            ),
+            Panel(
+                "Late",
+                {"max(processor_retention_late_seconds{S})": "oldest that is due"},
+                "s",
+                "How long ago it should have been deleted. Rises: rows become due faster than they go.",
+            ),
+            Panel(
+                "A batch takes", quantiles("retention_batch_seconds"), "s", "It rests in between, and waits for nobody."
+            ),
+            Panel(
+                "Deleted rows are kept by an old snapshot",
+                {"max(processor_retention_vacuum_held_seconds{S})": "oldest"},
+                "s",
+                "Vacuum cannot remove them before that transaction or slot moves on.",
+            ),
+            Panel("Paused", of_process("retention_paused"), meaning="processor retention resume"),
+        ],
         "Leases": [
             Panel(
                 "Left of the lease", of_process("lease_remaining_seconds"), "s", "At 0 a process begins nothing more."

@@ -43,6 +43,8 @@ LEVELS: Mapping[type[Event], int] = {
     telemetry.FlushRetried: logging.WARNING,
     telemetry.StoreUnavailable: logging.ERROR,
     telemetry.StoreAvailable: logging.INFO,
+    telemetry.VacuumStarved: logging.WARNING,
+    telemetry.VacuumFreed: logging.INFO,
     telemetry.ServiceFailed: logging.ERROR,
     kafka.PartitionsAssigned: logging.INFO,
     kafka.PartitionsRevoked: logging.INFO,

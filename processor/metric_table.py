@@ -288,6 +288,37 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("store_unavailable", Kind.GAUGE, "1", (), "1 while Postgres does not answer and everything waits."),
     Metric("store_outages_total", Kind.COUNTER, "outages", (), "Times Postgres stopped answering."),
+    # -- retention
+    Metric(
+        "retention_deleted_total",
+        Kind.COUNTER,
+        "rows",
+        ("handler", "kind"),
+        "Workflows deleted by this process, by how they ended; and dead letters that were decided (DEAD_LETTER).",
+    ),
+    Metric("retention_batch_seconds", Kind.HISTOGRAM, "seconds", (), "One deleting transaction."),
+    Metric(
+        "retention_late_seconds",
+        Kind.GAUGE,
+        "seconds",
+        (),
+        "By how much the oldest row that is due has outlived its policy; 0 where none is left. Shown by one process.",
+    ),
+    Metric(
+        "retention_paused",
+        Kind.GAUGE,
+        "1",
+        (),
+        "1 while an operator has stopped all deleting. Shown by the same process.",
+    ),
+    Metric(
+        "retention_vacuum_held_seconds",
+        Kind.GAUGE,
+        "seconds",
+        (),
+        "For how long the oldest snapshot has been seen to keep deleted rows in the tables. Shown by the same process.",
+    ),
+    # -- the process
     Metric("service_failures_total", Kind.COUNTER, "errors", ("service",), "Unexpected errors of a service's loop."),
     Metric(
         "client_errors_total",

@@ -203,6 +203,10 @@ class Metrics(Collector):
                 self._store_unavailable = 0
             case telemetry.ExecutorStarted():
                 self._add("executors_started_total", 1)
+            case telemetry.RetentionDeleted():
+                for (handler, kind), count in event.deleted.items():
+                    self._add("retention_deleted_total", count, handler, kind)
+                self._take("retention_batch_seconds", (event.duration_s,))
             case telemetry.ExecutorLost():
                 self._add("executors_lost_total", 1, event.reason)
             case telemetry.ExecutorBuried():

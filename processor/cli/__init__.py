@@ -37,6 +37,7 @@ _COMMANDS = (
     "dead-letters",
     "outbox",
     "relay",
+    "retention",
 )
 """In the order of `--help`. A command whose package is not installed is left out."""
 

@@ -10,14 +10,14 @@ from processor.app import App
 from processor.cli import DONE
 from processor.cli.apps import add_app_argument, load_app
 from processor.codec import type_name
-from processor.config import Settings
+from processor.config import FOR_EVER, Settings
 from processor.handlers import Registration
 from processor.loading import load_settings
 from processor.policies import NEVER, Retry
 from processor.runtime import Runtime
 from processor.triggers import Topic
 from processor.units import spell_duration
-from processor.wiring import group_name
+from processor.wiring import group_name, keep_of
 
 HELP = "Show the handlers, topics, policies and schemas of an app, or say what is wrong with them"
 
@@ -79,8 +79,20 @@ def _workflow(registration: Registration, app: App, settings: Settings) -> list[
         "breaker": repr(registration.breaker) if registration.breaker else "off",
         "batch": str(registration.batch_max) if registration.kind.value == "batch" else "",
         "persist first": "yes" if registration.persist_first else "",
+        "kept": _kept(registration, settings),
     }
     return lines + [f"  {name:14}{value}" for name, value in facts.items() if value]
+
+
+def _kept(registration: Registration, settings: Settings) -> str:
+    keep = keep_of(settings, registration.name)
+    times = {
+        "success": keep.success,
+        "error": keep.error,
+        "cancelled": keep.cancelled,
+        "dead letters": keep.dead_letters,
+    }
+    return ", ".join(f"{name} {FOR_EVER if time is None else spell_duration(time)}" for name, time in times.items())
 
 
 def _retry(retry: Retry) -> str:

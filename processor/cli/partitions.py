@@ -38,6 +38,7 @@ _COLUMNS = (
     "written_at",
     "open",
     "former",
+    "horizon",
     "dead_letters",
     "holds",
 )
@@ -254,6 +255,7 @@ def _row(partition: PartitionRow) -> dict[str, Any]:
         "written_at": None if partition.written_at_s is None else instant(partition.written_at_s * 1000),
         "filtered": progress.filtered,
         "skipped": progress.skipped,
+        "horizon": partition.horizon,
         "dead_letters": partition.dead_letters,
         "holds": list(partition.holds),
     }

@@ -279,6 +279,19 @@ CASES: tuple[Case, ...] = (
         (20,),
         {"topic": "orders.dead"},
     ),
+    Case(
+        "OnceflowRetentionLate",
+        # A sweep catches up; what stays behind for an hour is not caught up with.
+        [("processor_retention_late_seconds", POD, "30000x30 0x10 30000x120")],
+        (20, 65, 95),
+        (105, 150),
+    ),
+    Case(
+        "OnceflowVacuumStarved",
+        [("processor_retention_vacuum_held_seconds", POD, "0x10 7000x30 7300x60")],
+        (20, 50),
+        (57, 90),
+    ),
 )
 
 

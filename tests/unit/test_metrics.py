@@ -69,6 +69,15 @@ def test_what_the_relay_does_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "relay_halts_total") == 1
 
 
+def test_deleted_rows_are_counted_by_handler_and_by_how_they_ended(metrics: Metrics) -> None:
+    metrics.observe(telemetry.RetentionDeleted({("fulfil", "SUCCESS"): 500, ("fulfil", "DEAD_LETTER"): 2}, 0.05))
+    metrics.observe(telemetry.RetentionDeleted({("fulfil", "SUCCESS"): 70}, 0.05))
+
+    assert value(metrics, "retention_deleted_total", handler="fulfil", kind="SUCCESS") == 570
+    assert value(metrics, "retention_deleted_total", handler="fulfil", kind="DEAD_LETTER") == 2
+    assert value(metrics, "retention_batch_seconds_count") == 2
+
+
 def test_refused_writes_are_counted_wherever_they_are_refused(metrics: Metrics) -> None:
     """I6: a zombie's writes show, whichever fence refused them."""
     metrics.observe(telemetry.FlushRetried("fenced", "lost orders-3"))
@@ -176,6 +185,7 @@ def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
         "latencies_s": [1.0],
         "durations_s": [1.0],
         "counts": {"t": 2},
+        "deleted": {("fulfil", "SUCCESS"): 1},
     }
 
     for kind in events:
