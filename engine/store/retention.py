@@ -215,6 +215,8 @@ _DOOMED: Final = """
            AND w.created_at <= %(upto)s
            AND w.updated_at < %(end)s
            AND w.status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+           -- Cancelled, and a step of it still runs: its key waits for it (P12, P18).
+           AND (w.status <> 'CANCELLED' OR w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
            AND CASE WHEN w.kafka_source IS NOT NULL
                     THEN w.kafka_offset < g.next
                     ELSE (SELECT true
@@ -360,13 +362,17 @@ def delete_letters(span: Span, *, rows: int, dry_run: bool = False) -> Statement
 
 
 def forget_executors(*, dead_before: int, rows: int) -> Statement[Any]:
-    """Delete executors that have been dead for long: one without a row is dead as well (P2)."""
+    """Delete executors that have been dead for long: one without a row is dead as well (P2).
+
+    Not those that note whom they survived: without the note that workflow would be charged with a death (P22).
+    """
     return Statement(
         """
         DELETE FROM {schema}.executor AS e
          WHERE e.executor_id IN (SELECT d.executor_id
                                    FROM {schema}.executor AS d
                                   WHERE d.died_at < %(dead_before)s AND d.lease_until < %(dead_before)s
+                                    AND d.survived_alone IS NULL
                                   LIMIT %(rows)s)
         """,
         {"dead_before": dead_before, "rows": rows},

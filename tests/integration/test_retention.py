@@ -52,6 +52,27 @@ async def test_never_an_open_row_and_never_at_or_above_next(database: str, rows:
     assert horizons(rows) == {SOURCE: 1}
 
 
+async def test_what_was_cancelled_stays_while_its_step_runs(database: str, rows: psycopg.Connection[Any]) -> None:
+    """P12, P18: the row says whose step it is that its key waits for; of a dead executor nothing runs."""
+    partition(rows, next=3)
+    for executor, died_at in (("alive", None), ("dead", 1)):
+        rows.execute(
+            "INSERT INTO dbos.executor (executor_id, name, hostname, pid, started_at, renewed_at, lease_until, died_at)"
+            " VALUES (%s, '', '', 1, 0, 0, dbos.now_ms(), %s)",
+            (executor, died_at),
+        )
+    for offset, executor in enumerate(["alive", "dead"]):
+        workflow(rows, f"orders-0-{offset}", status="CANCELLED")
+        rows.execute(
+            "UPDATE dbos.workflow_status SET owner_xid = 'o', executor_id = %s WHERE kafka_offset = %s",
+            (executor, offset),
+        )
+
+    await sweep(database, KEEP)
+
+    assert left(rows) == ids(0)
+
+
 async def test_a_partition_without_progress_keeps_everything(database: str, rows: psycopg.Connection[Any]) -> None:
     """I1: whoever begins it anew finds what is done."""
     workflow(rows, "orders-0-0")

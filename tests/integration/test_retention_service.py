@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from engine.ids import parts_of
 from engine.keeping import Keep, RetentionSettings, Span, policy_rows
-from engine.partitions import PartitionActError, Place, seek
+from engine.partitions import PartitionActError, Place
 from engine.progress import Progress
 from engine.retention_acts import pause, resume
+from engine.seeks import seek
 from engine.settings import EngineSettings
 from engine.store import retention
 from engine.store.statement import send
