@@ -364,7 +364,8 @@ def delete_letters(span: Span, *, rows: int, dry_run: bool = False) -> Statement
 def forget_executors(*, dead_before: int, rows: int) -> Statement[Any]:
     """Delete executors that have been dead for long: one without a row is dead as well (P2).
 
-    Not those that note whom they survived: without the note that workflow would be charged with a death (P22).
+    Not those that note whom they survived, until it has succeeded or is gone: without the note that workflow would be
+    charged with a death (P22).
     """
     return Statement(
         """
@@ -372,7 +373,9 @@ def forget_executors(*, dead_before: int, rows: int) -> Statement[Any]:
          WHERE e.executor_id IN (SELECT d.executor_id
                                    FROM {schema}.executor AS d
                                   WHERE d.died_at < %(dead_before)s AND d.lease_until < %(dead_before)s
-                                    AND d.survived_alone IS NULL
+                                    AND NOT EXISTS (SELECT FROM {schema}.workflow_status AS w
+                                                     WHERE w.workflow_uuid = ANY (d.survived_alone)
+                                                       AND w.status <> 'SUCCESS')
                                   LIMIT %(rows)s)
         """,
         {"dead_before": dead_before, "rows": rows},

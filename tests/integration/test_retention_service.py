@@ -426,20 +426,28 @@ async def nobody_reads(bench: Bench) -> bool:
 
 
 async def test_executors_that_have_been_dead_for_long_are_forgotten(database: str) -> None:
-    """I10, P2: one without a row is dead as well. Those that live, or died of late, stay."""
+    """I10, P2: one without a row is dead as well. Those that live, died of late, or are needed to judge, stay (P22)."""
     async with Bench(Shop().app, database) as bench:
         await bench.execute(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, kafka_source, kafka_offset)"
+            " VALUES ('suspect', 'PENDING', 'fulfil', 'shop|elsewhere-0', 0)"
+        )
+        await bench.execute(
             """
-            INSERT INTO dbos.executor (executor_id, name, hostname, pid, started_at, renewed_at, lease_until, died_at)
-            VALUES ('z1', 'n', 'h', 1, 1, 1, 1, 1), ('z2', 'n', 'h', 1, 1, 1, 1, dbos.now_ms()),
-                   ('z3', 'n', 'h', 1, 1, 1, 1, NULL)
+            INSERT INTO dbos.executor (executor_id, name, hostname, pid, started_at, renewed_at, lease_until, died_at,
+                                       survived_alone)
+            VALUES ('z1', 'n', 'h', 1, 1, 1, 1, 1, NULL), ('z2', 'n', 'h', 1, 1, 1, 1, dbos.now_ms(), NULL),
+                   ('z3', 'n', 'h', 1, 1, 1, 1, NULL, NULL), ('z4', 'n', 'h', 1, 1, 1, 1, 1, ARRAY['gone', 'suspect']),
+                   ('z5', 'n', 'h', 1, 1, 1, 1, 1, ARRAY['gone'])
             """
         )
         await bench.restart()
         await until(lambda: is_forgotten(bench, "z1"), "one executor less")
 
+        assert await is_forgotten(bench, "z5")  # in the same statement
         assert not await is_forgotten(bench, "z2")
         assert not await is_forgotten(bench, "z3")
+        assert not await is_forgotten(bench, "z4")
 
 
 async def is_forgotten(bench: Bench, executor_id: str) -> bool:
