@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.failures import encode_error, summary
-from engine.handlers import Decision, Handler, UndecodableError, record_key
+from engine.handlers import Decision, Handler, NotYet, UndecodableError, record_key
 from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
 from engine.ranges import Range
 from engine.records import Record
@@ -20,13 +20,18 @@ from engine.states import WorkflowStatus
 
 
 def decode(handler: Handler, run: Run) -> None:
-    """Give a run its argument, and its key unless it has one. Raises what the format or the key raises."""
+    """Give a run its argument, and its key unless it has one. Raises what the format or the key raises, `NotYet` too."""
     record = run.record
     assert record is not None, "a run is decoded while it has its record"
-    if handler.stored_headers or record.headers:
+    headers = record.headers
+    if handler.stored_headers or headers:
         # What is not stored is not shown either: a replay after recovery sees the same.
-        record.headers = allowed(record.headers, handler.stored_headers)
-    argument = run.argument = handler.format.decode(record)
+        record.headers = allowed(headers, handler.stored_headers)
+    try:
+        argument = run.argument = handler.format.decode(record)
+    except NotYet:
+        record.headers = headers  # the filter, which sees all of them, is asked again
+        raise
     if run.row is Row.NONE:
         run.key = key_of(handler, record, argument)
 

@@ -142,6 +142,7 @@ class Part:
             topic_id=source.topic_id,
             filtered=source.progress.filtered + filtered,
             skipped=source.progress.skipped + skipped,
+            waits=None if self.releases else source.inbox.undecided.reason,
         )
         self.value = self.progress.encode()
 

@@ -21,9 +21,10 @@ from engine.admission import Decisions, decode, raw_key_of, undecodable
 from engine.congestion import is_congested
 from engine.crashpoints import CrashPoint, reach
 from engine.failures import encode_error, summary
-from engine.handlers import Decision, Handler, HandlerKind
+from engine.handlers import Decision, Handler, HandlerKind, NotYet
 from engine.ids import PARTITION_KEY, OrderingKey, WorkflowId
 from engine.keys import Keys
+from engine.not_yet import Undecided
 from engine.open_rows import OpenRows
 from engine.outcomes import Outcomes
 from engine.progress import Offsets
@@ -64,6 +65,7 @@ class Inbox:
         self.rows = OpenRows(self)
         self.keys = Keys(self.rows.recall)
         self.decisions = Decisions(source.progress.counted)
+        self.undecided = Undecided(self)
         self.runs: dict[WorkflowId, Run] = {}
         self.group: deque[Run] = deque()
         self.is_open = True
@@ -124,7 +126,7 @@ class Inbox:
     def _take_in(self) -> None:
         engine = self.engine
         self.rows.wake_up()
-        while self.backlog and not self.rows.looking and engine.has_room():
+        while self.backlog and not self.rows.looking and not self.undecided.is_waiting and engine.has_room():
             if self._raw and not self._cautious_left:
                 break  # raw rows of a cautious claim, whose keys nobody knows yet (P21)
             record = self.backlog.popleft()
@@ -161,6 +163,9 @@ class Inbox:
             else:
                 run.needs_first_row = handler.persist_first
                 decode(handler, run)
+        except NotYet as signal:
+            self.undecided.hold_back(record, signal)
+            return
         except Exception as error:  # noqa: BLE001  # the user's codec or key: the record's failure
             self._undecodable(record, error)
             return
@@ -317,6 +322,9 @@ class Inbox:
             try:
                 decode(self.handler, run)
                 may_run = run not in self._raw or self._raw.takes_its_key(run)
+            except NotYet as signal:
+                self.undecided.wait(run, signal)
+                return
             except Exception as error:  # noqa: BLE001  # the user's codec: the record's failure
                 self.end(run, undecodable(error))
                 return

@@ -121,11 +121,15 @@ class OpenRows:
         inbox = self._inbox
         looking, self.looking = self.looking, {}
         known = 0
-        for workflow_id, record in looking.items():
+        records = iter(looking.items())
+        for workflow_id, record in records:
             self.pass_by(record.offset)
             row = found.get(workflow_id)
             if row is None:
                 inbox.admit(record)
+                if inbox.undecided.is_waiting:
+                    inbox.undecided.hold_back_behind([later for _, later in records])
+                    break
                 continue
             if reason := inbox.source.mismatch(row, record):
                 inbox.source.halt_soon(reason)
@@ -137,6 +141,8 @@ class OpenRows:
                 stub = self._stub(row)
                 if not self._sleeps(stub):
                     inbox.enter(stub)
+        if not inbox.undecided.is_waiting:
+            inbox.undecided.went_on()
         if known:
             inbox.engine.telemetry.emit(RecordsDecided(inbox.source.ref, "known", known))
             inbox.source.advance()

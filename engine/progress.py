@@ -34,6 +34,7 @@ class Progress:
         filtered, skipped: Records below `next` without a workflow, by decision of the filter or as tombstones. Each is
             counted once, as what it was decided to be at first.
         counted: After a seek back: ranges of offsets whose decisions `filtered` and `skipped` have already.
+        waits: Why its next record cannot be decoded yet; `None`, and then not written: nothing is in the way.
     """
 
     next: int
@@ -49,6 +50,7 @@ class Progress:
     filtered: int = 0
     skipped: int = 0
     counted: tuple[Range, ...] = ()
+    waits: str | None = None
 
     def encode(self) -> str:
         """JSON text, keys in declared order: the same progress is always the same text."""
@@ -56,6 +58,8 @@ class Progress:
         stored = {name: getattr(self, name) for name in self.__slots__}
         if all(end <= self.next for _, end in self.counted):
             del stored["counted"]  # passed, or nothing ever: as nearly always
+        if self.waits is None:
+            del stored["waits"]
         return _compact(stored)
 
     @classmethod

@@ -24,6 +24,7 @@ class SourceSnapshot:
         in_flight: Workflows known here that are not terminal.
         backlog: Records delivered that wait for room.
         parked: Rows at rest behind their keys.
+        waits: Why nothing more of it can be decoded yet; `None`: nothing is in the way.
         oldest_ms: Timestamp of the oldest record that waits or runs, epoch ms; `None` if there is none.
     """
 
@@ -38,6 +39,7 @@ class SourceSnapshot:
     blocked_keys: int
     held: str | None
     congested: bool
+    waits: str | None
     oldest_ms: int | None
 
 
@@ -102,5 +104,6 @@ def _snapshot(source: Source) -> SourceSnapshot:
         blocked_keys=len(inbox.keys.blocked),
         held=source.held,
         congested=source.congested,
+        waits=inbox.undecided.reason,
         oldest_ms=oldest,
     )

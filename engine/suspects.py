@@ -129,6 +129,11 @@ class Suspects:
                 self._ended.clear()
                 run.is_alone = True
                 self._begin(run)
+                if run.phase is Phase.WAITING:
+                    # None of its code ran: it waits for its key, or for what its format needs.
+                    run.is_alone = False
+                    await self._write(run, alone=False)
+                    continue
                 try:
                     async with asyncio.timeout(alone_s):
                         await self._ended.wait()

@@ -118,6 +118,22 @@ class HoldPlaced(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DecodingWaits(Event):
+    """A partition does not go on before something that its format needs is there. Once for each reason."""
+
+    source: SourceRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingResumed(Event):
+    """It is there, and the partition goes on."""
+
+    source: SourceRef
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLettered(Event):
     """A record was given up; its dead letter is durable."""
 

@@ -26,7 +26,7 @@ from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, Suspended
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
-from engine.handlers import TransactionStep
+from engine.handlers import NotYet, TransactionStep
 from engine.outgoing import Publications
 from engine.runner import Run, now_ms
 from engine.store import operation_outputs, outbox, workflow_status
@@ -115,6 +115,9 @@ async def _decided(
                     return step.decode(stands)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
                 wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
+                continue
+            if isinstance(error, NotYet):
+                await asyncio.sleep(error.again_in.total_seconds())
                 continue
             conflicts += 1
             if is_conflict(error) and conflicts < step.conflict_attempts:

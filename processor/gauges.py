@@ -51,6 +51,8 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
             values["partition_lag_seconds"] = 0.0
         for name, value in values.items():
             samples.setdefault(name, []).append((place(source.ref), value))
+        if source.waits is not None:
+            samples.setdefault("partition_paused", []).append(((*place(source.ref), "format"), 1))
     return samples
 
 

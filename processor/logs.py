@@ -37,6 +37,8 @@ LEVELS: Mapping[type[Event], int] = {
     telemetry.SourceReleased: logging.INFO,
     telemetry.SourceDropped: logging.WARNING,
     telemetry.HoldPlaced: logging.ERROR,
+    telemetry.DecodingWaits: logging.WARNING,
+    telemetry.DecodingResumed: logging.INFO,
     telemetry.DeadLettered: logging.WARNING,
     telemetry.LateResultRefused: logging.WARNING,
     telemetry.SuspectStarted: logging.WARNING,

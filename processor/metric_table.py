@@ -209,7 +209,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "partition_owner_epoch", Kind.GAUGE, "claims", PARTITION, "Epoch of our claim: + 1 with each claim by anybody."
     ),
-    Metric("partition_paused", Kind.GAUGE, "1", (*PARTITION, "reason"), "1 while fetching rests for this reason."),
+    Metric(
+        "partition_paused",
+        Kind.GAUGE,
+        "1",
+        (*PARTITION, "reason"),
+        "1 while fetching rests for this reason; 'format': while its next record cannot be decoded yet.",
+    ),
     Metric(
         "partition_state",
         Kind.GAUGE,

@@ -41,6 +41,7 @@ _COLUMNS = (
     "horizon",
     "dead_letters",
     "holds",
+    "waits",
 )
 
 
@@ -258,4 +259,5 @@ def _row(partition: PartitionRow) -> dict[str, Any]:
         "horizon": partition.horizon,
         "dead_letters": partition.dead_letters,
         "holds": list(partition.holds),
+        "waits": progress.waits,
     }

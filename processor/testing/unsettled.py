@@ -50,7 +50,8 @@ def _of(source: Source) -> list[str]:
     inbox = source.inbox
     left: list[str] = []
     if inbox.backlog or inbox.rows.looking or inbox.group or source.has_work:
-        left.append(f"{source.ref}: {len(inbox.backlog)} records wait")
+        why = f": {inbox.undecided.reason}" if inbox.undecided.reason else ""
+        left.append(f"{source.ref}: {len(inbox.backlog)} records wait{why}")
     resting = {run.key for run in inbox.keys.holders() if run.phase is Phase.WAITING and run.wake_at}
     for run in inbox.runs.values():
         if run.key is not None and (run.key in inbox.keys.blocked or run.key in resting):
