@@ -233,6 +233,58 @@ class RelaySettings:
                 raise ConfigurationError(f"{name} must be at least 1")
 
 
+class SubjectNames(Enum):
+    """How the subject is called under which a topic's schema stands in the registry."""
+
+    TOPIC = "topic"
+    """`orders-value`."""
+    RECORD = "record"
+    """The name of the record in the schema."""
+    TOPIC_RECORD = "topic_record"
+    """`orders-` and the name of the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """The way to a schema registry. Secrets are left out of `repr` and of every log.
+
+    Attributes:
+        url: Of the registry; several with commas between are tried in turn. `mock://name`: one within this process.
+        username, password: Basic authentication.
+        bearer_token: A token as it is.
+        oauth_client_id, oauth_client_secret, oauth_scope, oauth_token_url: Tokens by client credentials (OIDC).
+        logical_cluster, identity_pool: What Confluent Cloud wants with a token.
+        ca, certificate, key, key_password: Paths of PEM files, and the key's password.
+        timeout: Of one request.
+        retry_max: Longest back-off between two tries.
+        known_max: Answers that are kept.
+        subject_names: How subjects are called.
+        registers: Whether a schema that is published with is registered; else it must be there.
+        normalizes: Whether the registry takes schemas that differ in spelling for the same.
+    """
+
+    url: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    bearer_token: str | None = field(default=None, repr=False)
+    oauth_client_id: str | None = None
+    oauth_client_secret: str | None = field(default=None, repr=False)
+    oauth_scope: str | None = None
+    oauth_token_url: str | None = None
+    logical_cluster: str = ""
+    identity_pool: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    timeout: timedelta = timedelta(seconds=5)
+    retry_max: timedelta = timedelta(seconds=10)
+    known_max: int = 1_000
+    subject_names: SubjectNames = SubjectNames.TOPIC
+    registers: bool = False
+    normalizes: bool = False
+
+
 def subscription_of(topic: str, subscriptions: tuple[Subscription, ...], protocol: GroupProtocol) -> Subscription:
     """The one subscription a topic belongs to: its own name before any pattern.
 

@@ -12,7 +12,7 @@ from engine.errors import (
     WorkflowConflictError,
     WorkflowNotFoundError,
 )
-from engine.handlers import UndecodableError
+from engine.handlers import NotYet, UndecodableError
 from engine.handles import StepInfo, WorkflowInfo
 from engine.outgoing import PublishError
 from engine.states import WorkflowStatus
@@ -22,6 +22,7 @@ from processor.codec import Codec, Json, Raw, Text
 from processor.config import Settings
 from processor.current import current_step, current_workflow
 from processor.durable import publish, sleep
+from processor.formats import Avro, JsonSchema, Protobuf
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.loading import SettingsError, load_settings
 from processor.policies import (
@@ -36,11 +37,13 @@ from processor.policies import (
     TerminalError,
 )
 from processor.records import RawRecord, Record
+from processor.schema_registry import using_registry
 from processor.triggers import Topic
 from processor.workflows import WorkflowFunction, workflow_id
 
 __all__ = [
     "App",
+    "Avro",
     "BlockKey",
     "Breaker",
     "Codec",
@@ -51,8 +54,11 @@ __all__ = [
     "FailurePolicy",
     "HaltPartition",
     "Json",
+    "JsonSchema",
     "NondeterminismError",
+    "NotYet",
     "Ordering",
+    "Protobuf",
     "PublishError",
     "Raw",
     "RawRecord",
@@ -84,5 +90,6 @@ __all__ = [
     "load_settings",
     "publish",
     "sleep",
+    "using_registry",
     "workflow_id",
 ]

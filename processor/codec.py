@@ -28,7 +28,11 @@ SHOWN_CHARACTERS_MAX = 500
 
 
 class Codec(Protocol[E]):
-    """How events of one type are written to and read from Kafka. Implement it for Avro, Protobuf or encryption."""
+    """How events of one type are written to and read from Kafka. Implement it for a format that is not there.
+
+    One that reads headers of the record has an attribute `headers` with their names: they are stored with the record, or
+    it could not be decoded again after a crash.
+    """
 
     @property
     def embeds_json(self) -> bool:
@@ -40,6 +44,8 @@ class Codec(Protocol[E]):
 
         Raises:
             UndecodableError: The bytes are no such event. Any other exception counts as one.
+            NotYet: It cannot be said yet, as something has to be fetched: the record's partition waits. Called on the
+                event loop, so it must not fetch it itself.
         """
         ...
 
@@ -60,7 +66,7 @@ class Json(Generic[E]):
     def __init__(self, model: type[E]) -> None:
         """Raises `UnencodableTypeError` if no JSON schema can be made of `model`."""
         self._name = type_name(model)
-        adapter: TypeAdapter[E] = _adapter(model)
+        adapter: TypeAdapter[E] = adapted(model)
         _refuse_without_schema(adapter, model)
         # The core validator's method: TypeAdapter.validate_json adds 0.3 µs of keyword arguments to 0.6 µs.
         self._validate = adapter.validator.validate_json
@@ -70,10 +76,8 @@ class Json(Generic[E]):
         """The validated event. One call of the validator, and a search for what is not JSON."""
         try:
             event = self._validate(value)
-        except ValidationError as error:
-            problem = f"not {self._name}: {_problems(error)}"
         except Exception as error:  # noqa: BLE001  # a user's validator may raise anything; it is this record's fault
-            problem = f"a validator of {self._name} raised {type(error).__name__}: {str(error)[:SHOWN_CHARACTERS_MAX]}"
+            problem = problem_of(error, self._name)
         else:
             if (b"NaN" in value or b"Infinity" in value) and not _is_strict_json(value):
                 raise UndecodableError(f"{record}: not JSON: NaN and Infinity are no JSON values")
@@ -84,6 +88,13 @@ class Json(Generic[E]):
     def encode(self, event: E) -> bytes:
         """Compact JSON of the event. Raises `ValueError` for what is not of the model: pydantic would only warn."""
         return self._adapter.dump_json(event, by_alias=True, warnings="error")
+
+
+def problem_of(error: Exception, name: str) -> str:
+    """Why a model did not take a value: its fields and what is wrong with them, never the value."""
+    if isinstance(error, ValidationError):
+        return f"not {name}: {_problems(error)}"
+    return f"a validator of {name} raised {type(error).__name__}: {str(error)[:SHOWN_CHARACTERS_MAX]}"
 
 
 class Raw:
@@ -193,11 +204,12 @@ def _lossless_adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation, config=_LOSSLESS)
     except PydanticUserError as error:
         if error.code == "type-adapter-config-unused":  # models, dataclasses and typed dicts bring their own
-            return _adapter(annotation)
+            return adapted(annotation)
         raise _unencodable(annotation, error) from None
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def adapted(annotation: Any) -> TypeAdapter[Any]:
+    """What pydantic makes of a type. Raises `UnencodableTypeError`."""
     try:
         return TypeAdapter(annotation)
     except PydanticUserError as error:

@@ -12,49 +12,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from processor.units import duration, size
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than nothing")
-    return value
-
-
-DURATION_SCHEMA = WithJsonSchema(
-    {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}], "examples": ["30s", "20ms", "1h30m"]}
-)
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(duration),
-    AfterValidator(_positive),
-    DURATION_SCHEMA,
-]
-Size = Annotated[
-    int,
-    BeforeValidator(size),
-    Field(ge=1),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "examples": ["64MiB"]}),
-]
-
-
-class Section(BaseModel):
-    """Frozen, nothing unknown, documented by the text under each field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+from processor.config_formats import RegistrySettings
+from processor.section import DURATION_SCHEMA, Duration, Section, Size
+from processor.units import duration
 
 
 class PostgresSettings(Section):
@@ -214,7 +176,7 @@ class KafkaSettings(Section):
     prefetch_bytes_max: Size = 16 * 1024 * 1024
     """Bytes the client fetches ahead, all partitions together."""
 
-    extra: dict[str, str | int | float | bool] = {}
+    extra: dict[str, str | int | float | bool] = Field(default={})
     """Other librdkafka properties, as they are called there (`fetch.min.bytes: 100000`). Those that would break a
     guarantee, or have a setting of their own, are refused."""
 
@@ -482,6 +444,7 @@ class Settings(Section):
 
     postgres: PostgresSettings = PostgresSettings()
     kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
     partitions: PartitionSettings = PartitionSettings()
     executor: ExecutorSettings = ExecutorSettings()
     outbox: OutboxSettings = OutboxSettings()

@@ -89,7 +89,7 @@ class Registration:
             breaker=self.breaker,
             batch_max=self.batch_max,
             persist_first=self.persist_first,
-            stored_headers=topic.headers,
+            stored_headers=topic.stored_headers,
         )
 
     @cached_property

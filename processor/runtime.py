@@ -24,12 +24,21 @@ from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
 from processor.app import App
 from processor.config import Settings
+from processor.formats import check_formats
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.loading import load_settings
 from processor.logs import LogObserver
 from processor.metrics import Metrics, Samples
 from processor.policies import dead_letter_topic
-from processor.wiring import engine_settings, group_name, group_settings, relay_settings, subscription
+from processor.schema_registry import connected_to
+from processor.wiring import (
+    engine_settings,
+    group_name,
+    group_settings,
+    registry_settings,
+    relay_settings,
+    subscription,
+)
 
 T = TypeVar("T")
 
@@ -89,6 +98,8 @@ class Runtime:
                 f"app {app.name!r} has no workflow, so nothing would ever run.\n"
                 f"  Give it one, as `@app.workflow(on=Topic('orders', Order))`."
             )
+        self._registry = registry_settings(settings)
+        check_formats([each.topic.codec for each in started if each.topic is not None], self._registry)
         handlers = {registration.name: registration.handler() for registration in app.workflows.values()}
         self.engine = Engine(engine_settings(settings, app), handlers, telemetry)
         self.groups: list[Group] = []
@@ -115,6 +126,7 @@ class Runtime:
             ConfigurationError: Database, schema, brokers or topics are not as they must be. Says what to do.
         """
         async with AsyncExitStack() as stack:
+            stack.enter_context(connected_to(self._registry))
             if self.app.lifespan is not None:
                 await stack.enter_async_context(self.app.lifespan(self.app))
             stack.push_async_callback(self._stop_engine)

@@ -14,6 +14,7 @@ from engine.errors import ConfigurationError
 from engine.handlers import Decision
 from engine.outgoing import is_topic_name
 from processor.codec import Codec, UnencodableTypeError, codec_for, type_name
+from processor.formats import RegistryFormat
 from processor.options import check_callable
 from processor.policies import Ordering
 from processor.records import RawRecord
@@ -41,7 +42,8 @@ class Topic(Generic[E]):
             of its headers before it is decoded, and must depend on nothing else: a record may be asked about again.
             An exception of it is a failure of the record, never a pass.
         headers: Names of headers that are stored and shown to the handler. Others may hold secrets and are not.
-        codec: Bytes to event and back.
+        codec: Bytes to event and back: JSON unless `format=` says another; `Avro()`, `JsonSchema()` and `Protobuf()` are
+            those of a schema registry.
     """
 
     @overload
@@ -56,7 +58,7 @@ class Topic(Generic[E]):
         tombstone: Literal["skip"] = "skip",
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
-        format: Codec[M] | None = None,
+        format: Codec[M] | RegistryFormat | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -70,7 +72,7 @@ class Topic(Generic[E]):
         tombstone: Literal["deliver"],
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
-        format: Codec[M] | None = None,
+        format: Codec[M] | RegistryFormat | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -83,7 +85,7 @@ class Topic(Generic[E]):
         tombstone: Literal["skip", "deliver"] = "skip",
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
-        format: Codec[Any] | None = None,  # noqa: A002  # the user's word for it; nothing here formats
+        format: Codec[Any] | RegistryFormat | None = None,  # noqa: A002  # the user's word for it; nothing here formats
     ) -> None:
         """Raises `ConfigurationError` for a name Kafka has not, a model no codec decodes, or options at odds."""
         _check_name(name)
@@ -108,12 +110,17 @@ class Topic(Generic[E]):
         self.tombstone: Literal["skip", "deliver"] = tombstone
         self.where = where
         self.headers = frozenset(headers)
-        self.codec: Codec[Any] = format if format is not None else _codec(name, model)
+        self.codec: Codec[Any] = _codec(name, model, format)
 
     @property
     def is_pattern(self) -> bool:
         """Whether the name stands for every topic that matches it."""
         return self.name.startswith("^")
+
+    @property
+    def stored_headers(self) -> frozenset[str]:
+        """Names of the headers that are stored: those for the handler, and what the codec reads."""
+        return self.headers | getattr(self.codec, "headers", frozenset[str]())
 
     def covers(self, other: str) -> bool:
         """Whether records of topic `other` are this topic's. For two patterns: whether they are the same."""
@@ -151,9 +158,11 @@ def key_bytes(key: object) -> bytes | None:
     raise TypeError(f"a key is str, bytes, int or None, not {type(key).__name__}")
 
 
-def _codec(name: str, model: type[Any]) -> Codec[Any]:
+def _codec(name: str, model: type[Any], format: Codec[Any] | RegistryFormat | None) -> Codec[Any]:  # noqa: A002  # as above
     try:
-        return codec_for(model)
+        if format is None:
+            return codec_for(model)
+        return format.codec(name, model) if isinstance(format, RegistryFormat) else format
     except UnencodableTypeError as error:
         raise ConfigurationError(
             f"topic {name!r}: {error}\n"

@@ -11,10 +11,12 @@ from consumers.settings import (
     OauthToken,
     OnGap,
     OnRecreated,
+    RegistrySettings,
     RelaySettings,
     Security,
     StartAt,
     StartAtTime,
+    SubjectNames,
     Subscription,
 )
 from engine.errors import ConfigurationError
@@ -129,6 +131,36 @@ def relay_settings(settings: Settings) -> RelaySettings:
         partitioner=outbox.partitioner,
         transaction_timeout=outbox.transaction_timeout,
         refused_retry=outbox.refused_retry,
+    )
+
+
+def registry_settings(settings: Settings) -> RegistrySettings | None:
+    """For the schema registry; `None`: there is none."""
+    registry = settings.registry
+    if registry.url is None:
+        return None
+    oauth, ssl = registry.oauth, registry.ssl
+    return RegistrySettings(
+        url=registry.url,
+        username=registry.username,
+        password=_secret(registry.password),
+        bearer_token=_secret(registry.bearer_token),
+        oauth_client_id=oauth.client_id,
+        oauth_client_secret=_secret(oauth.client_secret),
+        oauth_scope=oauth.scope,
+        oauth_token_url=oauth.token_url,
+        logical_cluster=registry.logical_cluster,
+        identity_pool=registry.identity_pool,
+        ca=ssl.ca,
+        certificate=ssl.certificate,
+        key=ssl.key,
+        key_password=_secret(ssl.key_password),
+        timeout=registry.timeout,
+        retry_max=registry.retry_max,
+        known_max=registry.known_max,
+        subject_names=SubjectNames(registry.subject_names),
+        registers=registry.register_schemas,
+        normalizes=registry.normalize,
     )
 
 

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, LiteralString, Self, TypeVar
+from typing import TYPE_CHECKING, Any, LiteralString, Self, TypeVar
 
 import sql
 from engine import clock
@@ -26,6 +26,7 @@ from engine.crashpoints import CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError
+from engine.handlers import NotYet
 from engine.ids import SourceRef
 from engine.outbox import LIST_MAX, waiting
 from engine.pool import connect
@@ -36,9 +37,14 @@ from engine.store.outbox import OutboxRow
 from engine.telemetry import Event, Telemetry
 from processor.app import App
 from processor.decorators import StepFunction, TransactionFunction
+from processor.formats import check_formats
 from processor.handlers import Registration
+from processor.schema_registry import connected_to
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
+
+if TYPE_CHECKING:
+    from consumers.settings import RegistrySettings
 
 E = TypeVar("E")
 
@@ -64,6 +70,8 @@ class Bench:
         executor: Name of the executor: the engine after a crash has it again, so its predecessor is dead at once.
         settings: Other engine settings; `conninfo` is replaced.
         beside: Another bench whose log this one reads as well: a second member, which claims what it is told to.
+        registry: Address of the schema registry of its topics' formats, in which what is delivered is registered;
+            `mock://any-name` is one within this process.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Bench:
         executor: str = "bench",
         settings: EngineSettings | None = None,
         beside: "Bench | None" = None,
+        registry: "str | RegistrySettings | None" = None,
     ) -> None:
         self.app = app
         self.dsn = dsn
@@ -83,11 +92,13 @@ class Bench:
         self.settings = replace(base, conninfo=dsn, executor_name=executor)
         self.events: list[Event] = []
         self.crashes = 0
+        self._registry = _registry_settings(registry)
         self._by_topic = {
             registration.topic.name: registration
             for registration in app.workflows.values()
             if registration.topic is not None
         }
+        check_formats([each.topic.codec for each in self._by_topic.values() if each.topic is not None], self._registry)
         self.log: dict[SourceRef, list[Record]] = {} if beside is None else beside.log
         """What Kafka would have."""
         self._sources: dict[SourceRef, Source] = {}
@@ -103,6 +114,7 @@ class Bench:
 
     async def __aenter__(self) -> Self:
         asyncio.get_running_loop().set_exception_handler(_pass_over_crashes)
+        self._stack.enter_context(connected_to(self._registry))
         if self.app.lifespan is not None:
             await self._stack.enter_async_context(self.app.lifespan(self.app))
         await self._start_engine()
@@ -169,7 +181,7 @@ class Bench:
         place = offset if offset is not None else (log[-1].offset + 1 if log else 0)
         if log and place < log[-1].offset:
             raise ValueError(f"offset {place} is behind {log[-1].offset}, and not in the log")
-        named, value = (None, event) if isinstance(event, bytes) else topic.encode(event)
+        named, value = (None, event) if isinstance(event, bytes) else await _encoded(topic, event)
         record = Record(
             topic=ref.topic,
             partition=partition,
@@ -420,6 +432,23 @@ def _pass_over_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     """Nobody awaits a task that crashed: it is no news that it raised."""
     if not isinstance(context.get("exception"), Crashed):
         loop.default_exception_handler(context)
+
+
+async def _encoded(topic: Topic[Any], event: Any) -> tuple[bytes | None, bytes | None]:
+    """Key and value; waits for a schema registry where the topic has one."""
+    while True:
+        try:
+            return topic.encode(event)
+        except NotYet as signal:
+            await asyncio.sleep(signal.again_in.total_seconds())
+
+
+def _registry_settings(registry: "str | RegistrySettings | None") -> "RegistrySettings | None":
+    if not isinstance(registry, str):
+        return registry
+    from consumers.settings import RegistrySettings
+
+    return RegistrySettings(url=registry, registers=True)
 
 
 def engine_renamed_from(registrations: Any, handler: str) -> str | None:

@@ -1,0 +1,37 @@
+"""What sections of the settings are made of: frozen, nothing unknown, durations and sizes as people write them."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from processor.units import duration, size
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than nothing")
+    return value
+
+
+DURATION_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}], "examples": ["30s", "20ms", "1h30m"]}
+)
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    AfterValidator(_positive),
+    DURATION_SCHEMA,
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    Field(ge=1),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "examples": ["64MiB"]}),
+]
+
+
+class Section(BaseModel):
+    """Frozen, nothing unknown, documented by the text under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
