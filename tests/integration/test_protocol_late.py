@@ -241,3 +241,22 @@ async def test_a_halt_that_cannot_be_stored_at_once_still_releases_the_partition
         await until(lambda: not bench.engine.sources.attached())
 
         assert await bench.fetch_all("SELECT kind FROM dbos.hold") == [("halt",)]
+
+
+async def test_a_step_that_outlasts_the_drain_is_no_failure_of_its_workflow(database: str) -> None:
+    """P11, P12, I4: a stop cuts it off; the next process goes on behind what is recorded, and nothing is buried."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        shop.shut = {"second 0"}
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await until_row(bench, "kafka_offset = 0")
+        await until(lambda: "second 0" in shop.began)
+
+        await bench.engine.stop(timedelta(seconds=0.1))
+        await bench.restart()
+        shop.shut.clear()
+        await bench.settle()
+
+        assert await statuses(bench) == [(0, "SUCCESS")]
+        assert shop.began.count("first 0") == 1
+        assert not await bench.fetch_all("SELECT 1 FROM dbos.dead_letter")
