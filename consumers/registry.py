@@ -25,7 +25,7 @@ from typing import Any
 
 from consumers.registry_client import Verdict, judge, new_client
 from consumers.settings import RegistrySettings
-from engine.handlers import NotYet
+from engine.errors import NotYet
 
 REQUESTS_MAX = 4
 """At once. One that hangs until its time-out does not stop the others."""

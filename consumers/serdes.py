@@ -17,7 +17,7 @@ from typing import Any, Final
 from consumers.registry import Registry, RegistryRefusedError
 from consumers.registry_client import needing
 from consumers.settings import RegistrySettings, SubjectNames
-from engine.handlers import NotYet
+from engine.errors import NotYet
 from engine.records import Headers
 
 SCHEMA_HEADER: Final = "__value_schema_id"

@@ -375,6 +375,12 @@ POSTGRES = Dashboard(
                 "ops",
                 "Writes of a process that no longer owns what it writes. They changed nothing.",
             ),
+            Panel(
+                "Not to be opened",
+                rate("payloads_unreadable_total"),
+                "ops",
+                "Workflows put off: what they need is sealed with a key that this process has not.",
+            ),
         ],
         "Connections": [
             Panel("Of the pool", of_process("pool_connections"), meaning="For transactional steps and claims."),

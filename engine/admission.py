@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from engine.errors import NotYet
 from engine.failures import encode_error, summary
-from engine.handlers import Decision, Handler, NotYet, UndecodableError, record_key
+from engine.handlers import Decision, Handler, UndecodableError, record_key
 from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
 from engine.ranges import Range
 from engine.records import Record

@@ -27,6 +27,7 @@ from engine.ids import WorkflowId
 from engine.results import value_of
 from engine.row_flush import own
 from engine.runner import Phase, Run
+from engine.sealed_rows import sealed_starts
 from engine.signals import FOREVER_MS, Signal
 from engine.starts import Start
 from engine.states import OPEN
@@ -34,6 +35,7 @@ from engine.store import starts as store
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
 from engine.timers import deadline, waits_of
+from engine.unreadable import once_readable
 from engine.waits import Outcome
 from engine.weather import through_weather
 
@@ -60,7 +62,7 @@ class Child:
         starts = _starts(placed)
         own(engine.commons, starts)
         return store.start(
-            starts,
+            sealed_starts(starts, engine.payloads.seal),
             executor_id=engine.executor_id,
             inputs_inline_max=engine.settings.inputs_inline_max,
             parents=[(each.run.id, each.function_id) for each in placed],
@@ -104,7 +106,7 @@ async def start_child(run: Run, start: Start, *, function_id: int, has_own_id: b
     is_new = True
     if has_own_id:
         try:
-            is_new = not await stands(run.home.engine, start)
+            is_new = not await once_readable(run, lambda: stands(run.home.engine, start))
         except WorkflowConflictError as error:
             text, given = as_recorded(error)
             run.checkpoint(Checkpoint(run.id, function_id, start.name, None, text, now, now))
@@ -120,6 +122,7 @@ async def start_outside(engine: Engine, start: Start) -> None:
 
     Raises:
         WorkflowConflictError: The ID is another workflow's, or this one's with other inputs.
+        UnreadablePayloadError: The ID has a row whose inputs cannot be opened.
         EngineStoppedError: The engine does not run.
     """
     while not await engine.commons.start(start):
@@ -131,7 +134,12 @@ async def start_outside(engine: Engine, start: Start) -> None:
 
 
 async def stands(engine: Engine, start: Start) -> bool:
-    """Whether this very workflow has its row already. Raises `WorkflowConflictError` if another one has its ID."""
+    """Whether this very workflow has its row already.
+
+    Raises:
+        WorkflowConflictError: Another one has its ID.
+        UnreadablePayloadError: It has a row whose inputs cannot be opened.
+    """
 
     async def read() -> store.ExistingRow | None:
         async with engine.pool.connection() as connection:
@@ -141,7 +149,7 @@ async def stands(engine: Engine, start: Start) -> bool:
     row = await through_weather(read)
     if row is None:
         return False
-    start.must_be(name=row.name, inputs=row.inputs)
+    start.must_be(name=row.name, inputs=engine.payloads.open(row.inputs, f"workflow {start.id}: inputs"))
     return True
 
 
@@ -176,8 +184,7 @@ async def result_in_workflow(run: Run, workflow_id: str, place: ResultPlace) -> 
         return recorded.output or "null"
     started = now_ms()
     try:
-        outcome = await _awaited(run, workflow_id, place.until)
-        output = value_of(workflow_id, outcome)
+        output = await once_readable(run, lambda: _awaited(run, workflow_id, place.until))
     except (asyncio.CancelledError, psycopg.Error):
         raise  # nothing is known of it
     except Exception as error:  # noqa: BLE001  # what the other workflow raised: remembered, and given
@@ -189,7 +196,7 @@ async def result_in_workflow(run: Run, workflow_id: str, place: ResultPlace) -> 
     return output
 
 
-async def _awaited(run: Run, workflow_id: str, until: int) -> Outcome:
+async def _awaited(run: Run, workflow_id: str, until: int) -> str:
     engine = run.home.engine
     while True:
         if not run.is_ready():
@@ -197,10 +204,10 @@ async def _awaited(run: Run, workflow_id: str, until: int) -> Outcome:
         if workflow_id not in engine.commons.runs:
             outcome = await engine.results.look(workflow_id)
             if outcome.status not in OPEN:
-                return outcome
+                return value_of(workflow_id, outcome, engine.payloads)
         brought = await waits_of(run).until(run, until, (Signal("result", workflow_id),))
         if isinstance(brought, Outcome):
-            return brought
+            return value_of(workflow_id, brought, engine.payloads)
         if until <= now_ms():
             raise TimeoutError(f"workflow {workflow_id} has not ended in time")
 

@@ -31,6 +31,7 @@ from engine.first_rows import first_rows
 from engine.flush import Flush, Group, Work, Written
 from engine.publishing import of_flush
 from engine.round_trip import RoundTrip
+from engine.sealed_rows import outcome
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus
 from engine.store import operation_outputs, waiting, workflow_status
@@ -342,12 +343,13 @@ def _checkpoints_owned(works: Sequence[Work]) -> Statement[Any]:
 
 
 def _finish(works: Sequence[Any]) -> Statement[Any]:
+    outcomes = [outcome(work.ending, work.run.home.seal) for work in works]
     return workflow_status.finish(
         ids=[work.run.id for work in works],
         owners=[work.run.owner for work in works],
         statuses=[work.ending.status for work in works],
-        outputs=[work.ending.output for work in works],
-        errors=[work.ending.error for work in works],
+        outputs=[output for output, _ in outcomes],
+        errors=[error for _, error in outcomes],
     )
 
 

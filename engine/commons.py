@@ -24,8 +24,10 @@ from engine.failures import encode_error, summary
 from engine.flush import Work
 from engine.handlers import Handler, HandlerKind
 from engine.ids import OwnerToken, WorkflowId
+from engine.payloads import UnreadablePayloadError
 from engine.row_flush import RowCommitter, RowFlush, Starting
 from engine.runner import Ending, Phase, Row, Run, Standing
+from engine.sealed_rows import opened_history
 from engine.starts import Start
 from engine.states import WorkflowStatus
 from engine.store import open_work
@@ -33,6 +35,7 @@ from engine.store.commons import TakenRow
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.statement import send
 from engine.telemetry import LateResultRefused, SuspectStarted
+from engine.unreadable import put_off
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -47,7 +50,7 @@ class Inputs(str):
 class Desk:
     """The home of one function's runs under one token."""
 
-    __slots__ = ("body", "commons", "engine", "handler", "loop", "submit", "token")
+    __slots__ = ("body", "commons", "engine", "handler", "loop", "seal", "submit", "token")
 
     has_source = False
     id_prefix = ""
@@ -59,6 +62,7 @@ class Desk:
         self.handler = handler
         self.token = token
         self.submit = commons.submit
+        self.seal = commons.engine.payloads.seal
         self.body: Callable[..., Any] = commons.bodies[handler.name]
 
     @property
@@ -219,23 +223,32 @@ class Commons:
                 self.engine.scan.due_at(start.wake_at)
 
     def take(self, rows: Iterable[TakenRow], histories: Sequence[CheckpointRow], owner: OwnerToken) -> None:
-        """Rows that were made ours: run them from their histories. One that has died too often is given up (P22, P29)."""
-        by_id: dict[str, dict[int, CheckpointRow]] = {}
+        """Rows that were made ours: run them from their histories. One that has died too often is given up (P22, P29).
+
+        One that cannot be opened here rests for whoever has its key (decision 0012).
+        """
+        payloads = self.engine.payloads
+        by_id: dict[str, list[CheckpointRow]] = {}
         for checkpoint in histories:
-            by_id.setdefault(checkpoint.workflow_id, {})[checkpoint.function_id] = checkpoint
+            by_id.setdefault(checkpoint.workflow_id, []).append(checkpoint)
         for row in rows:
             run = self._run(row.name, row.workflow_id, owner, row.inputs, row.deadline_ms)
-            run.history = by_id.get(row.workflow_id)
-            run.durable_ids = sorted(run.history or ())
+            history = by_id.get(row.workflow_id, [])
+            run.durable_ids = sorted(checkpoint.function_id for checkpoint in history)
             run.recorded = run.durable = len(run.durable_ids)
             run.recovery_attempts, run.alone_deaths = row.recovery_attempts, row.alone
             run.attempt = row.attempt
+            try:
+                run.argument = Inputs(payloads.open(row.inputs, f"workflow {run.id}: inputs"))
+                opened = opened_history(history, payloads)
+            except UnreadablePayloadError as error:
+                self._end(run, put_off(run, error))
+                continue
+            run.history = {checkpoint.function_id: checkpoint for checkpoint in opened} or None
             if run.recovery_attempts >= self.engine.settings.deaths_max:
                 error = RecoveryExceededError(run.id, run.recovery_attempts)
                 status = WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED
-                self.runs[run.id] = run
-                self._empty.clear()
-                _desk(run).end(run, Ending(status, error=encode_error(error), summary=summary(error)))
+                self._end(run, Ending(status, error=encode_error(error), summary=summary(error)))
                 continue
             if row.previous is not None:
                 alone = run.recovery_attempts >= 2
@@ -249,6 +262,12 @@ class Commons:
         run.argument = Inputs(inputs)
         run.deadline_ms = deadline_ms
         return run
+
+    def _end(self, run: Run, ending: Ending) -> None:
+        """End a run that does not begin here."""
+        self.runs[run.id] = run
+        self._empty.clear()
+        _desk(run).end(run, ending)
 
     def _enter(self, run: Run) -> None:
         engine = self.engine

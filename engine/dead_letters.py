@@ -5,15 +5,19 @@ the row at rest and runs it, behind what was open of its key at that moment (P18
 (`BlockKey`), nothing of the key ran since, so it keeps its place and the hold is lifted with the retry.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from engine.errors import EngineError
+from engine.payloads import Payloads
+from engine.sealed_rows import opened_letter
 from engine.store import holds
+from engine.store.payloads import StoredLetter
 from engine.store.statement import Statement, send
 
 LIST_MAX = 1_000
@@ -106,6 +110,20 @@ async def show(connection: AsyncConnection[Any], schema: str, dead_letter_id: in
     if not found or found[0].dead_letter_id != dead_letter_id:
         raise DeadLetterError(f"dead letter {dead_letter_id} does not exist")
     return found[0]
+
+
+def opened(letter: DeadLetterRow, payloads: Payloads) -> DeadLetterRow:
+    """A dead letter as it was before it was sealed. Raises `UnreadablePayloadError` if it cannot be opened."""
+    stored = StoredLetter(
+        letter.dead_letter_id,
+        letter.record_key,
+        letter.record_value,
+        None if letter.record_headers is None else json.dumps(letter.record_headers),
+        letter.error,
+    )
+    plain = opened_letter(stored, payloads, f"dead letter {letter.dead_letter_id}")
+    headers = None if plain.headers is None else json.loads(plain.headers)
+    return replace(letter, record_key=plain.key, record_value=plain.value, record_headers=headers, error=plain.error)
 
 
 async def retry(

@@ -40,6 +40,7 @@ from engine.late import LateRuns
 from engine.leases import Lease
 from engine.outbox import CHANNEL
 from engine.outbox_hints import OutboxHints
+from engine.payloads import Payloads
 from engine.pool import Pool, connect, explain_connect_error
 from engine.recovery import Recovery
 from engine.results import Results
@@ -71,6 +72,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.telemetry = telemetry or Telemetry()
+        self.payloads = Payloads(settings.payload_keys)
         self.executor_id: ExecutorId = new_executor_id()
         self.version = ""
         self._handlers = dict(handlers)

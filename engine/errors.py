@@ -16,8 +16,11 @@ EngineError
 ├── RecoveryExceededError    the developer: the workflow was running at every death of too many executors
 └── StoreUnavailableError    nobody: the engine retries until Postgres is back
 
+NotYet                       nobody: something is on its way, and is waited for
 Suspended (a BaseException)  nobody: ends a run that may begin no further effect
 """
+
+from datetime import timedelta
 
 from engine.ids import OwnerToken, SourceRef, WorkflowId
 
@@ -168,6 +171,23 @@ class RecoveryExceededError(EngineError):
 
 class StoreUnavailableError(EngineError):
     """Postgres cannot be reached. The engine retries by itself once it runs; at start it is an error."""
+
+
+class NotYet(Exception):  # noqa: N818  # a signal: nothing is wrong with the record
+    """What is needed to decode a record (or to encode an event) is not here yet, and is on its way.
+
+    The record waits where it is, and its partition with it (I7); nothing of it is written, so nothing is lost. Raised in a
+    transactional step, it has the step rolled back and run again, and is no attempt.
+
+    Args:
+        reason: Why, for operators; `None` while there is no trouble: it was only just asked for.
+        again_in: After which time to try again.
+    """
+
+    def __init__(self, reason: str | None, *, again_in: timedelta) -> None:
+        super().__init__(reason or "asked for just now")
+        self.reason = reason
+        self.again_in = again_in
 
 
 class Suspended(BaseException):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.rows import row_texts
 from engine.runner import Ending, Row, Run
+from engine.sealed_rows import outcome, sealed_texts
 from engine.states import WorkflowStatus
 from engine.store import workflow_status
 
@@ -28,6 +29,7 @@ def first_rows(works: Sequence[Work], executor_id: ExecutorId, inputs_inline_max
     count = len(works)
     runs = [work.run for work in works]
     handlers = [run.inbox.handler for run in runs]
+    seal = runs[0].home.seal
     texts = [_texts(work.run, work.ending) for work in works]
     if all(work.is_plain for work in works):
         statuses = [WorkflowStatus.SUCCESS.value] * count
@@ -41,6 +43,9 @@ def first_rows(works: Sequence[Work], executor_id: ExecutorId, inputs_inline_max
         owners = [_owner(work) for work in works]
         attempts = [ending and ending.attempt for ending in endings]
         wakes = [ending and ending.wake_at for ending in endings]
+    if seal is not None:
+        sealed = [outcome(work.ending, seal) for work in works]
+        outputs, errors = [output for output, _ in sealed], [error for _, error in sealed]
     return workflow_status.insert(
         executor_id=executor_id,
         ids=[run.id for run in runs],
@@ -67,6 +72,8 @@ def _texts(run: Run, ending: Ending | None) -> tuple[str, str]:
     record, handler = run.record, run.inbox.handler
     assert record is not None, "a run without a row has its record"
     embeds = handler.format.embeds_json and (ending is None or ending.reason not in NOT_EMBEDDED)
+    if (seal := run.home.seal) is not None:
+        return sealed_texts(record, embeds_json=embeds, stored_headers=handler.stored_headers, seal=seal)
     return row_texts(record, embeds_json=embeds, stored_headers=handler.stored_headers)
 
 

@@ -16,6 +16,7 @@ from engine.outgoing import Outgoing
 from engine.progress import Progress
 from engine.rows import headers_text
 from engine.runner import Ending, Phase, Row, Run
+from engine.sealed_rows import outcome, sealed_record
 from engine.states import WorkflowStatus
 from engine.store import event_dispatch_kv, holds
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
@@ -271,6 +272,7 @@ class Flush:
     def dead_letters(works: Sequence[Work]) -> Statement[Any]:
         """The dead letters of the works that failed for good."""
         rows = [(work.run, work.ending, work.run.record) for work in works]
+        records = [_buried(run) for run in (work.run for work in works)]
         return holds.bury(
             ids=[run.id for run, _, _ in rows],
             statuses=[ending.status if ending else "" for _, ending, _ in rows],
@@ -279,15 +281,12 @@ class Flush:
             topics=[run.inbox.source.ref.topic for run, _, _ in rows],
             partitions=[run.inbox.source.ref.partition for run, _, _ in rows],
             offsets=[run.offset for run, _, _ in rows],
-            keys=[record.key if record else None for _, _, record in rows],
-            values=[record.value if record else None for _, _, record in rows],
-            headers=[
-                headers_text(_stored(run, record.headers)) if record and record.headers else None
-                for run, _, record in rows
-            ],
+            keys=[key for key, _, _ in records],
+            values=[value for _, value, _ in records],
+            headers=[headers for _, _, headers in records],
             timestamps=[record.timestamp_ms if record else 0 for _, _, record in rows],
             reasons=[ending.reason if ending else "" for _, ending, _ in rows],
-            errors=[(ending.error or "{}") if ending else "{}" for _, ending, _ in rows],
+            errors=[outcome(ending, run.home.seal)[1] or "{}" for run, ending, _ in rows],
         )
 
     @staticmethod
@@ -304,5 +303,12 @@ class Flush:
         )
 
 
-def _stored(run: Run, headers: Any) -> Any:
-    return tuple(header for header in headers if header[0] in run.handler.stored_headers)
+def _buried(run: Run) -> tuple[bytes | None, bytes | None, str | None]:
+    """Key, value and headers of a dead letter's record."""
+    record, stored = run.record, run.handler.stored_headers
+    if run.home.seal is not None:
+        return sealed_record(record, stored, run.home.engine.payloads)
+    if record is None:
+        return None, None, None
+    kept = tuple(header for header in record.headers if header[0] in stored)
+    return record.key, record.value, headers_text(kept) if record.headers else None

@@ -36,23 +36,6 @@ class UndecodableError(Exception):
     """A record's bytes are not what its topic says. The record becomes a dead letter with its raw bytes, at once."""
 
 
-class NotYet(Exception):  # noqa: N818  # a signal: nothing is wrong with the record
-    """What is needed to decode a record (or to encode an event) is not here yet, and is on its way.
-
-    The record waits where it is, and its partition with it (I7); nothing of it is written, so nothing is lost. Raised in a
-    transactional step, it has the step rolled back and run again, and is no attempt.
-
-    Args:
-        reason: Why, for operators; `None` while there is no trouble: it was only just asked for.
-        again_in: After which time to try again.
-    """
-
-    def __init__(self, reason: str | None, *, again_in: timedelta) -> None:
-        super().__init__(reason or "asked for just now")
-        self.reason = reason
-        self.again_in = again_in
-
-
 class Format(Protocol):
     """Bytes of a record to the handler's argument. What `processor`'s codecs are to the engine."""
 

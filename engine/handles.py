@@ -9,6 +9,8 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from engine.errors import WorkflowNotFoundError
+from engine.payloads import Payloads
+from engine.sealed_rows import opened_request
 from engine.states import WorkflowStatus
 from engine.store import handles as store
 from engine.store.handles import StepRow, WorkflowRow
@@ -86,8 +88,8 @@ class StepInfo:
     ended_at: datetime | None
 
 
-async def read(connect: Connect, schema: str, workflow_id: str) -> WorkflowInfo:
-    """A workflow's row. Raises `WorkflowNotFoundError`."""
+async def read(connect: Connect, schema: str, payloads: Payloads, workflow_id: str) -> WorkflowInfo:
+    """A workflow's row. Raises `WorkflowNotFoundError`, or `UnreadablePayloadError` where it cannot be opened."""
 
     async def attempt() -> WorkflowRow | None:
         async with connect() as connection:
@@ -97,11 +99,11 @@ async def read(connect: Connect, schema: str, workflow_id: str) -> WorkflowInfo:
     row = await through_weather(attempt)
     if row is None:
         raise WorkflowNotFoundError(workflow_id)
-    return info_of(row)
+    return info_of(opened_row(row, payloads))
 
 
-async def steps(connect: Connect, schema: str, workflow_id: str) -> list[StepInfo]:
-    """A workflow's history, in order; nothing for one that has none or does not exist."""
+async def steps(connect: Connect, schema: str, payloads: Payloads, workflow_id: str) -> list[StepInfo]:
+    """A workflow's history, in order; nothing for one that has none or does not exist. Raises as `read`."""
 
     async def attempt() -> list[StepRow]:
         async with connect() as connection:
@@ -112,8 +114,8 @@ async def steps(connect: Connect, schema: str, workflow_id: str) -> list[StepInf
         StepInfo(
             function_id=row.function_id,
             name=row.name,
-            output=row.output,
-            error=row.error,
+            output=payloads.open_if(row.output, f"{_step(workflow_id, row)}: output"),
+            error=payloads.open_if(row.error, f"{_step(workflow_id, row)}: error"),
             child=row.child,
             started_at=instant(row.started_ms),
             ended_at=instant(row.ended_ms),
@@ -153,6 +155,21 @@ def info_of(row: WorkflowRow) -> WorkflowInfo:
         output=row.output,
         error=row.error,
     )
+
+
+def opened_row(row: WorkflowRow, payloads: Payloads) -> WorkflowRow:
+    """A row as it was before it was sealed. Raises `UnreadablePayloadError`."""
+    where = f"workflow {row.workflow_id}"
+    return row._replace(
+        request=None if row.request is None else opened_request(row.request, payloads, where),
+        inputs=payloads.open(row.inputs, f"{where}: inputs"),
+        output=payloads.open_if(row.output, f"{where}: output"),
+        error=payloads.open_if(row.error, f"{where}: error"),
+    )
+
+
+def _step(workflow_id: str, row: StepRow) -> str:
+    return f"workflow {workflow_id}: step {row.function_id} {row.name!r}"
 
 
 def instant(epoch_ms: int | None) -> datetime | None:

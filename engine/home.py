@@ -29,6 +29,7 @@ class Home(Protocol):
         token, id_prefix: Owner, and what stands before the offset in the IDs of runs that have one.
         has_source: Whether its runs are of records.
         is_open: Whether anything may still start here.
+        seal: What is of users to its column's text; `None`: it is stored as it is (decision 0012).
         submit: Have the committer look at a run.
     """
 
@@ -48,6 +49,8 @@ class Home(Protocol):
     def has_source(self) -> bool: ...  # noqa: D102
     @property
     def is_open(self) -> bool: ...  # noqa: D102
+    @property
+    def seal(self) -> Callable[[str], str] | None: ...  # noqa: D102
     @property
     def submit(self) -> Callable[[Run], None]: ...  # noqa: D102
 

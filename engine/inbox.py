@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from engine.admission import Decisions, decode, raw_key_of, undecodable
 from engine.congestion import is_congested
 from engine.crashpoints import CrashPoint, reach
+from engine.errors import NotYet
 from engine.failures import encode_error, summary
-from engine.handlers import Decision, Handler, HandlerKind, NotYet
+from engine.handlers import Decision, Handler, HandlerKind
 from engine.ids import PARTITION_KEY, OrderingKey, WorkflowId
 from engine.keys import Keys
 from engine.not_yet import Undecided
@@ -75,7 +76,8 @@ class Inbox:
         self._raw = RawRows(self)
         self._is_pumping = False
         self._cautious_left = engine.settings.in_flight_max if cautious else 0
-        self._outcomes = Outcomes(handler)
+        self.seal = engine.payloads.seal
+        self._outcomes = Outcomes(handler, shows_errors=self.seal is None)
         self.body: Callable[..., Any] = engine.body_of(handler)
 
     # -- taking --

@@ -22,6 +22,7 @@ from engine.flush import Flush, Work
 from engine.ids import OwnerToken, SourceRef, WorkflowId
 from engine.publishing import publishing
 from engine.runner import Phase, Row, Run, Standing
+from engine.sealed_rows import outcome
 from engine.store import executor, open_work, operation_outputs, workflow_status
 from engine.store.statement import Statement, send
 from engine.telemetry import HandedOver, LateResultRefused
@@ -228,13 +229,14 @@ def _outcome(work: Work) -> list[Statement[Any]]:
             asleep=[ending is not None and ending.asleep],
         )
         return [rest]
+    output, error = outcome(ending, run.home.seal)
     made: list[Statement[Any]] = [
         workflow_status.finish(
             ids=[run.id],
             owners=[run.owner],
             statuses=[ending.status],
-            outputs=[ending.output],
-            errors=[ending.error],
+            outputs=[output],
+            errors=[error],
         )
     ]
     if ending.reason:

@@ -18,7 +18,7 @@ from engine.runner import Phase, Run
 from engine.telemetry import DecodingResumed, DecodingWaits
 
 if TYPE_CHECKING:
-    from engine.handlers import NotYet
+    from engine.errors import NotYet
     from engine.inbox import Inbox
     from engine.records import Record
 

@@ -21,9 +21,10 @@ from engine.handlers import UndecodableError
 from engine.ids import OrderingKey, WorkflowId
 from engine.incarnations import former_place
 from engine.keys import Asleep, by_place
+from engine.payloads import UnreadablePayloadError
 from engine.records import Record
-from engine.rows import record_of
 from engine.runner import Ending, Phase, Row, Run, Standing
+from engine.sealed_rows import opened_history, opened_record
 from engine.states import OPEN, WorkflowStatus
 from engine.store.asleep import AsleepRow
 from engine.store.operation_outputs import CheckpointRow
@@ -290,14 +291,24 @@ class OpenRows:
         run.attempt = row.attempt
         run.alone_deaths = row.alone
         run.wake_at = None
+        try:
+            history = opened_history(history, self._inbox.engine.payloads)
+            run.record = opened_record(row, self._inbox.engine.payloads)
+        except UnreadablePayloadError as error:
+            self._inbox.source.halt_soon(str(error))
+            return  # the release puts the row back to rest
+        except Exception as error:  # noqa: BLE001  # a row of another program's: its failure
+            unreadable = error
+        else:
+            unreadable = None
         run.history = {checkpoint.function_id: checkpoint for checkpoint in history} or None
         run.durable_ids = [checkpoint.function_id for checkpoint in history]
         run.recorded = run.durable = len(run.durable_ids)
-        try:
-            run.record = record_of(row.request, row.inputs)
-        except Exception as error:  # noqa: BLE001  # a row of another program's: its failure
+        if unreadable is not None:
             run.record = Record(self._inbox.source.ref.topic, self._inbox.source.ref.partition, run.offset, None, None)
-            self._inbox.fail(run, UndecodableError(f"the row cannot be read back: {summary(error)}"), "undecodable")
+            self._inbox.fail(
+                run, UndecodableError(f"the row cannot be read back: {summary(unreadable)}"), "undecodable"
+            )
             return
         self._inbox.uncount(run)
         self._inbox.count(run)

@@ -14,8 +14,10 @@ from engine.states import WorkflowStatus
 class Outcomes:
     """The last outcomes of a partition's records, for the breaker, and the failure policy."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, shows_errors: bool = True) -> None:
+        """`shows_errors`: whether a hold's reason may have what an error says, or its class only (decision 0012)."""
         self._handler = handler
+        self._shows_errors = shows_errors
         self._last: deque[bool] = deque(maxlen=handler.breaker.window if handler.breaker else 1)
         """Whether each failed."""
 
@@ -39,7 +41,10 @@ class Outcomes:
             return None
         policy = self._handler.on_failure
         if isinstance(policy, HaltPartition):
-            return "halt", None, f"{run.id} failed: {ending.summary}"
+            return "halt", None, f"{run.id} failed: {self._said(ending)}"
         if isinstance(policy, BlockKey) and run.key is not None:
-            return "block", run.key, f"{run.id} failed: {ending.summary}"
+            return "block", run.key, f"{run.id} failed: {self._said(ending)}"
         return None
+
+    def _said(self, ending: Ending) -> str:
+        return ending.summary if self._shows_errors else ending.summary.partition(":")[0]

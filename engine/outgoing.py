@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, cast
 
-from engine.errors import EngineError
+from engine.errors import EngineError, NotYet
 from engine.failures import summary
 from engine.records import Headers
 
@@ -101,6 +101,7 @@ def outgoing(
 
     Raises:
         PublishError: It cannot be encoded, is too large, or its topic is no topic.
+        NotYet: What encoding needs is not here yet.
     """
     name = topic.name
     if not is_topic_name(name):
@@ -108,6 +109,8 @@ def outgoing(
         raise PublishError(f"topic {name!r}: {what}; publish to one by its name")
     try:
         own_key, value = topic.encode(event)
+    except NotYet:
+        raise
     except Exception as error:  # the user's codec and `key=`: whatever they raise is about this event
         raise PublishError(f"topic {name!r}: the {type(event).__name__} cannot be encoded: {summary(error)}") from error
     chosen = own_key if key is None else key.encode() if isinstance(key, str) else key

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engine.clock import now_ms
 from engine.dead_letter_events import dead_letter_event
 from engine.effects import Placed, Rows, add, admit
+from engine.errors import NotYet
 from engine.failures import as_recorded, decode_error
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, PublishError, headers_column, outgoing
+from engine.sealed_rows import outcome
 from engine.store import outbox
 from engine.store.operation_outputs import Checkpoint
+from engine.timers import waits_of
 
 if TYPE_CHECKING:
     from engine.effects import Extras
@@ -80,7 +83,7 @@ async def _published(run: Run, function_id: int, name: str, encoded: Callable[[]
         return
     started = now_ms()
     try:
-        event = encoded()
+        event = await _once_encoded(run, encoded)
     except PublishError as error:
         await admit(run, undurable_max=UNDURABLE_MAX)
         text, given = as_recorded(error)
@@ -90,6 +93,16 @@ async def _published(run: Run, function_id: int, name: str, encoded: Callable[[]
     await admit(run, undurable_max=0 if event.size > LARGE else UNDURABLE_MAX)
     add(run, function_id, Publication(event))
     run.checkpoint(Checkpoint(run.id, function_id, name, "null", None, started, now_ms()))
+
+
+async def _once_encoded(run: Run, encoded: Callable[[], Outgoing]) -> Outgoing:
+    """The event, once what its format needs is here: a schema registry may be away (decision 0011)."""
+    while True:
+        try:
+            return encoded()
+        except NotYet as signal:
+            again_ms = max(1, int(signal.again_in.total_seconds() * 1000))
+            await waits_of(run).until(run, now_ms() + again_ms)
 
 
 def of_flush(flush: Flush) -> Sequence[Statement[Any]]:
@@ -116,7 +129,7 @@ def publishing(
             outbox.append_dead_letters(
                 ids=[work.run.id for work, _ in letters],
                 statuses=[work.ending.status if work.ending else "" for work, _ in letters],
-                errors=[(work.ending.error or "{}") if work.ending else "{}" for work, _ in letters],
+                errors=[outcome(work.ending, work.run.home.seal)[1] or "{}" for work, _ in letters],
                 topics=[event.topic for _, event in letters],
                 keys=[event.key for _, event in letters],
                 values=[event.value for _, event in letters],

@@ -16,6 +16,7 @@ from engine.errors import (
 )
 from engine.failures import decode_error
 from engine.ids import WorkflowId
+from engine.payloads import Payloads
 from engine.signals import Signal
 from engine.states import OPEN, WorkflowStatus
 from engine.store import handles as store
@@ -123,20 +124,21 @@ class Results:
         return row is not None and row[0]
 
 
-def value_of(workflow_id: str, outcome: Outcome) -> str:
+def value_of(workflow_id: str, outcome: Outcome, payloads: Payloads) -> str:
     """The result as JSON text.
 
     Raises:
         WorkflowCancelledError: It was cancelled.
         RecoveryExceededError: It was given up.
+        UnreadablePayloadError: It cannot be opened here.
         Exception: What the workflow raised, as its row has it.
     """
     match outcome.status:
         case WorkflowStatus.SUCCESS:
-            return outcome.output or "null"
+            return payloads.open(outcome.output or "null", f"workflow {workflow_id}: output")
         case WorkflowStatus.CANCELLED:
             raise WorkflowCancelledError(workflow_id)
         case WorkflowStatus.MAX_RECOVERY_ATTEMPTS_EXCEEDED if not outcome.error:
             raise RecoveryExceededError(workflow_id, 0)
         case _:
-            raise decode_error(outcome.error or "{}")
+            raise decode_error(payloads.open(outcome.error or "{}", f"workflow {workflow_id}: error"))

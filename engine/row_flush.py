@@ -26,6 +26,7 @@ from engine.flush import Flush, Written
 from engine.ids import new_token
 from engine.row_settlement import RowSettlement
 from engine.runner import Standing
+from engine.sealed_rows import sealed_starts
 from engine.starts import Start
 from engine.states import WorkflowStatus
 from engine.store import commons as store
@@ -98,7 +99,7 @@ class RowFlush(Flush):
         if self.starting:
             settings = self.commons.engine.settings
             statement = start(
-                [each.start for each in self.starting],
+                sealed_starts([each.start for each in self.starting], self.commons.engine.payloads.seal),
                 executor_id=self.executor_id,
                 inputs_inline_max=settings.inputs_inline_max,
             )

@@ -22,7 +22,7 @@ def row_texts(record: Record, *, embeds_json: bool, stored_headers: frozenset[st
     key, value = record.key, record.value
     request = (
         f'{_place(record.topic, record.partition)}"offset": {record.offset}, "timestamp": {record.timestamp_ms}, '
-        f'"key": {"null" if key is None else _bytes_text(key)}'
+        f'"key": {"null" if key is None else bytes_text(key)}'
     )
     if record.leader_epoch is not None:
         request += f', "leader_epoch": {record.leader_epoch}'
@@ -80,7 +80,7 @@ def record_of(request: str, inputs: str) -> Record:
         topic=stored["topic"],
         partition=stored["partition"],
         offset=stored["offset"],
-        key=_bytes_of(stored["key"]),
+        key=bytes_of(stored["key"]),
         value=value,
         timestamp_ms=stored["timestamp"],
         headers=tuple((name, None if v is None else b64decode(v)) for name, v in stored.get("headers", ())),
@@ -88,7 +88,8 @@ def record_of(request: str, inputs: str) -> Record:
     )
 
 
-def _bytes_text(key: bytes) -> str:
+def bytes_text(key: bytes) -> str:
+    """A key as JSON: text where it is text."""
     try:
         text = key.decode()
     except UnicodeDecodeError:
@@ -96,7 +97,8 @@ def _bytes_text(key: bytes) -> str:
     return quoted(text)
 
 
-def _bytes_of(stored: Any) -> bytes | None:
+def bytes_of(stored: Any) -> bytes | None:
+    """The key of such JSON."""
     if stored is None:
         return None
     return stored.encode() if isinstance(stored, str) else b64decode(stored["base64"])

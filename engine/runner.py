@@ -26,6 +26,7 @@ from engine.errors import NondeterminismError, Suspended
 from engine.failures import encode_error, summary
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
 from engine.records import Record
+from engine.sealed_rows import sealed_checkpoint
 from engine.signals import Signal
 from engine.states import WorkflowStatus
 
@@ -96,6 +97,8 @@ class Ending:
     """It rests within an attempt (engine/waits.py): nothing is forgotten when it wakes."""
     signals: Sequence[Signal] = ()
     """What wakes it before `wake_at`."""
+    sealed: tuple[str | None, str | None] | None = None
+    """Output and error as their columns have them, where payloads are sealed."""
 
     @property
     def is_final(self) -> bool:
@@ -392,6 +395,8 @@ class Run:
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Hand a step's record over; the workflow goes on at once (P17). Loop only."""
+        if (seal := self.home.seal) is not None:
+            checkpoint = sealed_checkpoint(checkpoint, seal)
         self.unsent.append(checkpoint)
         self.recorded += 1
         if not self.submitted:
@@ -399,6 +404,8 @@ class Run:
 
     def checkpoint_from_thread(self, checkpoint: Checkpoint) -> None:
         """`checkpoint` for a sync workflow's thread: counted at once, so that its next effect waits for it."""
+        if (seal := self.home.seal) is not None:
+            checkpoint = sealed_checkpoint(checkpoint, seal)
         self.recorded += 1
         self.home.engine.handler_threads.tell(self._take_over, checkpoint)
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from engine.keeping import RetentionSettings
 from engine.outgoing import EVENT_BYTES_MAX
+from engine.payloads import PayloadKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class EngineSettings:
         alone_max: How long a suspect runs alone (P22).
         deaths_alone_max: Deaths alone after which a record is the killer (P22).
         deaths_max: Deaths without a new checkpoint after which a workflow without a source is given up (P29).
+        payload_keys: What payloads are sealed with, and opened.
         scan: Between two looks for rows at rest that nobody knows, and for changed holds.
         event_bytes_max: Key, value and headers of an event that is published.
         retention: How long what has ended is kept (P30).
@@ -64,6 +66,7 @@ class EngineSettings:
     alone_max: timedelta = timedelta(seconds=10)
     deaths_alone_max: int = 3
     deaths_max: int = 50
+    payload_keys: PayloadKeys = field(default_factory=PayloadKeys)
     scan: timedelta = timedelta(seconds=1)
     event_bytes_max: int = EVENT_BYTES_MAX
     retention: RetentionSettings = field(default_factory=RetentionSettings)

@@ -153,6 +153,14 @@ class HandedOver(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PayloadUnreadable(Event):
+    """A workflow waits: what it needs is sealed with a key that is not configured here, or was changed."""
+
+    workflow_id: WorkflowId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LateResultRefused(Event):
     """A zombie's or cancelled workflow's write matched nothing (I6)."""
 

@@ -36,6 +36,7 @@ from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.outgoing import Publications
 from engine.runner import Row, Run, now_ms
+from engine.sealed_rows import sealed_checkpoint
 from engine.store import operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
@@ -462,17 +463,11 @@ class _Group:
         """The checkpoints, the fence of all rows (it raises, so that COMMIT becomes a rollback), what they publish."""
         engine, members = self.engine, self.members
         schema = engine.settings.schema
-        now = now_ms()
-        await send(
-            connection,
-            schema,
-            operation_outputs.insert(
-                [
-                    Checkpoint(m.run.id, m.function_id, self._queue.step.name, m.output, None, m.started_ms, now)
-                    for m in members
-                ]
-            ),
-        )
+        now, name = now_ms(), self._queue.step.name
+        made = [Checkpoint(m.run.id, m.function_id, name, m.output, None, m.started_ms, now) for m in members]
+        if (seal := engine.payloads.seal) is not None:
+            made = [sealed_checkpoint(checkpoint, seal) for checkpoint in made]
+        await send(connection, schema, operation_outputs.insert(made))
         forgiven = [m.run for m in members if m.run.recovery_attempts or m.run.alone_deaths]
         if forgiven:
             await send(

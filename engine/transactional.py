@@ -23,12 +23,13 @@ from psycopg import AsyncConnection
 from engine.checkpoint import in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_run, current_step
-from engine.errors import EngineError, Suspended
+from engine.errors import EngineError, NotYet, Suspended
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
-from engine.handlers import NotYet, TransactionStep
+from engine.handlers import TransactionStep
 from engine.outgoing import Publications
 from engine.runner import Run, now_ms
+from engine.sealed_rows import sealed_checkpoint
 from engine.store import operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
@@ -195,13 +196,11 @@ class _Attempt:
         return result
 
     async def _record(self, connection: AsyncConnection[Any], output: str) -> None:
-        await send(
-            connection,
-            self._run.home.engine.settings.schema,
-            operation_outputs.insert(
-                [Checkpoint(self._run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms())]
-            ),
-        )
+        run = self._run
+        checkpoint = Checkpoint(run.id, self._function_id, self._step.name, output, None, self._started_ms, now_ms())
+        if (seal := run.home.seal) is not None:
+            checkpoint = sealed_checkpoint(checkpoint, seal)
+        await send(connection, run.home.engine.settings.schema, operation_outputs.insert([checkpoint]))
 
     def _publications(self) -> Publications:
         reason = f"transaction {self._step.name!r} is read-only" if self._step.read_only else None
@@ -280,7 +279,7 @@ async def _settled(run: Run, function_id: int) -> str | None:
                 for recorded in await cursor.fetchall():
                     if recorded.function_id == function_id:
                         run.was_recorded(function_id)
-                        return recorded.output or "null"
+                        return engine.payloads.open(recorded.output or "null", f"workflow {run.id}: step {function_id}")
                 return None
         except psycopg.Error as error:
             if fault_of(error) is not Fault.WEATHER:

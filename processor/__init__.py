@@ -5,6 +5,7 @@ from engine.errors import (
     EngineError,
     EngineStoppedError,
     NondeterminismError,
+    NotYet,
     RecordedError,
     RecoveryExceededError,
     StepFailedError,
@@ -12,7 +13,7 @@ from engine.errors import (
     WorkflowConflictError,
     WorkflowNotFoundError,
 )
-from engine.handlers import NotYet, UndecodableError
+from engine.handlers import UndecodableError
 from engine.handles import StepInfo, WorkflowInfo
 from engine.outgoing import PublishError
 from engine.states import WorkflowStatus

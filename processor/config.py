@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from processor.config_formats import RegistrySettings
+from processor.config_formats import PayloadSettings, RegistrySettings
 from processor.section import DURATION_SCHEMA, Duration, Section, Size
 from processor.units import duration
 
@@ -328,7 +328,7 @@ class OutboxSettings(Section):
     refused_retry: Duration = timedelta(seconds=30)
     """Between two tries of a topic that Kafka refuses: missing, not allowed, or an event larger than it takes."""
 
-    extra: dict[str, str | int | float | bool] = {}
+    extra: dict[str, str | int | float | bool] = Field(default={})
     """Other librdkafka properties of the producer (`linger.ms: 20`). Those that would break a guarantee are refused."""
 
     @field_validator("extra")
@@ -449,6 +449,7 @@ class Settings(Section):
     executor: ExecutorSettings = ExecutorSettings()
     outbox: OutboxSettings = OutboxSettings()
     retention: RetentionSettings = RetentionSettings()
+    payloads: PayloadSettings = PayloadSettings()
     http: HttpSettings = HttpSettings()
     logs: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -1,4 +1,4 @@
-"""Settings of the schema registry. Sections of `processor.config.Settings`."""
+"""Settings of the schema registry, and of keys for payloads. Sections of `processor.config.Settings`."""
 
 from datetime import timedelta
 from typing import Literal, Self
@@ -95,3 +95,16 @@ class RegistrySettings(Section):
         if sum(kind is not None for kind in kinds) > 1:
             raise ValueError("username and password, bearer_token, or oauth.token_url: one of them")
         return self
+
+
+class PayloadSettings(Section):
+    """With what users' payloads are sealed in the tables (AES-GCM). Without a key they are stored readable."""
+
+    key: str | None = None
+    """ID of the key that seals what is written from now on. Unset: nothing is sealed, and what is sealed is still read."""
+
+    keys: dict[str, SecretStr] = Field(default={})
+    """Keys by ID, each 32 bytes in base64 (`openssl rand -base64 32`): the one that seals, and those of older rows."""
+
+    keys_dir: str | None = None
+    """Folder with more of them, a file each that is named by the key's ID, as a mounted Secret has."""

@@ -19,6 +19,7 @@ from engine.handlers import Step
 from engine.handles import StepInfo, WorkflowInfo
 from engine.results import value_of
 from engine.runner import Run
+from engine.unreadable import once_readable
 from processor.blocking import from_thread
 from processor.codec import Result, result_codec
 
@@ -69,7 +70,7 @@ class WorkflowHandle(Generic[R_co]):
     async def _result(self, timeout: timedelta | None) -> R_co:  # noqa: ASYNC109  # of the caller's wait
         timeout_s = None if timeout is None else timeout.total_seconds()
         outcome = await self._engine().results.outcome(self.id, timeout_s=timeout_s)
-        return self._decode(value_of(self.id, outcome))
+        return self._decode(value_of(self.id, outcome, self._engine().payloads))
 
     def status(self) -> Coroutine[Any, Any, WorkflowInfo]:
         """Its row as it is now.
@@ -81,7 +82,7 @@ class WorkflowHandle(Generic[R_co]):
         async def read() -> WorkflowInfo:
             engine = self._engine()
             await engine.results.look(self.id)
-            return await handles.read(engine.pool.connection, engine.settings.schema, self.id)
+            return await handles.read(engine.pool.connection, engine.settings.schema, engine.payloads, self.id)
 
         return self._remembered("DBOS.getStatus", read, _INFO)
 
@@ -90,7 +91,7 @@ class WorkflowHandle(Generic[R_co]):
 
         async def read() -> list[StepInfo]:
             engine = self._engine()
-            return await handles.steps(engine.pool.connection, engine.settings.schema, self.id)
+            return await handles.steps(engine.pool.connection, engine.settings.schema, engine.payloads, self.id)
 
         return self._remembered("DBOS.listSteps", read, _STEPS)
 
@@ -117,9 +118,13 @@ class WorkflowHandle(Generic[R_co]):
     def _remembered(
         self, name: str, function: Callable[[], Coroutine[Any, Any, R]], codec: Result[R]
     ) -> Coroutine[Any, Any, R]:
-        if workflow_here(name) is None:
+        if (run := workflow_here(name)) is None:
             return function()
-        step = Step(name=name, function=function, is_async=True, encode=codec.encode, decode=codec.decode)
+
+        async def readable() -> R:
+            return await once_readable(run, function)
+
+        step = Step(name=name, function=readable, is_async=True, encode=codec.encode, decode=codec.decode)
         return run_step(step, (), {})
 
     def __repr__(self) -> str:

@@ -40,6 +40,7 @@ LEVELS: Mapping[type[Event], int] = {
     telemetry.DecodingWaits: logging.WARNING,
     telemetry.DecodingResumed: logging.INFO,
     telemetry.DeadLettered: logging.WARNING,
+    telemetry.PayloadUnreadable: logging.ERROR,
     telemetry.LateResultRefused: logging.WARNING,
     telemetry.SuspectStarted: logging.WARNING,
     telemetry.FlushRetried: logging.WARNING,

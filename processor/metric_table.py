@@ -130,6 +130,13 @@ METRICS: tuple[Metric, ...] = (
         (),
         "Writes that the database refused because another process owns their partition or workflow.",
     ),
+    Metric(
+        "payloads_unreadable_total",
+        Kind.COUNTER,
+        "tries",
+        (),
+        "Times a workflow was put off because what it needs is sealed with a key that is not configured here.",
+    ),
     # -- partitions
     Metric("rebalance_assigned_total", Kind.COUNTER, "partitions", ("group",), "Partitions that Kafka gave to us."),
     Metric("rebalance_revoked_total", Kind.COUNTER, "partitions", ("group",), "Partitions that Kafka asked back."),

@@ -150,6 +150,8 @@ class Metrics(Collector):
                 self._add("workflows_taken_total", event.count, event.reason)
             case telemetry.WorkflowsExpired():
                 self._add("workflows_expired_total", event.count)
+            case telemetry.PayloadUnreadable():
+                self._add("payloads_unreadable_total", 1)
             case telemetry.SuspectStarted():
                 self._add("suspects_total", 1, _truth(event.alone))
             case telemetry.HandedOver():

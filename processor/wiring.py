@@ -26,6 +26,7 @@ from processor.app import App
 from processor.config import KafkaSettings, SaslSettings, Settings
 from processor.handlers import Registration
 from processor.imports import import_function
+from processor.payload_keys import payload_keys
 
 SENT_FROM_OUTSIDE = ("<temp>.temp_send_workflow", "temp_workflow-send-client")
 """Names under which clients of DBOS (Python, TypeScript) leave a row for each message that they sent."""
@@ -56,6 +57,7 @@ def engine_settings(settings: Settings, app: App | None = None) -> EngineSetting
         event_bytes_max=settings.outbox.event_bytes_max,
         prepare=postgres.prepared_statements,
         retention=retention_settings(settings, app),
+        payload_keys=payload_keys(settings.payloads),
     )
 
 

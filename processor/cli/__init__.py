@@ -38,6 +38,7 @@ _COMMANDS = (
     "outbox",
     "relay",
     "retention",
+    "payloads",
 )
 """In the order of `--help`. A command whose package is not installed is left out."""
 

@@ -6,11 +6,13 @@ Every retry and discard is recorded with its actor, and a discard with its reaso
 import argparse
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
-from engine.dead_letters import LIST_MAX, DeadLetterRow, discard, list_dead_letters, retry, show
+from engine.dead_letters import LIST_MAX, DeadLetterRow, discard, list_dead_letters, opened, retry, show
 from engine.errors import ConfigurationError
 from engine.inspection import connected
+from engine.payloads import Payloads, UnreadablePayloadError
 from engine.settings import EngineSettings
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
-    schema = settings.schema
+    schema, payloads = settings.schema, Payloads(settings.payload_keys)
     async with connected(settings) as connection:
         match arguments.act:
             case "list":
@@ -70,10 +72,10 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 found = await list_dead_letters(
                     connection, schema, state=state, after=arguments.after, limit=arguments.limit, **_filter(arguments)
                 )
-                rows = [_row(letter) for letter in found]
+                rows = [_row(_opened(letter, payloads)) for letter in found]
                 print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no dead letters")
             case "show":
-                letter = await show(connection, schema, arguments.id)
+                letter = opened(await show(connection, schema, arguments.id), payloads)
                 print(json.dumps(_row(letter) | _record(letter), indent=2, ensure_ascii=False))
             case "retry":
                 ids = await _chosen(arguments, connection, schema)
@@ -134,6 +136,14 @@ def _row(letter: DeadLetterRow) -> dict[str, Any]:
         "note": letter.note,
         "error": _error(letter.error),
     }
+
+
+def _opened(letter: DeadLetterRow, payloads: Payloads) -> DeadLetterRow:
+    """For a list, which one that cannot be opened does not end: it says why in the place of its error."""
+    try:
+        return opened(letter, payloads)
+    except UnreadablePayloadError as error:
+        return replace(letter, error=f"{error}")
 
 
 def _record(letter: DeadLetterRow) -> dict[str, Any]:

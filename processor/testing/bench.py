@@ -25,8 +25,7 @@ from engine import clock
 from engine.crashpoints import CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
-from engine.errors import ConfigurationError
-from engine.handlers import NotYet
+from engine.errors import ConfigurationError, NotYet
 from engine.ids import SourceRef
 from engine.outbox import LIST_MAX, waiting
 from engine.pool import connect

@@ -15,7 +15,7 @@ import pytest
 
 from consumers.registry import ABSENT_S, Registry, RegistryRefusedError
 from consumers.settings import RegistrySettings
-from engine.handlers import NotYet
+from engine.errors import NotYet
 from tests.fixtures.schema_registry import RegistryServer, basic, schema_registry
 
 PATIENCE_S = 60

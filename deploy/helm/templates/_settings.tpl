@@ -8,6 +8,11 @@
 - kafka.sasl.oauthbearer_client_secret
 - kafka.ssl.key
 - kafka.ssl.key_password
+- registry.password
+- registry.bearer_token
+- registry.oauth.client_secret
+- registry.ssl.key_password
+- payloads.keys
 {{- end -}}
 
 {{/* The value of a setting, `kafka.sasl.password`, or nothing: (dict "context" $ "name" "…" "default" …). */}}
