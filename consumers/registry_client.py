@@ -76,7 +76,7 @@ def client_config(settings: RegistrySettings) -> dict[str, Any]:
     basic = settings.username is not None or settings.password is not None
     oauth = settings.oauth_token_url is not None
     if sum((basic, settings.bearer_token is not None, oauth)) > 1:
-        raise ConfigurationError("registry: username and password, bearer_token, or oauth_*: one of them")
+        raise ConfigurationError("registry: username and password, bearer_token, or oauth.token_url: one of them")
     config: dict[str, Any] = {
         "url": settings.url,
         "timeout": settings.timeout.total_seconds(),

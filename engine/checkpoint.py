@@ -88,7 +88,7 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
             except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
                 delay = step.retry.delay_after(attempt, error)
                 if delay is None:
-                    given = _final(step, attempt, error)
+                    given = _final(run, step, attempt, error)
                     text, given = as_recorded(given)
                     run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
                     run.error_given = True
@@ -107,8 +107,13 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
         run.step_ended()
 
 
-def _final(step: Step, attempt: int, error: Exception) -> Exception:
-    """The error the workflow gets: the step's own where there was to be one try, otherwise that its tries are used up."""
+def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:
+    """The error the workflow gets: the step's own where there was to be one try, otherwise that its tries are used up.
+
+    Raises `Suspended` where the end of the process has cut the step off: what it made of that is no answer (P11, I4).
+    """
+    if run.home.engine.stopping.is_set():
+        raise Suspended(run.id) from error
     if step.retry.attempts == 1 or isinstance(error, TerminalError) or attempt < step.retry.attempts:
         return error
     failed = StepFailedError(step.name, attempt, summary(error))
@@ -149,7 +154,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
         except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
-                given = _final(step, attempt, error)
+                given = _final(run, step, attempt, error)
                 text, given = as_recorded(given)
                 run.checkpoint_from_thread(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
                 run.error_given = True

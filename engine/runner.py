@@ -308,7 +308,7 @@ class Run:
     def _failed(self, error: BaseException) -> Ending | None:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
         engine = self.home.engine
-        is_cut = engine.is_aborted or (isinstance(error, asyncio.CancelledError) and engine.stopping.is_set())
+        is_cut = engine.is_aborted or engine.stopping.is_set()
         if self.standing is Standing.ABANDONED or is_cut or _has_suspended(error):
             # Cut: its process ends, after a drain too short for it. Whoever comes next goes on behind its checkpoints.
             self.was_suspended = True

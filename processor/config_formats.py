@@ -1,9 +1,10 @@
 """Settings of the schema registry, and of keys for payloads. Sections of `processor.config.Settings`."""
 
+import json
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
 from processor.section import Duration, Section
 
@@ -75,7 +76,7 @@ class RegistrySettings(Section):
     subject_names: Literal["topic", "record", "topic_record"] = "topic"
     """How a topic's schema is called there: `orders-value`, the record's name in the schema, or `orders-` and that name."""
 
-    register_schemas: bool = Field(default=False, alias="register")
+    register_schemas: bool = False
     """Whether a program that publishes registers its schema where it is not there. Else it must be there."""
 
     normalize: bool = False
@@ -89,13 +90,6 @@ class RegistrySettings(Section):
     def _list_of_urls(cls, value: object) -> object:
         return ",".join(str(item) for item in value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # a YAML list
 
-    @model_validator(mode="after")
-    def _credentials_are_of_one_kind(self) -> Self:
-        kinds = (self.username or self.password, self.bearer_token, self.oauth.token_url)
-        if sum(kind is not None for kind in kinds) > 1:
-            raise ValueError("username and password, bearer_token, or oauth.token_url: one of them")
-        return self
-
 
 class PayloadSettings(Section):
     """With what users' payloads are sealed in the tables (AES-GCM). Without a key they are stored readable."""
@@ -104,7 +98,18 @@ class PayloadSettings(Section):
     """ID of the key that seals what is written from now on. Unset: nothing is sealed, and what is sealed is still read."""
 
     keys: dict[str, SecretStr] = Field(default={})
-    """Keys by ID, each 32 bytes in base64 (`openssl rand -base64 32`): the one that seals, and those of older rows."""
+    """Keys by ID, each 32 bytes in base64 (`openssl rand -base64 32`): the one that seals, and those of older rows. In a
+    file a map, or its JSON from one variable: `keys: ${PAYLOAD_KEYS}`."""
 
     keys_dir: str | None = None
     """Folder with more of them, a file each that is named by the key's ID, as a mounted Secret has."""
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _map_as_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('is a map, or written as JSON, {"key ID": "base64"}') from None

@@ -41,7 +41,7 @@ class Avro:
             written with. Without it records are read as they were written, and nothing can be published.
         subject_names: How the schema's subject is called: `orders-value` ('topic'), the record's name in the schema
             ('record'), or `orders-` and that name. Default: `registry.subject_names`.
-        register: Whether the schema is registered where it is not there; else that is an error. Default: `registry.register`.
+        register: Whether the schema is registered where it is not there; else that is an error. Default: `registry.register_schemas`.
     """
 
     schema: str | None = None

@@ -4,13 +4,14 @@ import argparse
 import json
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
 from processor.app import App
 from processor.cli import DONE
 from processor.cli.apps import add_app_argument, load_app
 from processor.codec import type_name
 from processor.config import FOR_EVER, Settings
+from processor.formats import RegistryCodec
 from processor.handlers import Registration
 from processor.loading import load_settings
 from processor.policies import NEVER, Retry
@@ -43,6 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
 def describe(app: App, settings: Settings) -> str:
     """An app in words."""
     lines = [f"app {app.name}"]
+    if (key := settings.payloads.key) is not None:
+        lines.append(f"  {'payloads':14}sealed with key {key!r}")
+    if (url := settings.registry.url) is not None:
+        lines.append(f"  {'registry':14}{url}")
     for registration in app.workflows.values():
         lines += ["", *_workflow(registration, app, settings)]
     if app.steps:
@@ -70,6 +75,7 @@ def _workflow(registration: Registration, app: App, settings: Settings) -> list[
         "topic": f"{topic.name}{' (a pattern)' if topic.is_pattern else ''}",
         "group": group_name(registration, app, settings),
         "event": type_name(topic.model) + (", as its record" if registration.wants_record else ""),
+        "format": topic.codec.name if isinstance(topic.codec, RegistryCodec) else "",
         "order": order,
         "tombstones": "delivered" if topic.tombstone == "deliver" else "passed over",
         "filter": getattr(topic.where, "__qualname__", "yes") if topic.where else "",
@@ -105,4 +111,8 @@ def _retry(retry: Retry) -> str:
 def _schema(topic: Topic[Any]) -> str:
     if topic.model in (bytes, str):
         return f"  {type_name(topic.model)}, no schema"
-    return json.dumps(TypeAdapter(topic.model).json_schema(), indent=2, ensure_ascii=False)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(topic.model)
+    except PydanticSchemaGenerationError:
+        return f"  {type_name(topic.model)}, which is no model of pydantic's: its schema is its own"
+    return json.dumps(adapter.json_schema(), indent=2, ensure_ascii=False)

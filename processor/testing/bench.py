@@ -13,10 +13,11 @@ memory is lost; what runs in threads ends on its own.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, LiteralString, Self, TypeVar
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from consumers.settings import RegistrySettings
 
 E = TypeVar("E")
+T = TypeVar("T")
 
 SETTLE = timedelta(minutes=1)
 """Longest a bench waits for work to end before it says what does not."""
@@ -180,7 +182,7 @@ class Bench:
         place = offset if offset is not None else (log[-1].offset + 1 if log else 0)
         if log and place < log[-1].offset:
             raise ValueError(f"offset {place} is behind {log[-1].offset}, and not in the log")
-        named, value = (None, event) if isinstance(event, bytes) else await _encoded(topic, event)
+        named, value = (None, event) if isinstance(event, bytes) else await _ready(partial(topic.encode, event))
         record = Record(
             topic=ref.topic,
             partition=partition,
@@ -339,7 +341,7 @@ class Bench:
                 if len(page) < LIST_MAX:
                     break
         records = [Record(topic.name, 0, row.outbox_id, row.key, row.value) for row in rows]
-        return [None if r.value is None else topic.codec.decode(r.value, r) for r in records]  # pyright: ignore[reportReturnType]  # None: of topics that have tombstones
+        return [None if r.value is None else await _ready(partial(topic.codec.decode, r.value, r)) for r in records]  # pyright: ignore[reportReturnType]  # None: of topics that have tombstones
 
     # -- inside --
 
@@ -433,11 +435,11 @@ def _pass_over_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
         loop.default_exception_handler(context)
 
 
-async def _encoded(topic: Topic[Any], event: Any) -> tuple[bytes | None, bytes | None]:
-    """Key and value; waits for a schema registry where the topic has one."""
+async def _ready(attempt: Callable[[], T]) -> T:
+    """What it returns, once the schema registry of its topic has answered, where that has one."""
     while True:
         try:
-            return topic.encode(event)
+            return attempt()
         except NotYet as signal:
             await asyncio.sleep(signal.again_in.total_seconds())
 

@@ -82,7 +82,7 @@ def test_a_process_has_one_registry_at_a_time() -> None:
 
 
 def test_a_script_uses_the_registry_of_its_settings() -> None:
-    settings = Settings.model_validate({"registry": {"url": "mock://script", "register": True}})
+    settings = Settings.model_validate({"registry": {"url": "mock://script", "register_schemas": True}})
     with using_registry(settings):
         assert Topic("orders", Order, format=JsonSchema()).encode(Order(n=1))[1] == b'\0\0\0\0\1{"n":1}'
     with pytest.raises(ConfigurationError, match="registry.url is not set"), using_registry(Settings()):
