@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
-from examples import failures, fulfil, in_a_program, payments, publishing, reminders, topics
+from examples import failures, formats, fulfil, in_a_program, payments, publishing, reminders, topics
 from processor import Settings, Topic
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -49,6 +49,19 @@ async def test_payments_are_booked_in_shared_commits(database: str) -> None:
         assert await bench.fetch_all("SELECT * FROM balance") == [("a", 200)]
         assert await bench.fetch_all("SELECT count(*), min(at)::date::text FROM click") == [(30, "2023-11-14")]
         assert await bench.fetch_all("SELECT workflow_uuid FROM dbos.dead_letter") == [("refunds-0-1",)]
+
+
+async def test_orders_in_avro_become_shipments_in_json_schema(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCESSOR_REGISTRY_URL", "mock://examples")
+    monkeypatch.setenv("PROCESSOR_REGISTRY_REGISTER_SCHEMAS", "true")
+    order = formats.Order(order_id="o-1", cents=5)
+    key, value = await asyncio.to_thread(formats.by_hand, order)
+    assert (key, value) == (b"o-1", b"\0\0\0\0\1\x06o-1\x0a")
+    async with Bench(formats.app, database, registry="mock://examples") as bench:
+        await bench.deliver(formats.orders, order)
+        await bench.settle()
+
+        assert await bench.published(formats.shipments) == [formats.Shipment(order_id="o-1")]
 
 
 async def test_sign_ups_are_reminded_once_after_three_days(database: str) -> None:

@@ -193,7 +193,7 @@ PLACE = ("shop", "orders", "3")
 def source(**changes: Any) -> SourceSnapshot:
     values: dict[str, Any] = {
         "ref": REF, "epoch": 4, "next": 100, "high": 130, "position": 140, "in_flight": 12, "backlog": 2, "parked": 1,
-        "blocked_keys": 0, "held": None, "congested": False, "oldest_ms": 50_000,
+        "blocked_keys": 0, "held": None, "congested": False, "waits": None, "oldest_ms": 50_000,
     }  # fmt: skip
     return SourceSnapshot(**(values | changes))
 
