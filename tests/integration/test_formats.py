@@ -6,9 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from io import BytesIO
 from typing import Any
 from uuid import UUID, uuid4
 
+import fastavro
 import pytest
 from pydantic import BaseModel, Field
 
@@ -89,6 +91,15 @@ async def dead_letters(bench: Bench) -> list[tuple[Any, ...]]:
     return await bench.fetch_all(
         "SELECT kafka_offset, reason, error::json ->> 'message', record_value FROM dbos.dead_letter ORDER BY 1"
     )
+
+
+def avro(schema: Any, value: Any, *, known: Any = None) -> bytes:
+    """A value as another program writes it."""
+    written, names = BytesIO(), dict[str, Any]()
+    if known is not None:
+        fastavro.parse_schema(known, names)
+    fastavro.schemaless_writer(written, fastavro.parse_schema(schema, names), value)  # pyright: ignore[reportUnknownMemberType]  # its IO is of anything
+    return written.getvalue()
 
 
 # -- what is read and written
@@ -185,8 +196,6 @@ async def test_a_record_of_another_version_is_read_into_the_schema_of_the_progra
     database: str, server: RegistryServer
 ) -> None:
     """Avro's resolution: a field that the writer had not gets its default, one that the reader has not is passed over."""
-    from fastavro import parse_schema, schemaless_writer
-
     written = {
         "type": "record",
         "name": "Order",
@@ -198,13 +207,10 @@ async def test_a_record_of_another_version_is_read_into_the_schema_of_the_progra
         "fields": [{"name": "order_id", "type": "string"}, {"name": "n", "type": "int", "default": 5}],
     }
     _, answer = server.registry.register({"schema": json.dumps(written)}, "elsewhere-value")
-    from io import BytesIO
-
-    buffer = BytesIO()
-    schemaless_writer(buffer, parse_schema(written), {"order_id": "o-1", "old": 3})
+    payload = avro(written, {"order_id": "o-1", "old": 3})
     shop = Shop(Topic("orders", Order, format=Avro(schema=json.dumps(mine))))
     async with shop.bench(database, settings_of(server)) as bench:
-        await bench.deliver(shop.topic, b"\0" + answer["id"].to_bytes(4) + buffer.getvalue())
+        await bench.deliver(shop.topic, b"\0" + answer["id"].to_bytes(4) + payload)
         await bench.settle()
 
     assert shop.events() == [Order(order_id="o-1", n=5)]
@@ -236,19 +242,12 @@ async def test_every_framing_is_read_also_after_a_crash(database: str, server: R
 
 async def test_schemas_that_a_schema_refers_to_are_fetched_as_well(database: str, server: RegistryServer) -> None:
     """Each of them is a question of its own: decoding is tried again until it asks for nothing more."""
-    from io import BytesIO
-
-    from fastavro import parse_schema, schemaless_writer
-
     money = {"type": "record", "name": "shop.Money", "fields": [{"name": "cents", "type": "long"}]}
     order = {"type": "record", "name": "shop.Paid", "fields": [{"name": "price", "type": "shop.Money"}]}
     server.registry.register({"schema": json.dumps(money)}, "money")
     references = [{"name": "shop.Money", "subject": "money", "version": 1}]
     _, answer = server.registry.register({"schema": json.dumps(order), "references": references}, "orders-value")
-    buffer = BytesIO()
-    named: dict[str, Any] = {}
-    parse_schema(money, named)
-    schemaless_writer(buffer, parse_schema(order, named), {"price": {"cents": 5}})
+    payload = avro(order, {"price": {"cents": 5}}, known=money)
 
     class Money(BaseModel):
         cents: int
@@ -258,7 +257,7 @@ async def test_schemas_that_a_schema_refers_to_are_fetched_as_well(database: str
 
     shop = Shop(Topic("orders", Paid, format=Avro()))
     async with shop.bench(database, settings_of(server)) as bench:
-        await bench.deliver(shop.topic, b"\0" + answer["id"].to_bytes(4) + buffer.getvalue())
+        await bench.deliver(shop.topic, b"\0" + answer["id"].to_bytes(4) + payload)
         await bench.settle()
 
     assert shop.events() == [Paid(price=Money(cents=5))]

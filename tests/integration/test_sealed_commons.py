@@ -41,6 +41,7 @@ class Family:
         async def parent(text: str) -> list[str]:
             handle = await child.start(f"{text} one")
             named = await child.start(f"{text} two", id=f"named {text[-1]}")
+            said = ""
             try:
                 await child(f"{text} fail")
             except TerminalError as error:
