@@ -103,7 +103,7 @@ async def test_a_partition_waits_for_its_schema_and_the_others_do_not(
     )
     elsewhere = Elsewhere(broker, server)
     first, second = elsewhere.avro("First"), elsewhere.avro("Second")
-    framing: Any = client.header_schema_id_serializer  # pyright: ignore[reportUnknownMemberType]  # its schema ID is of no type
+    framing: Any = getattr(client, "header_schema_id_serializer")  # noqa: B009  # which has no type of its own
     in_header = elsewhere.avro("Third", **{"schema.id.serializer": framing})
     orders = [{"order_id": "a", "n": n} for n in range(20)]
     elsewhere.produce(name, first, orders[:5], partition=0)
