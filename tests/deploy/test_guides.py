@@ -33,7 +33,14 @@ def test_values_are_ones_that_the_chart_takes(page: Path) -> None:
 
 
 def test_guides_with_values_are_looked_at() -> None:
-    assert {page.stem for page in PAGES if values_of(page)} == {"README", "install", "on-call", "scale", "secure"}
+    assert {page.stem for page in PAGES if values_of(page)} == {
+        "README",
+        "install",
+        "on-call",
+        "scale",
+        "sealing",
+        "secure",
+    }
 
 
 @pytest.mark.skipif(lint.hadolint() is None, reason="hadolint's package has no binary for this machine")

@@ -41,6 +41,7 @@ TOPICS = ("orders", "clicks", "blocking", "halting", "slow", "renamed")
 WAIT_S = 120
 SOURCE = SourceRef("live", "fulfil", "orders", 0)
 RARE = (
+    telemetry.PayloadUnreadable(WorkflowId("w"), "sealed with key 'old'"),
     telemetry.ExecutorLost("e", "lease"),
     telemetry.ExecutorBuried("e", "no heartbeat for a lease"),
     telemetry.SuspectStarted(WorkflowId("w"), 2, alone=True),

@@ -17,6 +17,7 @@ from consumers.registry import ABSENT_S, Registry, RegistryRefusedError
 from consumers.settings import RegistrySettings
 from engine.errors import NotYet
 from tests.fixtures.schema_registry import RegistryServer, basic, schema_registry
+from tests.integration.protocol import until
 
 PATIENCE_S = 60
 AVRO = '{"type": "record", "name": "Order", "fields": [{"name": "n", "type": "int"}]}'
@@ -106,6 +107,7 @@ async def test_trouble_is_no_answer_and_says_what_it_is(
         reason = await told(lambda: known.answers.get_schema(1))
         assert words in reason
         assert "schema 1" in reason
+        await until(lambda: caplog.records)  # it is said behind the answer
         assert len(caplog.records) == 1, "once, however often it is asked"
 
         server.work()
