@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from processor.config_formats import PayloadSettings, RegistrySettings
-from processor.section import DURATION_SCHEMA, Duration, Section, Size
+from processor.section import DURATION_SCHEMA, Duration, Section, Size, positive
 from processor.units import duration
 
 
@@ -353,7 +353,7 @@ def _keep(value: object) -> object:
     if isinstance(value, str) and value.strip().lower() == FOR_EVER:
         return FOR_EVER
     try:
-        return _positive(kept) if isinstance(kept := duration(value), timedelta) else kept
+        return positive(kept) if isinstance(kept := duration(value), timedelta) else kept
     except ValueError as error:
         raise ValueError(f"{error}; or {FOR_EVER}") from None
 
@@ -394,7 +394,7 @@ class RetentionSettings(Section):
     dead_letters: KeepTime = timedelta(days=90)
     """Dead letters, since they were retried or discarded. Open ones stay."""
 
-    handlers: dict[str, HandlerRetention] = {}
+    handlers: dict[str, HandlerRetention] = Field(default={})
     """Other times for single handlers, by name: `{audit: {success: forever}, clicks: {success: 1d}}`. A handler that
     no app has any more is kept for ever unless it is named here."""
 

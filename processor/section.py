@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from processor.units import duration, size
 
 
-def _positive(value: timedelta) -> timedelta:
+def positive(value: timedelta) -> timedelta:
+    """The duration, if it is longer than nothing; otherwise `ValueError`."""
     if value <= timedelta(0):
         raise ValueError("must be longer than nothing")
     return value
@@ -20,7 +21,7 @@ DURATION_SCHEMA = WithJsonSchema(
 Duration = Annotated[
     timedelta,
     BeforeValidator(duration),
-    AfterValidator(_positive),
+    AfterValidator(positive),
     DURATION_SCHEMA,
 ]
 Size = Annotated[
