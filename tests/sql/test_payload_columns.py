@@ -32,6 +32,7 @@ READABLE = {
     "outbox_relay": dict.fromkeys(("outbox_name", "executor_id", "token", "next_token", "halted"), OURS),
     "processor_migration": dict.fromkeys(("name", "checksum"), OURS),
     "recovery": dict.fromkeys(("workflow_uuid", "worker_id", "reason", "previous_status", "previous_worker_id"), OURS),
+    "retention_policy": dict.fromkeys(("handler", "kind"), OURS),
     "scheduler_state": {"workflow_fn_name": OURS},
     "streams": dict.fromkeys(("workflow_uuid", "key", "value"), UNUSED),
     "topic_owner": dict.fromkeys(("topic", "service_name"), OURS),
