@@ -24,6 +24,7 @@ from engine.failures import encode_error, summary
 from engine.flush import Work
 from engine.handlers import Handler, HandlerKind
 from engine.ids import OwnerToken, WorkflowId
+from engine.in_flight import count, uncount
 from engine.payloads import UnreadablePayloadError
 from engine.row_flush import RowCommitter, RowFlush, Starting
 from engine.runner import Ending, Phase, Row, Run, Standing
@@ -273,9 +274,7 @@ class Commons:
         engine = self.engine
         self.runs[run.id] = run
         self._empty.clear()
-        run.counted = len(run.argument)
-        engine.in_flight += 1
-        engine.in_flight_bytes += run.counted
+        count(run, len(run.argument))
         if run.deadline_ms is not None:
             engine.scan.due_at(run.deadline_ms)
         if self.is_open:
@@ -322,10 +321,7 @@ class Commons:
         run.phase = Phase.DONE
         if self.runs.get(run.id) is run:
             del self.runs[run.id]
-        if run.counted is not None:
-            engine.in_flight -= 1
-            engine.in_flight_bytes -= run.counted
-            run.counted = None
+        uncount(run)
         if run.standing is Standing.REFUSED and self.is_open:
             engine.spawn(self._disown(run.id, run.owner))
         if not self.runs:

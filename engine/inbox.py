@@ -24,6 +24,7 @@ from engine.errors import NotYet
 from engine.failures import encode_error, summary
 from engine.handlers import Decision, Handler, HandlerKind
 from engine.ids import PARTITION_KEY, OrderingKey, WorkflowId
+from engine.in_flight import count, uncount
 from engine.keys import Keys
 from engine.not_yet import Undecided
 from engine.open_rows import OpenRows
@@ -176,7 +177,7 @@ class Inbox:
             return
         # What `enter`, `go` and `start` do for nearly every record, without asking what it is not.
         self.runs[run.id] = run
-        self.count(run)
+        count(run)
         if not self.keys.take(run) or run.key in self.keys.blocked:
             self.engine.watch(run)
         elif self.engine.has_late_or_suspect_runs():
@@ -203,7 +204,7 @@ class Inbox:
     def _undecodable(self, record: Record, error: Exception) -> None:
         """A dead letter at once, in the commit that moves progress; its key goes on (design section 7)."""
         run = Run(self, offset=record.offset, key=None, record=record)
-        self.count(run)
+        count(run)
         self.runs[run.id] = run
         self.end(run, undecodable(error))
 
@@ -213,7 +214,7 @@ class Inbox:
         """Queue a run behind its key, or start it."""
         self.runs[run.id] = run
         if run.row is not Row.FOREIGN and run.record is not None:
-            self.count(run)
+            count(run)
         key = run.key
         if key == PARTITION_KEY and not self.handler.ordered_by_partition:
             self._raw.add(run)
@@ -235,18 +236,13 @@ class Inbox:
 
     def poison(self, run: Run) -> None:
         """A fused record that failed standing alone: it becomes a journaled workflow, and its key waits (P19)."""
-        run.phase, run.ending = Phase.WAITING, None
-        run.submitted = False
         run.needs_first_row = True
-        self._enter_journaled(run)
+        self.left_behind(run)
 
     def left_behind(self, run: Run) -> None:
         """A fused record whose key was taken meanwhile: it waits behind the holder, at rest (P19)."""
         run.phase, run.ending = Phase.WAITING, None
         run.submitted = False
-        self._enter_journaled(run)
-
-    def _enter_journaled(self, run: Run) -> None:
         if self.keys.take(run):
             self.go(run)
         else:
@@ -381,7 +377,7 @@ class Inbox:
         elif run.phase in (Phase.WAITING, Phase.RESTING) and run.row is Row.REST:
             # Waits behind its key: its payload leaves memory, and comes back with the row (I10).
             run.phase = Phase.WAITING
-            self.uncount(run)
+            uncount(run)
             run.record, run.argument = None, UNDECODED
             if self.keys.may_go(run):
                 self.go(run)
@@ -395,7 +391,7 @@ class Inbox:
         if run.is_alone:
             # Not before: of two suspects, the one whose end was not durable would be blamed for the next one's death.
             self.engine.suspects.ended(run)
-        self.uncount(run)
+        uncount(run)
         if not ending.is_final:
             run.ending = run.doom = None
             run.phase, run.row = Phase.WAITING, Row.REST
@@ -437,7 +433,7 @@ class Inbox:
         run.record, run.argument, run.history, run.ending = None, UNDECODED, None, None
         run.unsent.clear()
         run.submitted = False
-        self.uncount(run)
+        uncount(run)
         self.rows.acquire(run)
 
     def free(self, run: Run) -> None:
@@ -488,7 +484,7 @@ class Inbox:
         for run in self.group:
             # Not begun, no row: Kafka still has it, above `next`.
             self.runs.pop(run.id, None)
-            self.uncount(run)
+            uncount(run)
         self.group.clear()
         for run in self.runs.values():
             if run.is_alone:
@@ -499,22 +495,3 @@ class Inbox:
         if not run.is_parked:
             run.is_parked = True
             self.parked += 1
-
-    def count(self, run: Run) -> None:
-        """It is in flight (I10)."""
-        if run.counted is None:
-            run.counted = 0 if run.record is None else run.record.size
-            self.engine.in_flight += 1
-            self.engine.in_flight_bytes += run.counted
-
-    def uncount(self, run: Run) -> None:
-        """It is not any more."""
-        if run.counted is not None:
-            self.engine.in_flight -= 1
-            self.engine.in_flight_bytes -= run.counted
-            run.counted = None
-
-    def uncount_all(self) -> None:
-        """Whatever is still counted leaves with the source."""
-        for run in self.runs.values():
-            self.uncount(run)

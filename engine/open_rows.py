@@ -19,6 +19,7 @@ from engine.clock import now_ms
 from engine.failures import encode_error, summary
 from engine.handlers import UndecodableError
 from engine.ids import OrderingKey, WorkflowId
+from engine.in_flight import count, uncount
 from engine.incarnations import former_place
 from engine.keys import Asleep, by_place
 from engine.payloads import UnreadablePayloadError
@@ -279,7 +280,7 @@ class OpenRows:
     def acquire(self, run: Run) -> None:
         """Have its owner written, and its history read."""
         run.phase = Phase.ACQUIRING
-        self._inbox.count(run)
+        count(run)
         self._inbox.source.wants(acquire=run)
 
     def acquired(self, run: Run, row: AcquiredRow, history: Sequence[CheckpointRow]) -> None:
@@ -310,8 +311,8 @@ class OpenRows:
                 run, UndecodableError(f"the row cannot be read back: {summary(unreadable)}"), "undecodable"
             )
             return
-        self._inbox.uncount(run)
-        self._inbox.count(run)
+        uncount(run)
+        count(run)
         if run.recovery_attempts:
             alone = run.recovery_attempts >= 2
             self._inbox.engine.telemetry.emit(SuspectStarted(run.id, run.recovery_attempts, alone))
@@ -329,7 +330,7 @@ class OpenRows:
 
         One that was cancelled under a live executor may have a step that still runs there (P18).
         """
-        self._inbox.uncount(run)
+        uncount(run)
         mine = self._inbox.token
         runs_elsewhere = row is not None and row.owner not in (None, mine) and row.owner_alive
         if row is None or (row.status not in OPEN and not runs_elsewhere):

@@ -19,6 +19,7 @@ from engine.flush import Flush, Part, Work
 from engine.fused import group_of
 from engine.handlers import HandlerKind
 from engine.ids import OrderingKey, OwnerToken, SourceRef
+from engine.in_flight import uncount_all
 from engine.inbox import Inbox
 from engine.progress import Progress
 from engine.records import Record
@@ -399,7 +400,7 @@ class Source:
         """Hand what still runs to the late runs; forget the rest."""
         if self._committer is not None:
             self._committer.sources.discard(self)
-        self.inbox.uncount_all()
+        uncount_all(self.inbox.runs.values())
         self.engine.sources.forget(self)
         late = 0
         for run in runs:

@@ -21,17 +21,15 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
 
 from engine.crashpoints import CrashPoint, reach
-from engine.current import CurrentStep, current_step
-from engine.eager import Begun, begin, context_of
+from engine.eager import Begun
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.outgoing import Publications
@@ -42,6 +40,7 @@ from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
 from engine.telemetry import StepsFinished
 from engine.transaction import Transaction, begin_user_transaction
+from engine.transaction_members import Function, FunctionFailed, Member, NotCommittedError, Verdict, tell
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -65,111 +64,6 @@ POOL_KEPT = 2
 WEATHER_WAIT_FIRST_S = 0.05
 WEATHER_WAIT_MAX_S = 5.0
 """Wait between two tries while Postgres is away, doubled each time."""
-
-
-Function = Callable[[Transaction], Awaitable[Any]]
-
-
-class Verdict(Enum):
-    """What became of a member's group."""
-
-    DURABLE = "durable"
-    AGAIN = "again"
-    """Nothing was written, and nothing is known against it."""
-    ALONE = "alone"
-    """Nothing was written; a transaction of its own decides."""
-
-
-class NotCommittedError(Exception):
-    """The group came to nothing, and a transaction of the step's own is to decide."""
-
-
-class _FunctionFailed(Exception):  # noqa: N818  # never leaves this module
-    """A member's function raised; its `__cause__` is what."""
-
-
-class _Member:
-    """One call of a transactional step."""
-
-    __slots__ = (
-        "conflicts",
-        "context",
-        "ended",
-        "error",
-        "function",
-        "function_id",
-        "has_returned",
-        "output",
-        "result",
-        "run",
-        "said",
-        "started_ms",
-        "task",
-        "transaction",
-        "tries",
-        "verdict",
-    )
-
-    def __init__(self, run: Run, function_id: int, function: Function) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "called in a workflow"
-        self.run = run
-        self.function_id = function_id
-        self.function = function
-        self.task = task
-        self.context = run.context if task is run.task else context_of(task)
-        self.started_ms = now_ms()
-        self.tries = 0
-        self.conflicts = 0
-        self.renew()
-
-    def renew(self) -> None:
-        """Before it joins a queue, again or for the first time."""
-        loop = self.run.home.loop
-        self.error: BaseException | None = None
-        self.has_returned = False
-        """Its function has: neither raised, nor was cancelled before it was begun."""
-        self.transaction: Transaction | None = None
-        """Once its function was called: what it has sent counts if the group commits."""
-        self.verdict: Verdict | None = None
-        self.result: Any = None
-        self.output = ""
-        self.said: asyncio.Future[Begun | Verdict] = loop.create_future()
-        """What its task is told: to go on with the function that was begun, or the verdict."""
-        self.ended: asyncio.Future[None] | None = None
-        """The function, which its task goes on with, has returned or raised."""
-
-    def hear(self, verdict: Verdict) -> None:
-        """What became of its group, whether or not its task still waits."""
-        self.verdict = verdict
-        tell(self.said, verdict)
-
-    def begin(self, step: TransactionStep, transaction: Transaction) -> asyncio.Future[None] | None:
-        """Call the function, in the context and on behalf of its own task. Returns what to wait for, if it waits.
-
-        Most functions only send statements, which waits for nothing: a turn of the loop for each would cost more than
-        the statement.
-        """
-        self.transaction = transaction
-        begun = begin(self._call(step, transaction), on_behalf_of=self.task, context=self.context)
-        if begun is None:
-            return None
-        self.ended = self.run.home.loop.create_future()
-        tell(self.said, begun)
-        return self.ended
-
-    async def _call(self, step: TransactionStep, transaction: Transaction) -> None:
-        token = current_step.set(CurrentStep(self.run.id, self.function_id, step.name, 1))
-        try:
-            self.result = await self.function(transaction)
-            self.output = step.encode(self.result)
-            reach(CrashPoint.TRANSACTION_OPEN)
-            self.has_returned = True
-        except BaseException as error:  # noqa: BLE001  # the group rolls back; what it means is decided alone
-            self.error = error
-        finally:
-            transaction.end()
-            current_step.reset(token)
 
 
 class TransactionGroups:
@@ -202,7 +96,7 @@ class TransactionGroups:
         queue = self._queues.get(id(step))
         if queue is None:
             queue = self._queues[id(step)] = _Queue(self, step)
-        return await queue.call(_Member(run, function_id, function))
+        return await queue.call(Member(run, function_id, function))
 
 
 class _Queue:
@@ -210,7 +104,7 @@ class _Queue:
 
     def __init__(self, groups: TransactionGroups, step: TransactionStep) -> None:
         self.step = step
-        self.waiting: deque[_Member] = deque()
+        self.waiting: deque[Member] = deque()
         self.size_max = GROUP_MAX
         """Halved after a failure, grown by successes."""
         self._groups = groups
@@ -225,7 +119,7 @@ class _Queue:
 
     # -- in the workflow's task --
 
-    async def call(self, member: _Member) -> Any:
+    async def call(self, member: Member) -> Any:
         run = member.run
         while True:
             if run.row is not Row.RUNNING:
@@ -243,7 +137,7 @@ class _Queue:
                 raise NotCommittedError
             member.renew()
 
-    async def _until_verdict(self, member: _Member) -> Verdict:
+    async def _until_verdict(self, member: Member) -> Verdict:
         while True:
             said = member.said
             try:
@@ -263,7 +157,7 @@ class _Queue:
                 if member.ended is not None:
                     tell(member.ended, None)
 
-    async def _until_decided(self, member: _Member) -> None:
+    async def _until_decided(self, member: Member) -> None:
         """Cancelled: what its function has sent may be committed yet, and nothing follows before that is known (P17)."""
         while member.transaction is not None and member.verdict is None:
             member.said = self.engine.loop.create_future()
@@ -331,7 +225,7 @@ class _Queue:
         self._gathering.discard(group)
         self.start_another()
 
-    def _durable(self, members: Sequence[_Member], lsn: str) -> None:
+    def _durable(self, members: Sequence[Member], lsn: str) -> None:
         reach(CrashPoint.TRANSACTION_DURABLE)
         engine = self.engine
         engine.database.saw(lsn)
@@ -355,7 +249,7 @@ class _Queue:
     async def _failed(self, group: _Group, error: Exception) -> None:
         """Nothing of the group is durable, unless its COMMIT was sent and its reply lost (P24)."""
         members = group.members
-        if group.is_cut or (is_weather_error(error) and not isinstance(error, _FunctionFailed)):
+        if group.is_cut or (is_weather_error(error) and not isinstance(error, FunctionFailed)):
             if group.is_sent:
                 await self._settle(members)
             for member in members:
@@ -365,7 +259,7 @@ class _Queue:
             return
         if fault_of(error) is Fault.WENT_BACK:
             self.engine.went_back(str(error))
-        cause = error.__cause__ if isinstance(error, _FunctionFailed) else error
+        cause = error.__cause__ if isinstance(error, FunctionFailed) else error
         if cause is not None and is_conflict(cause):
             self._lost_a_conflict(members)
             return
@@ -376,7 +270,7 @@ class _Queue:
             alone = member.run.id in at_fault or member.tries >= TRIES_MAX
             member.hear(Verdict.ALONE if alone else Verdict.AGAIN)
 
-    def _lost_a_conflict(self, members: Sequence[_Member]) -> None:
+    def _lost_a_conflict(self, members: Sequence[Member]) -> None:
         """Again, in fewer groups at once: within one, functions wait for nobody (P26)."""
         self._running_max = max(1.0, self._running_max / 2)
         for member in members:
@@ -384,7 +278,7 @@ class _Queue:
             given_up = member.conflicts >= self.step.conflict_attempts
             member.hear(Verdict.ALONE if given_up else Verdict.AGAIN)
 
-    async def _settle(self, members: Sequence[_Member]) -> None:
+    async def _settle(self, members: Sequence[Member]) -> None:
         """P24 for a group: lock the rows, which waits for our own lost transaction, and read what stands."""
         engine = self.engine
         ids = [member.run.id for member in members]
@@ -411,7 +305,7 @@ class _Group:
     def __init__(self, queue: _Queue) -> None:
         self.is_cut = False
         """Whether its connection broke."""
-        self.members: list[_Member] = []
+        self.members: list[Member] = []
         self.is_sent = False
         self.turn_began = time.monotonic()
         self._queue = queue
@@ -454,7 +348,7 @@ class _Group:
             if (ended := member.begin(queue.step, transaction)) is not None:
                 await ended
             if not member.has_returned:
-                raise _FunctionFailed from member.error
+                raise FunctionFailed from member.error
             now = self.turn_began = time.monotonic()
             if now >= ends or transaction.lingers:
                 return
@@ -500,10 +394,4 @@ class _Group:
         for member in self.members:
             if member.transaction is not None and member.transaction.failed_statement() is not None:
                 return {member.run.id}
-        return {self.members[-1].run.id} if isinstance(error, _FunctionFailed) else set()
-
-
-def tell(future: asyncio.Future[Any], value: Any) -> None:
-    """Set a result, unless who waits has been cancelled."""
-    if not future.done():
-        future.set_result(value)
+        return {self.members[-1].run.id} if isinstance(error, FunctionFailed) else set()

@@ -45,8 +45,11 @@ IN_FLIGHT_MAX = 100
 STALL_S = 90.0
 """Without any progress for so long, the run has failed."""
 
-HIT_TRIES = 40
-"""Looks at a worker, one every 50 ms, for a moment in which it has work in flight."""
+HIT_TRIES = 200
+"""Looks at a worker, one every 50 ms, for a moment in which it has work in flight: it may just have been started."""
+
+HELD_BACK = 10
+"""While too few kills have hit, the last of so many orders come so many times more slowly: there must be work to hit."""
 
 TICK_S = 0.5
 LASTS = timedelta(seconds=60)
@@ -264,12 +267,12 @@ class Demo:
 
     def _produce(self) -> None:
         """Write the ledger and produce, in a thread, at a steady rate."""
-        options, pace = self._options, self._options.pace
-        began = time.monotonic()
+        options, due = self._options, time.monotonic()
+        last = options.orders - options.orders // HELD_BACK
         for entry in orders(options.orders, options.customers, Random(options.seed)):
-            ahead_s = self._ledger.count / pace - (time.monotonic() - began)
-            if ahead_s > 0.01:
+            if (ahead_s := due - time.monotonic()) > 0.01:
                 time.sleep(ahead_s)
+            due += (HELD_BACK if entry.sequence >= last and self.hits < HITS_MIN else 1) / options.pace
             while self._ledger.count - self._done > LAG_MAX and not self._is_stopping:
                 time.sleep(0.1)
             if self._is_stopping:

@@ -170,13 +170,16 @@ def can_contain() -> bool:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image() -> Generator[Image]:
     """Every RUN and COPY of the stage `build`, in a folder of its own and a clean environment; then what `example` copies."""
-    place = tmp_path_factory.mktemp("image")
-    # Readable by everybody, as an image's files are: pytest's own folders are root's alone.
-    for folder in (place, *place.parents):
-        if folder.is_relative_to(tempfile.gettempdir()) and not folder.stat().st_mode & 0o001:
-            folder.chmod(0o755)
+    # Not pytest's own folder: the files of an image can be read by everybody, and every run of pytest makes that root's alone.
+    with tempfile.TemporaryDirectory(prefix="image-") as directory:
+        Path(directory).chmod(0o755)
+        yield built(Path(directory))
+
+
+def built(place: Path) -> Image:
+    """What the fixture `image` says, in a folder."""
     source, environment, app, spare = place / "src", place / "opt", place / "app", place / "spare"
     source.mkdir()
     spare.mkdir()

@@ -11,7 +11,7 @@ from psycopg import sql
 from pydantic import BaseModel
 
 from engine.settings import EngineSettings
-from engine.transaction_groups import _Member  # pyright: ignore[reportPrivateUsage]
+from engine.transaction_members import Member
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench, CrashPoint
 from tests.fixtures.proxy import losing_proxy
@@ -301,9 +301,9 @@ async def test_a_step_cancelled_before_its_function_began_is_not_recorded_as_don
     """I5: its task was told to call the function, and is cancelled before it can; no checkpoint says that it ran."""
     app = App("till")
     step = app.transaction(name="book")(book)
-    begin = _Member.begin
+    begin = Member.begin
 
-    def told_and_cancelled(self: _Member, *arguments: Any) -> asyncio.Future[None] | None:
+    def told_and_cancelled(self: Member, *arguments: Any) -> asyncio.Future[None] | None:
         if self.run.offset != 3 or self.function_id != 1:
             return begin(self, *arguments)
         self.context = None  # as for tasks of a gather on Python 3.11: all of it is the task's
@@ -315,7 +315,7 @@ async def test_a_step_cancelled_before_its_function_began_is_not_recorded_as_don
     async def sell(sale: Sale) -> None:
         await asyncio.wait([asyncio.ensure_future(step(sale)) for _ in range(2)])
 
-    monkeypatch.setattr(_Member, "begin", told_and_cancelled)
+    monkeypatch.setattr(Member, "begin", told_and_cancelled)
     async with Bench(app, database) as bench:
         await sold(bench, 6)
 
