@@ -28,13 +28,13 @@ from engine.results import value_of
 from engine.row_flush import own
 from engine.runner import Phase, Run
 from engine.sealed_rows import sealed_starts
-from engine.signals import FOREVER_MS, Signal
+from engine.signals import Signal
 from engine.starts import Start
 from engine.states import OPEN
 from engine.store import starts as store
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
-from engine.timers import deadline, waits_of
+from engine.timers import Place, place_of, waits_of
 from engine.unreadable import once_readable
 from engine.waits import Outcome
 from engine.weather import through_weather
@@ -153,21 +153,12 @@ async def stands(engine: Engine, start: Start) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class ResultPlace:
-    """Where a call for a result stands in the history: given at the call, in call order. `until` in epoch ms."""
-
-    function_id: int
-    until: int
+def place_of_result(run: Run, timeout: timedelta | None) -> Place:
+    """Take the place of a call for a result."""
+    return place_of(run, GET_RESULT, timeout)
 
 
-def place_of_result(run: Run, timeout: timedelta | None) -> ResultPlace:
-    """Take the place of a call for a result, and one for the end of its time if it has one."""
-    function_id = run.next_function_id(GET_RESULT)
-    return ResultPlace(function_id, FOREVER_MS if timeout is None else deadline(run, timeout))
-
-
-async def result_in_workflow(run: Run, workflow_id: str, place: ResultPlace) -> str:
+async def result_in_workflow(run: Run, workflow_id: str, place: Place) -> str:
     """Another workflow's result as JSON text, or its error, awaited and remembered.
 
     Raises:

@@ -36,3 +36,9 @@ class CurrentStep:
     def idempotency_key(self) -> str:
         """The same for every attempt and every replay of this step, different for every other step."""
         return f"{self.workflow_id}:{self.function_id}"
+
+
+class CurrentTransaction(CurrentStep):
+    """A transactional step under way: what is done beside its transaction is not part of it."""
+
+    __slots__ = ()

@@ -104,11 +104,12 @@ class Extras:
             if (statement := kind.statement(self._engine, placed)) is not None:
                 made.append((_name(kind), statement))
         if self._resting:
-            columns = {
+            columns: dict[str, Any] = {
                 "ids": [run.id for run, _ in self._resting],
                 "kinds": [signal.kind for _, signal in self._resting],
                 "targets": [signal.target for _, signal in self._resting],
                 "names": [signal.name for _, signal in self._resting],
+                "places": [signal.place for _, signal in self._resting],
             }
             made += [("waiting", waiting.rest(**columns)), ("answered", waiting.wake_answered(**columns))]
         if wakes := self._wakes():

@@ -29,6 +29,7 @@ from engine.committer import Committer
 from engine.commons import Commons
 from engine.depths import Depths
 from engine.errors import ConfigurationError
+from engine.events import Events
 from engine.failures import summary
 from engine.fences import DatabaseFence
 from engine.fused import journaled
@@ -38,6 +39,7 @@ from engine.hints import Hints
 from engine.ids import ExecutorId, new_executor_id
 from engine.late import LateRuns
 from engine.leases import Lease
+from engine.messages import Messages
 from engine.outbox import CHANNEL
 from engine.outbox_hints import OutboxHints
 from engine.payloads import Payloads
@@ -123,6 +125,8 @@ class Engine:
         self.hints = Hints(self)
         self.results = Results(self)
         self.cancels = Cancels(self)
+        self.messages = Messages(self)
+        self.events = Events(self)
         self.commons = Commons(self, self._handlers)
         self.recovery = Recovery(self)
         self.lease = Lease(self)
@@ -382,6 +386,8 @@ class Engine:
             return
         if channel == hints.ROWS_CHANNEL:
             hints.heard(self, payload)
+        elif (kind := hints.BROUGHT_CHANNELS.get(channel)) is not None:
+            hints.heard_brought(self, kind, payload)
         elif channel == CHANNEL:
             self.outbox_hints.hinted(payload)
         else:

@@ -12,6 +12,7 @@ EngineError
 ├── WorkflowConflictError    the caller: the ID is another workflow's, or this one's with other inputs
 ├── WorkflowNotFoundError    the caller: there is no workflow of this ID
 ├── WorkflowCancelledError   who awaits the result: somebody, or a time-out, cancelled the workflow
+├── StreamClosedError        the developer: a workflow wrote to a stream that it has closed
 ├── EngineStoppedError       who waits: the app of this process stopped; the workflow goes on elsewhere, or later
 ├── RecoveryExceededError    the developer: the workflow was running at every death of too many executors
 └── StoreUnavailableError    nobody: the engine retries until Postgres is back
@@ -146,6 +147,18 @@ class WorkflowCancelledError(EngineError):
 
     def __str__(self) -> str:
         return f"workflow {self.workflow_id} was cancelled"
+
+
+class StreamClosedError(EngineError):
+    """A workflow wrote to a stream, or closed it, after it had closed it: nobody would read that."""
+
+    def __init__(self, workflow_id: str, key: str) -> None:
+        super().__init__(workflow_id, key)
+        self.workflow_id = workflow_id
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id}: it has closed its stream {self.key!r}"
 
 
 class EngineStoppedError(EngineError):

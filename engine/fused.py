@@ -67,7 +67,9 @@ class FusedGroup:
             postponed = PostponedError("a suspect runs alone")
             raise GroupFailedError(self, postponed) from postponed
         await begin_user_transaction(connection, idle_ms=engine.settings.idle_ms)
-        publications = Publications(bytes_max=engine.settings.event_bytes_max)
+        publications = Publications(
+            bytes_max=engine.settings.event_bytes_max, schema=engine.settings.schema, seal=engine.payloads.seal
+        )
         transaction = self._transaction = Transaction(connection, publications)
         engine.suspects.group_begins()
         try:

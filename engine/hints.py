@@ -5,11 +5,12 @@ A hint is never the only way to learn of something: whoever gets it looks for it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from engine.signals import Signal
+from engine.signals import Kind, Signal
 from engine.store import executor
 from engine.store.statement import send
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 ROWS_CHANNEL = "processor_rows"
 """Rows or holds have changed."""
+
+BROUGHT_CHANNELS: Final[dict[str, Kind]] = {
+    "dbos_notifications_channel": "message",
+    "dbos_workflow_events_channel": "event",
+    "processor_streams": "stream",
+}
+"""Something has come: `workflow::topic`, `workflow::key`. The first two are the seed's, whose triggers notify for others."""
 
 GATHER_S = 0.01
 """Hints of so long are one statement: far below what a look without them takes."""
@@ -35,6 +43,7 @@ class Hints:
         self._ended: set[str] = set()
         self._cancelled: set[str] = set()
         self._interrupted: set[str] = set()
+        self._brought: set[Signal] = set()
         self._is_pending = False
 
     def rows(self) -> None:
@@ -47,6 +56,12 @@ class Hints:
         """A workflow without a source has its outcome."""
         self._ended.add(workflow_id)
         self._say_soon()
+
+    def brought(self, signals: Iterable[Signal]) -> None:
+        """Messages, events, more of streams are there, for whoever waits elsewhere."""
+        self._brought.update(signals)
+        if self._brought:
+            self._say_soon()
 
     def cancelled(self, workflow_id: str, *, interrupt: bool) -> None:
         """A workflow was cancelled, whoever runs it."""
@@ -67,27 +82,28 @@ class Hints:
         if (said := self._take()) and not self._engine.stopping.is_set():
             self._engine.spawn(self._send(said))
 
-    def _take(self) -> list[str]:
+    def _take(self) -> list[tuple[str, str]]:
         self._is_pending = False
-        said = [
+        rows = [
             *(["rows"] if self._rows else []),
             *_of(self._ended, "ended"),
             *_of(self._cancelled, "cancelled"),
             *_of(self._interrupted, "interrupted"),
         ]
+        said = [(ROWS_CHANNEL, payload) for payload in rows]
+        channels = {kind: channel for channel, kind in BROUGHT_CHANNELS.items()}
+        said += [(channels[signal.kind], f"{signal.target}::{signal.name}") for signal in self._brought]
         self._rows = False
-        for named in (self._ended, self._cancelled, self._interrupted):
+        for named in (self._ended, self._cancelled, self._interrupted, self._brought):
             named.clear()
         return said
 
-    async def _send(self, payloads: list[str]) -> None:
+    async def _send(self, said: list[tuple[str, str]]) -> None:
         engine = self._engine
+        hints = executor.notify_all(channels=[channel for channel, _ in said], payloads=[text for _, text in said])
         try:
-            async with engine.pool.connection() as connection, connection.pipeline():
-                for payload in payloads:
-                    await send(
-                        connection, engine.settings.schema, executor.notify(channel=ROWS_CHANNEL, payload=payload)
-                    )
+            async with engine.pool.connection() as connection:
+                await send(connection, engine.settings.schema, hints)
         except psycopg.OperationalError:
             return  # they look for themselves
 
@@ -108,6 +124,14 @@ def heard(engine: Engine, payload: str) -> None:
             # Also in words of a later version, and a partition's name: look for everything.
             engine.scan.hint()
             engine.waits.hinted()
+
+
+def heard_brought(engine: Engine, kind: Kind, payload: str) -> None:
+    """A hint that something came: `workflow::name`, where either may have `::` in it as well."""
+    at = payload.find("::")
+    while at >= 0:
+        engine.waits.signalled((Signal(kind, payload[:at], payload[at + 2 :]),))
+        at = payload.find("::", at + 1)
 
 
 def _of(ids: set[str], word: str) -> list[str]:

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from engine.failures import summary
+from engine.hints import BROUGHT_CHANNELS
 from engine.ids import ExecutorId
 from engine.store import executor
 from engine.store.executor import Renewal
@@ -33,7 +34,7 @@ from engine.telemetry import ExecutorBuried, HeartbeatRenewed, StoreAvailable, S
 if TYPE_CHECKING:
     from engine.engine import Engine
 
-HINT_CHANNELS = ("processor_claims", "processor_rows", "processor_outbox")
+HINT_CHANNELS = ("processor_claims", "processor_rows", "processor_outbox", *BROUGHT_CHANNELS)
 
 
 boottime = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

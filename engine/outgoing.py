@@ -9,11 +9,11 @@ because a transaction that is rolled back has sent nothing.
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, cast
 
-from engine.errors import EngineError, NotYet
+from engine.errors import ConfigurationError, EngineError, NotYet
 from engine.failures import summary
 from engine.records import Headers
 
@@ -167,11 +167,21 @@ class Publications:
     """What one transaction publishes, in order, until its end.
 
     Args:
+        schema, seal: Where messages go that it sends, and how their texts are written.
         refused_because: Why nothing can be published in it, where that is so.
     """
 
-    def __init__(self, *, bytes_max: int = EVENT_BYTES_MAX, refused_because: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bytes_max: int = EVENT_BYTES_MAX,
+        schema: str = "dbos",
+        seal: Callable[[str], str] | None = None,
+        refused_because: str | None = None,
+    ) -> None:
         self.bytes_max = bytes_max
+        self.schema = schema
+        self.seal = seal
         self._refused_because = refused_because
         self._events: list[Outgoing] = []
         self._bytes = 0
@@ -186,6 +196,11 @@ class Publications:
     def has_savepoints(self) -> bool:
         """Whether there is one to roll back to."""
         return bool(self._savepoints)
+
+    def require_writable(self) -> None:
+        """Raise `ConfigurationError` where the transaction can write nothing."""
+        if self._refused_because is not None:
+            raise ConfigurationError(f"{self._refused_because}: it cannot send")
 
     def check(self, event: Outgoing) -> None:
         """Raise `PublishError` where the transaction can have none, or has too many."""

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import psycopg
-
-from engine.errors import (
-    EngineStoppedError,
-    RecoveryExceededError,
-    WorkflowCancelledError,
-    WorkflowNotFoundError,
-)
+from engine.asked import Asked
+from engine.errors import RecoveryExceededError, WorkflowCancelledError, WorkflowNotFoundError
 from engine.failures import decode_error
 from engine.ids import WorkflowId
 from engine.payloads import Payloads
@@ -39,7 +34,7 @@ class Results:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._asked: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+        self._asked: Asked[str, Outcome] = Asked(engine, self._outcomes)
 
     def ended(self, workflow_id: WorkflowId, ending: Ending) -> None:
         """A workflow without a source ended here, durably."""
@@ -61,7 +56,7 @@ class Results:
                     found = await self.look(workflow_id)
                     if found.status not in OPEN:
                         return found
-                brought = await self._engine.waits.outside(signal, None)
+                brought = await self._engine.waits.outside((signal,), None)
                 if isinstance(brought, Outcome):
                     return brought
 
@@ -71,42 +66,17 @@ class Results:
         Raises:
             WorkflowNotFoundError: There is none of this ID.
         """
-        found = await self._read(workflow_id)
+        found = await self._asked.get(workflow_id)
         if found is None and await through_weather(lambda: self._may_come(workflow_id)):
             until = time.monotonic() + UNKNOWN_WAIT_S
             while found is None and time.monotonic() < until:
                 await asyncio.sleep(UNKNOWN_LOOK_S)
-                found = await self._read(workflow_id)
+                found = await self._asked.get(workflow_id)
         if found is None:
             raise WorkflowNotFoundError(workflow_id)
         return found
 
-    async def _read(self, workflow_id: str) -> Outcome | None:
-        future: asyncio.Future[Outcome | None] = self._engine.loop.create_future()
-        if not self._asked:
-            self._engine.spawn(self._read_asked())
-        self._asked.setdefault(workflow_id, []).append(future)
-        return await future
-
-    async def _read_asked(self) -> None:
-        await asyncio.sleep(0)  # whoever asks in this turn of the loop
-        asked, self._asked = self._asked, {}
-        futures = [(workflow_id, future) for workflow_id, each in asked.items() for future in each]
-        try:
-            rows = await through_weather(lambda: self._outcomes(list(asked)))
-            for workflow_id, future in futures:
-                if not future.done():
-                    future.set_result(rows.get(workflow_id))
-        except psycopg.Error as error:
-            for _, future in futures:
-                if not future.done():
-                    future.set_exception(error)
-        finally:
-            for _, future in futures:
-                if not future.done():
-                    future.set_exception(EngineStoppedError())
-
-    async def _outcomes(self, ids: list[str]) -> dict[str, Outcome]:
+    async def _outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
         async with self._engine.pool.connection() as connection:
             cursor = await send(connection, self._engine.settings.schema, store.outcomes(ids=ids))
             return {row[0]: Outcome(WorkflowStatus(row[1]), row[2], row[3]) for row in await cursor.fetchall()}

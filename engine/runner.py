@@ -134,6 +134,7 @@ class Run:
         "alone_deaths",
         "argument",
         "attempt",
+        "closed_streams",
         "context",
         "counted",
         "deadline_ms",
@@ -175,6 +176,7 @@ class Run:
     )
 
     function_id: int
+    closed_streams: set[str] | None
     task: asyncio.Task[None] | None
     context: Context | None
 
@@ -244,6 +246,7 @@ class Run:
         if not self.started_ms:
             self.started_ms = now_ms()
         self.function_id = 0
+        self.closed_streams = None
         if self.was_suspended or self.error_given:
             self.error_given = self.handled_error = self.was_suspended = False
         self.is_running = True

@@ -84,6 +84,11 @@ def opened_history(rows: Sequence[CheckpointRow], payloads: Payloads) -> list[Ch
     ]
 
 
+def sealed_values(texts: Sequence[str], seal: Seal | None) -> Sequence[str]:
+    """Messages, events and values of streams on their way to their rows."""
+    return texts if seal is None else [seal(text) for text in texts]
+
+
 def sealed_checkpoint(checkpoint: Checkpoint, seal: Seal) -> Checkpoint:
     """A checkpoint on its way to its row."""
     output, error = checkpoint.output, checkpoint.error

@@ -3,10 +3,12 @@
 sleep ─▶ checkpoint (the time) ─▶ in memory, or at rest (engine/waits.py) ─▶ goes on
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from engine.clock import now_ms
 from engine.runner import Run
+from engine.signals import FOREVER_MS
 from engine.store.operation_outputs import Checkpoint
 from engine.waits import Waits
 
@@ -32,6 +34,20 @@ def deadline(run: Run, duration: timedelta) -> int:
     until = now + max(0, int(duration.total_seconds() * 1000))
     run.checkpoint(Checkpoint(run.id, function_id, SLEEP, str(until), None, now, now))
     return until
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a call that waits stands in the history: given at the call, in call order. `until` in epoch ms."""
+
+    function_id: int
+    until: int
+
+
+def place_of(run: Run, name: str, timeout: timedelta | None) -> Place:
+    """Take the place of a call that waits, and one for the end of its time if it has one."""
+    function_id = run.next_function_id(name)
+    return Place(function_id, FOREVER_MS if timeout is None else deadline(run, timeout))
 
 
 def waits_of(run: Run) -> Waits:

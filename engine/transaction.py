@@ -7,13 +7,15 @@ fetch or at the end of the transaction; it aborts the transaction anyway, and it
 What is published is kept, and written to the outbox by the transaction's last statements before COMMIT (`outgoing`).
 """
 
+from __future__ import annotations
+
 import asyncio
 import re
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Generic, LiteralString, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
@@ -21,8 +23,13 @@ from psycopg.abc import Params
 from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg.sql import SQL, Composed
 
-from engine.errors import EngineError
+from engine.errors import EngineError, WorkflowNotFoundError
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, Publications, outgoing
+from engine.store import notifications
+from engine.store.statement import rendered
+
+if TYPE_CHECKING:
+    from engine.messages import Message
 
 E = TypeVar("E")
 Row = TypeVar("Row")
@@ -130,6 +137,25 @@ class Transaction:
         self._open()
         self.add(outgoing(topic, event, headers=headers, key=key, bytes_max=self.publications.bytes_max))
 
+    async def send_message(self, message: Message) -> None:
+        """Send a message to a workflow if, and only if, this transaction commits: it is there, and who waits is told.
+
+        Raises:
+            WorkflowNotFoundError: It has no receiver.
+            ConfigurationError: The transaction is read-only.
+        """
+        self._open()
+        self.publications.require_writable()
+        sealed = message.sealed(self.publications.seal)
+        statement = notifications.send_aloud(
+            destination=sealed.destination, topic=sealed.topic, message=sealed.text, key=sealed.key
+        )
+        cursor = await self.execute(rendered(statement, self.publications.schema), statement.parameters)
+        row = await cursor.fetchone()
+        assert row is not None, "one row, whatever was written"
+        if not row[0]:
+            raise WorkflowNotFoundError(message.destination)
+
     def add(self, event: Outgoing) -> None:
         """Publish what is encoded already. Raises `PublishError` if the transaction can publish nothing (more)."""
         self._open()
@@ -169,7 +195,7 @@ class SyncTransaction:
         self._loop = loop
         self._gathered: list[tuple[SyncResult[Any], Query, Params | None, Any] | Outgoing] = []
 
-    def execute(self, query: Query, params: Params | None = None, *, rows: Any = tuple_row) -> "SyncResult[Any]":
+    def execute(self, query: Query, params: Params | None = None, *, rows: Any = tuple_row) -> SyncResult[Any]:
         """Gather a statement; fetching sends it. See `Transaction.execute`."""
         self._transaction.check_open()
         result: SyncResult[Any] = SyncResult(self)
@@ -192,6 +218,16 @@ class SyncTransaction:
         # In its place among the statements: a savepoint before it, a rollback behind it.
         self._gathered.append(event_out)
 
+    def send_message(self, message: Message) -> None:
+        """Send a message to a workflow if, and only if, this transaction commits. See `Transaction.send_message`."""
+
+        async def sent() -> None:
+            await self.send()
+            await self._transaction.send_message(message)
+
+        self._transaction.check_open()
+        asyncio.run_coroutine_threadsafe(sent(), self._loop).result()
+
     async def send(self) -> None:
         """Send what was gathered. Loop only; the engine's to call at the end."""
         gathered, self._gathered = self._gathered, []
@@ -202,7 +238,7 @@ class SyncTransaction:
                 result, query, params, rows = each
                 result.cursor = await self._transaction.execute(query, params, rows=rows)
 
-    def fetch(self, result: "SyncResult[Any]", size: int | None) -> list[Any]:
+    def fetch(self, result: SyncResult[Any], size: int | None) -> list[Any]:
         """Send everything up to a statement and wait for its rows; `size` None: all."""
 
         async def fetched() -> list[Any]:

@@ -343,7 +343,11 @@ class _Group:
             if not member.run.is_ready():
                 member.hear(Verdict.AGAIN)  # the wait has outlived the lease or the claim (P1)
                 continue
-            transaction = Transaction(connection, Publications(bytes_max=self.engine.settings.event_bytes_max))
+            settings = self.engine.settings
+            publications = Publications(
+                bytes_max=settings.event_bytes_max, schema=settings.schema, seal=self.engine.payloads.seal
+            )
+            transaction = Transaction(connection, publications)
             members.append(member)
             if (ended := member.begin(queue.step, transaction)) is not None:
                 await ended

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from engine.crashpoints import CrashPoint, reach
-from engine.current import CurrentStep, current_step
+from engine.current import CurrentTransaction, current_step
 from engine.eager import Begun, begin, context_of
 from engine.runner import Run, now_ms
 from engine.transaction import Transaction
@@ -108,7 +108,7 @@ class Member:
         return self.ended
 
     async def _call(self, step: TransactionStep, transaction: Transaction) -> None:
-        token = current_step.set(CurrentStep(self.run.id, self.function_id, step.name, 1))
+        token = current_step.set(CurrentTransaction(self.run.id, self.function_id, step.name, 1))
         try:
             self.result = await self.function(transaction)
             self.output = step.encode(self.result)

@@ -22,7 +22,7 @@ from psycopg import AsyncConnection
 
 from engine.checkpoint import in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
-from engine.current import CurrentStep, current_run, current_step
+from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
@@ -42,7 +42,7 @@ WEATHER_WAIT_MAX_S = 5.0
 
 
 class NotInWorkflowError(EngineError):
-    """A transactional step, or `publish`, was called outside a workflow, where nothing could record it."""
+    """Something was called where nothing could record it: outside of a workflow, in a step, in a transaction."""
 
 
 def call_transaction(step: TransactionStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,7 +102,7 @@ async def _decided(
     while True:
         await run.persisted()
         await run.ready()
-        token = current_step.set(CurrentStep(run.id, function_id, step.name, 1))
+        token = current_step.set(CurrentTransaction(run.id, function_id, step.name, 1))
         attempt = _Attempt(run, step, function_id, started_ms)
         try:
             return await attempt.run(args, kwargs)
@@ -204,7 +204,13 @@ class _Attempt:
 
     def _publications(self) -> Publications:
         reason = f"transaction {self._step.name!r} is read-only" if self._step.read_only else None
-        return Publications(bytes_max=self._run.inbox.engine.settings.event_bytes_max, refused_because=reason)
+        engine = self._run.home.engine
+        return Publications(
+            bytes_max=engine.settings.event_bytes_max,
+            schema=engine.settings.schema,
+            seal=engine.payloads.seal,
+            refused_because=reason,
+        )
 
     def _fence(self) -> Statement[Any]:
         database = self._run.home.engine.database

@@ -147,9 +147,9 @@ class Waits:
 
     # -- for others --
 
-    async def outside(self, signal: Signal, timeout_s: float | None) -> object:
-        """Wait for a signal outside of any workflow. Returns what came with it. Raises `TimeoutError`."""
-        wait = _Wait(None, FOREVER_MS, (signal,), self._engine.loop.create_future())
+    async def outside(self, signals: Sequence[Signal], timeout_s: float | None) -> object:
+        """Wait for one of some signals outside of any workflow. Returns what came with it. Raises `TimeoutError`."""
+        wait = _Wait(None, FOREVER_MS, signals, self._engine.loop.create_future())
         self._enter(wait)
         try:
             async with asyncio.timeout(timeout_s):
@@ -168,12 +168,12 @@ class Waits:
     def signalled(self, signals: Iterable[Signal], brought: object = None) -> None:
         """These have come, durably."""
         for signal in signals:
-            for wait in tuple(self._by_signal.get(signal, ())):
+            for wait in tuple(self._by_signal.get(signal.anywhere, ())):
                 wait.end(brought)
 
     def is_awaited(self, signal: Signal) -> bool:
         """Whether anybody here waits for it."""
-        return signal in self._by_signal
+        return signal.anywhere in self._by_signal
 
     def hinted(self) -> None:
         """Something may have come: ask for everything that is waited for."""
@@ -189,7 +189,7 @@ class Waits:
 
     def _enter(self, wait: _Wait) -> None:
         for signal in wait.signals:
-            self._by_signal.setdefault(signal, set()).add(wait)
+            self._by_signal.setdefault(signal.anywhere, set()).add(wait)
         if wait.until_ms < FOREVER_MS:
             self._timed.add(wait)
             self._arm(wait)
@@ -203,10 +203,10 @@ class Waits:
         if wait.timer is not None:
             wait.timer.cancel()
         for signal in wait.signals:
-            waits = self._by_signal[signal]
+            waits = self._by_signal[signal.anywhere]
             waits.discard(wait)
             if not waits:
-                del self._by_signal[signal]
+                del self._by_signal[signal.anywhere]
 
     def _arm(self, wait: _Wait) -> None:
         if wait.timer is not None:
@@ -264,7 +264,7 @@ class Waits:
             if not self._by_signal:
                 return
             try:
-                self.signalled(await self._answered(list(self._by_signal)))
+                self.signalled(await self._answered([self._least(signal) for signal in self._by_signal]))
             except psycopg.Error as error:
                 if fault_of(error) is not Fault.WEATHER:
                     raise
@@ -276,7 +276,15 @@ class Waits:
             kinds=[signal.kind for signal in signals],
             targets=[signal.target for signal in signals],
             names=[signal.name for signal in signals],
+            places=[signal.place for signal in signals],
         )
         async with engine.pool.connection() as connection:
             cursor = await send(connection, engine.settings.schema, asked)
-            return [signals[place - 1] for (place,) in await cursor.fetchall()]
+            return [signals[number - 1] for (number,) in await cursor.fetchall()]
+
+    def _least(self, signal: Signal) -> Signal:
+        """A signal with the first place that anybody waits for."""
+        if signal.kind != "stream":
+            return signal
+        awaited = [each for wait in self._by_signal[signal] for each in wait.signals if each.anywhere == signal]
+        return min(awaited, key=lambda each: each.place)

@@ -212,3 +212,14 @@ def withdraw(*, service: str, key: str, executor_id: ExecutorId | None) -> State
 def notify(*, channel: str, payload: str) -> Statement[Any]:
     """A hint; never the only way to learn of it."""
     return Statement("SELECT pg_notify(%(channel)s, %(payload)s)", {"channel": channel, "payload": payload})
+
+
+def notify_all(*, channels: Sequence[str], payloads: Sequence[str]) -> Statement[Any]:
+    """Several hints at once."""
+    return Statement(
+        """
+        SELECT pg_notify(t.channel, t.payload)
+          FROM unnest(%(channels)b::text[], %(payloads)b::text[]) AS t (channel, payload)
+        """,
+        {"channels": channels, "payloads": payloads},
+    )

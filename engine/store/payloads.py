@@ -33,6 +33,10 @@ TABLES: Final = (
     Table("workflow_status", (Column("inputs"), Column("request", "member"), Column("output"), Column("error"))),
     Table("workflow_inputs", (Column("inputs"),)),
     Table("operation_outputs", (Column("output"), Column("error"))),
+    Table("notifications", (Column("message"),)),
+    Table("workflow_events", (Column("value"),)),
+    Table("workflow_events_history", (Column("value"),)),
+    Table("streams", (Column("value"),)),
 )
 """Dead letters, whose bytes say it by their headers, have statements of their own."""
 

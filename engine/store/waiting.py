@@ -11,20 +11,22 @@ from engine.ids import WorkflowId
 from engine.store.statement import Statement
 
 
-def rest(*, ids: Sequence[str], kinds: Sequence[str], targets: Sequence[str], names: Sequence[str]) -> Statement[Any]:
+def rest(
+    *, ids: Sequence[str], kinds: Sequence[str], targets: Sequence[str], names: Sequence[str], places: Sequence[int]
+) -> Statement[Any]:
     """Note what rows that this transaction put to rest wait for. Only those that rest."""
     return Statement(
         """
-        INSERT INTO {schema}.waiting (workflow_uuid, kind, target, name, polled)
-        SELECT t.id, t.kind, t.target, t.name, x.kafka_source IS NOT NULL AND t.kind = 'result'
-          FROM unnest(%(ids)b::text[], %(kinds)b::text[], %(targets)b::text[], %(names)b::text[])
-                 AS t (id, kind, target, name)
+        INSERT INTO {schema}.waiting (workflow_uuid, kind, target, name, place, polled)
+        SELECT t.id, t.kind, t.target, t.name, t.place, x.kafka_source IS NOT NULL AND t.kind = 'result'
+          FROM unnest(%(ids)b::text[], %(kinds)b::text[], %(targets)b::text[], %(names)b::text[], %(places)b::integer[])
+                 AS t (id, kind, target, name, place)
           JOIN {schema}.workflow_status AS w
             ON w.workflow_uuid = t.id AND w.status = 'PENDING' AND w.owner_xid IS NULL
           LEFT JOIN {schema}.workflow_status AS x ON x.workflow_uuid = t.target
             ON CONFLICT DO NOTHING
         """,
-        {"ids": ids, "kinds": kinds, "targets": targets, "names": names},
+        {"ids": ids, "kinds": kinds, "targets": targets, "names": names, "places": places},
     )
 
 
@@ -37,40 +39,45 @@ _IS_ANSWERED: Final = """
          SELECT FROM {schema}.notifications AS n WHERE n.destination_uuid = t.target AND n.topic = t.name)
     WHEN 'event' THEN EXISTS (
          SELECT FROM {schema}.workflow_events AS e WHERE e.workflow_uuid = t.target AND e.key = t.name)
+    WHEN 'stream' THEN EXISTS (
+         SELECT FROM {schema}.streams AS s
+          WHERE s.workflow_uuid = t.target AND s.key = t.name AND s."offset" >= t.place)
     ELSE false END
 """
 
 
-def answered(*, kinds: Sequence[str], targets: Sequence[str], names: Sequence[str]) -> Statement[tuple[int]]:
-    """Which of these have come, by their places from 1."""
+def answered(
+    *, kinds: Sequence[str], targets: Sequence[str], names: Sequence[str], places: Sequence[int]
+) -> Statement[tuple[int]]:
+    """Which of these have come, by their numbers from 1."""
     return Statement(
         """
-        SELECT t.place::integer
-          FROM unnest(%(kinds)b::text[], %(targets)b::text[], %(names)b::text[])
-               WITH ORDINALITY AS t (kind, target, name, place)
+        SELECT t.number::integer
+          FROM unnest(%(kinds)b::text[], %(targets)b::text[], %(names)b::text[], %(places)b::integer[])
+               WITH ORDINALITY AS t (kind, target, name, place, number)
          WHERE"""
         + _IS_ANSWERED,
-        {"kinds": kinds, "targets": targets, "names": names},
+        {"kinds": kinds, "targets": targets, "names": names, "places": places},
     )
 
 
 def wake_answered(
-    *, ids: Sequence[str], kinds: Sequence[str], targets: Sequence[str], names: Sequence[str]
+    *, ids: Sequence[str], kinds: Sequence[str], targets: Sequence[str], names: Sequence[str], places: Sequence[int]
 ) -> Statement[tuple[WorkflowId]]:
-    """Wake at once those of them whose result, message or event is there already; the shared rows are locked."""
+    """Wake at once those of them for whom what they wait for is there already; the shared rows are locked."""
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
            SET kafka_wake_at = 0
-          FROM unnest(%(ids)b::text[], %(kinds)b::text[], %(targets)b::text[], %(names)b::text[])
-                 AS t (id, kind, target, name)
+          FROM unnest(%(ids)b::text[], %(kinds)b::text[], %(targets)b::text[], %(names)b::text[], %(places)b::integer[])
+                 AS t (id, kind, target, name, place)
          WHERE w.workflow_uuid = t.id AND w.status = 'PENDING' AND w.owner_xid IS NULL
            AND"""
         + _IS_ANSWERED
         + """
         RETURNING w.workflow_uuid
         """,
-        {"ids": ids, "kinds": kinds, "targets": targets, "names": names},
+        {"ids": ids, "kinds": kinds, "targets": targets, "names": names, "places": places},
     )
 
 

@@ -8,7 +8,7 @@ from engine.store.statement import rendered
 
 OURS = "the engine's own: names, IDs, states, versions"
 BY_OPERATORS = "what operators say and do"
-UNUSED = "of dbos; nothing of this version writes it. What comes to write it seals it, and moves it to engine/store/payloads.py"
+NAMED = "a topic or key as the code names it: looked up in SQL, and told by NOTIFY"
 REASON = "the class of an error at most, where payloads are sealed (engine/outcomes.py)"
 ROLES = "who is allowed what; not a payload"
 PUBLISHED = "events on their way to readers who have no key of ours; gone once they are in Kafka"
@@ -26,7 +26,8 @@ READABLE = {
     "gap": dict.fromkeys(("kafka_source",), OURS) | dict.fromkeys(("reason", "decided_by"), BY_OPERATORS),
     "hold": dict.fromkeys(("service_name", "key", "kind", "workflow_uuid"), OURS) | {"reason": REASON},
     "horizon": {"kafka_source": OURS},
-    "notifications": dict.fromkeys(("message_uuid", "destination_uuid", "topic", "message"), UNUSED),
+    "message_key": {"destination_uuid": OURS, "idempotency_key": NAMED},
+    "notifications": dict.fromkeys(("message_uuid", "destination_uuid"), OURS) | {"topic": NAMED},
     "operation_outputs": dict.fromkeys(("workflow_uuid", "function_name", "child_workflow_id"), OURS),
     "outbox": {"topic": OURS} | dict.fromkeys(("record_key", "record_value", "record_headers"), PUBLISHED),
     "outbox_relay": dict.fromkeys(("outbox_name", "executor_id", "token", "next_token", "halted"), OURS),
@@ -34,11 +35,11 @@ READABLE = {
     "recovery": dict.fromkeys(("workflow_uuid", "worker_id", "reason", "previous_status", "previous_worker_id"), OURS),
     "retention_policy": dict.fromkeys(("handler", "kind"), OURS),
     "scheduler_state": {"workflow_fn_name": OURS},
-    "streams": dict.fromkeys(("workflow_uuid", "key", "value"), UNUSED),
+    "streams": {"workflow_uuid": OURS, "key": NAMED},
     "topic_owner": dict.fromkeys(("topic", "service_name"), OURS),
     "waiting": dict.fromkeys(("workflow_uuid", "kind", "target", "name"), OURS),
-    "workflow_events": dict.fromkeys(("workflow_uuid", "key", "value"), UNUSED),
-    "workflow_events_history": dict.fromkeys(("workflow_uuid", "key", "value"), UNUSED),
+    "workflow_events": {"workflow_uuid": OURS, "key": NAMED},
+    "workflow_events_history": {"workflow_uuid": OURS, "key": NAMED},
     "workflow_inputs": {"workflow_uuid": OURS},
     "workflow_queue": dict.fromkeys(("workflow_uuid", "queue_name", "executor_id", "deduplication_id"), OURS),
     "workflow_status": dict.fromkeys(
