@@ -9,6 +9,7 @@ from engine.errors import (
     RecordedError,
     RecoveryExceededError,
     StepFailedError,
+    StreamClosedError,
     WorkflowCancelledError,
     WorkflowConflictError,
     WorkflowNotFoundError,
@@ -26,6 +27,17 @@ from processor.durable import publish, sleep
 from processor.formats import Avro, JsonSchema, Protobuf
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.loading import SettingsError, load_settings
+from processor.messaging import (
+    StreamReader,
+    SyncStreamReader,
+    close_stream,
+    get_event,
+    read_stream,
+    recv,
+    send,
+    set_event,
+    write_stream,
+)
 from processor.policies import (
     BlockKey,
     Breaker,
@@ -37,6 +49,7 @@ from processor.policies import (
     RetryAfterError,
     TerminalError,
 )
+from processor.recorded import now, random, uuid4
 from processor.records import RawRecord, Record
 from processor.schema_registry import using_registry
 from processor.triggers import Topic
@@ -72,6 +85,9 @@ __all__ = [
     "SettingsError",
     "StepFailedError",
     "StepInfo",
+    "StreamClosedError",
+    "StreamReader",
+    "SyncStreamReader",
     "SyncTransaction",
     "SyncWorkflowHandle",
     "TerminalError",
@@ -86,11 +102,21 @@ __all__ = [
     "WorkflowInfo",
     "WorkflowNotFoundError",
     "WorkflowStatus",
+    "close_stream",
     "current_step",
     "current_workflow",
+    "get_event",
     "load_settings",
+    "now",
     "publish",
+    "random",
+    "read_stream",
+    "recv",
+    "send",
+    "set_event",
     "sleep",
     "using_registry",
+    "uuid4",
     "workflow_id",
+    "write_stream",
 ]

@@ -12,7 +12,7 @@ Registration refuses what could not run: see the errors of each decorator.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
@@ -41,6 +41,7 @@ from processor.handlers import (
 )
 from processor.handles import WorkflowHandle
 from processor.inline import run_step
+from processor.messaging import StreamReader, event_of, send_to, stream_of
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.registry import Registry
@@ -405,6 +406,34 @@ class App:
         `fulfil.retrieve(id)` reads the result as that workflow's.
         """
         return WorkflowHandle(id, self.engine, json.loads)
+
+    def send(
+        self, destination_id: str, message: Any, topic: str | None = None, *, idempotency_key: str | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Send a message to a workflow from anywhere in this program: durable when it returns. See `processor.send`."""
+        return send_to(self.engine, destination_id, message, topic, idempotency_key)
+
+    @overload
+    def get_event(
+        self, workflow_id: str, key: str, *, timeout: timedelta | None = None
+    ) -> Coroutine[Any, Any, Any]: ...
+    @overload
+    def get_event(
+        self, workflow_id: str, key: str, *, model: type[E], timeout: timedelta | None = None
+    ) -> Coroutine[Any, Any, E | None]: ...
+    def get_event(
+        self, workflow_id: str, key: str, *, model: Any = Any, timeout: timedelta | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """An event of a workflow, once it is set, for anybody in this program. See `processor.get_event`."""
+        return event_of(self.engine, workflow_id, key, model, timeout)
+
+    @overload
+    def read_stream(self, workflow_id: str, key: str, *, offset: int = 0) -> StreamReader[Any]: ...
+    @overload
+    def read_stream(self, workflow_id: str, key: str, *, model: type[E], offset: int = 0) -> StreamReader[E]: ...
+    def read_stream(self, workflow_id: str, key: str, *, model: Any = Any, offset: int = 0) -> StreamReader[Any]:
+        """Read a stream of a workflow from anywhere in this program. See `processor.read_stream`."""
+        return stream_of(self.engine, workflow_id, key, model, offset)
 
     def running(
         self, settings: Settings | None = None, *, kafka: bool = True

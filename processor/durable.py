@@ -14,7 +14,7 @@ from engine.publishing import publish as publish_from
 from engine.runner import Phase, Run
 from engine.timers import deadline, sleep_until
 from engine.transactional import NotInWorkflowError
-from processor.handles import workflow_here
+from processor.here import workflow_here
 
 E = TypeVar("E")
 

@@ -1,6 +1,6 @@
 """Handles: what one can do with a workflow whose ID one has, wherever it runs.
 
-    WorkflowHandle        await handle.result(), .status(), .steps(), .cancel()
+    WorkflowHandle        await handle.result(), .status(), .steps(), .cancel(), .send(), .get_event(), .read_stream()
     SyncWorkflowHandle    the same, from a thread
 
 In a workflow all of these are remembered: a replay gets what the first run got.
@@ -8,12 +8,11 @@ In a workflow all of these are remembered: a replay gets what the first run got.
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from engine import handles
 from engine.checkpoint import run_step
-from engine.children import place_of_result, require_workflow_code, result_in_workflow
-from engine.current import current_run, current_step
+from engine.children import place_of_result, result_in_workflow
 from engine.engine import Engine
 from engine.handlers import Step
 from engine.handles import StepInfo, WorkflowInfo
@@ -22,7 +21,10 @@ from engine.runner import Run
 from engine.unreadable import once_readable
 from processor.blocking import from_thread
 from processor.codec import Result, result_codec
+from processor.here import workflow_here
+from processor.messaging import StreamReader, SyncStreamReader, event_of, send_to, stream_of
 
+M = TypeVar("M")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -115,6 +117,30 @@ class WorkflowHandle(Generic[R_co]):
 
         return self._remembered("DBOS.cancelWorkflow", cancel, _FLAG)
 
+    def send(
+        self, message: Any, topic: str | None = None, *, idempotency_key: str | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Send it a message. See `processor.send`; from outside, it is durable when this returns."""
+        return send_to(self._engine, self.id, message, topic, idempotency_key)
+
+    @overload
+    def get_event(self, key: str, *, timeout: timedelta | None = None) -> Coroutine[Any, Any, Any]: ...
+    @overload
+    def get_event(
+        self, key: str, *, model: type[M], timeout: timedelta | None = None
+    ) -> Coroutine[Any, Any, M | None]: ...
+    def get_event(self, key: str, *, model: Any = Any, timeout: timedelta | None = None) -> Coroutine[Any, Any, Any]:
+        """One of its events, once it is set. See `processor.get_event`."""
+        return event_of(self._engine, self.id, key, model, timeout)
+
+    @overload
+    def read_stream(self, key: str, *, offset: int = 0) -> StreamReader[Any]: ...
+    @overload
+    def read_stream(self, key: str, *, model: type[M], offset: int = 0) -> StreamReader[M]: ...
+    def read_stream(self, key: str, *, model: Any = Any, offset: int = 0) -> StreamReader[Any]:
+        """Read one of its streams. See `processor.read_stream`."""
+        return stream_of(self._engine, self.id, key, model, offset)
+
     def _remembered(
         self, name: str, function: Callable[[], Coroutine[Any, Any, R]], codec: Result[R]
     ) -> Coroutine[Any, Any, R]:
@@ -159,6 +185,26 @@ class SyncWorkflowHandle(Generic[R_co]):
         """Cancel it, unless it has ended. See `WorkflowHandle.cancel`."""
         return self._wait(lambda: self._handle.cancel(interrupt=interrupt))
 
+    def send(self, message: Any, topic: str | None = None, *, idempotency_key: str | None = None) -> None:
+        """Send it a message. See `WorkflowHandle.send`."""
+        self._wait(lambda: self._handle.send(message, topic, idempotency_key=idempotency_key))
+
+    @overload
+    def get_event(self, key: str, *, timeout: timedelta | None = None) -> Any: ...
+    @overload
+    def get_event(self, key: str, *, model: type[M], timeout: timedelta | None = None) -> M | None: ...
+    def get_event(self, key: str, *, model: Any = Any, timeout: timedelta | None = None) -> Any:
+        """One of its events, once it is set. See `processor.get_event`."""
+        return self._wait(lambda: event_of(self._engine, self.id, key, model, timeout))
+
+    @overload
+    def read_stream(self, key: str, *, offset: int = 0) -> SyncStreamReader[Any]: ...
+    @overload
+    def read_stream(self, key: str, *, model: type[M], offset: int = 0) -> SyncStreamReader[M]: ...
+    def read_stream(self, key: str, *, model: Any = Any, offset: int = 0) -> SyncStreamReader[Any]:
+        """Read one of its streams: `for value in handle.read_stream(key)`. See `processor.read_stream`."""
+        return SyncStreamReader(stream_of(self._engine, self.id, key, model, offset), self._engine)
+
     def _wait(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
         return from_thread(self._engine, call)
 
@@ -166,13 +212,4 @@ class SyncWorkflowHandle(Generic[R_co]):
         return f"<workflow {self.id}>"
 
 
-def workflow_here(what: str) -> Run | None:
-    """The workflow whose code calls; `None` outside, and in a step, whose calls are not remembered one by one."""
-    run = current_run.get()
-    if run is None or current_step.get() is not None:
-        return None
-    require_workflow_code(run, what)
-    return run
-
-
-__all__ = ["SyncWorkflowHandle", "WorkflowHandle", "workflow_here"]
+__all__ = ["SyncWorkflowHandle", "WorkflowHandle"]

@@ -18,14 +18,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from engine.checkpoint import require_loop, require_thread
-from engine.children import (
-    ResultPlace,
-    child_id,
-    place_of_result,
-    result_in_workflow,
-    start_child,
-    start_outside,
-)
+from engine.children import child_id, place_of_result, result_in_workflow, start_child, start_outside
 from engine.clock import now_ms
 from engine.engine import Engine
 from engine.errors import ConfigurationError
@@ -33,9 +26,11 @@ from engine.ids import WorkflowId
 from engine.runner import Run
 from engine.starts import Start as StartRow
 from engine.starts import check_id
+from engine.timers import Place
 from processor.blocking import from_thread
 from processor.handlers import Registration
-from processor.handles import SyncWorkflowHandle, WorkflowHandle, workflow_here
+from processor.handles import SyncWorkflowHandle, WorkflowHandle
+from processor.here import workflow_here
 from processor.records import Record
 from processor.starts import Start, SyncStart
 
@@ -182,9 +177,7 @@ class _Starter:
         place = place_of_result(run, None)
         return self._call_child(run, start, function_id, place, has_own_id=has_own_id)
 
-    async def _call_child(
-        self, run: Run, start: StartRow, function_id: int, place: ResultPlace, *, has_own_id: bool
-    ) -> Any:
+    async def _call_child(self, run: Run, start: StartRow, function_id: int, place: Place, *, has_own_id: bool) -> Any:
         await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
         return self._registration.result.decode(await result_in_workflow(run, start.id, place))
 
