@@ -162,6 +162,7 @@ async def test_everything_that_hangs_on_a_row_goes_with_it(database: str, rows: 
             "INSERT INTO dbos.operation_outputs (workflow_uuid, function_id) VALUES (%s, 1)",
             "INSERT INTO dbos.workflow_inputs VALUES (%s, '{}')",
             "INSERT INTO dbos.notifications (destination_uuid, message) VALUES (%s, '1')",
+            "INSERT INTO dbos.message_key VALUES (%s, 'k')",
             "INSERT INTO dbos.workflow_events VALUES (%s, 'k', '1')",
             "INSERT INTO dbos.workflow_events_history VALUES (%s, 1, 'k', '1')",
             "INSERT INTO dbos.streams (workflow_uuid, key, value, \"offset\") VALUES (%s, 'k', '1', 0)",
@@ -174,7 +175,7 @@ async def test_everything_that_hangs_on_a_row_goes_with_it(database: str, rows: 
     await sweep(database, KEEP)
 
     for table in hanging(rows):
-        column = "destination_uuid" if table == "notifications" else "workflow_uuid"
+        column = "destination_uuid" if table in ("notifications", "message_key") else "workflow_uuid"
         found = rows.execute(f"SELECT {column} FROM dbos.{table}".encode()).fetchall()
         assert found == [("orders-0-1",)], table
 

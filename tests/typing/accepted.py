@@ -1,8 +1,9 @@
 """What the handler API means to a type checker. `assert_type` is checked by pyright; nothing here runs."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, assert_type
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -13,7 +14,12 @@ from processor import (
     Topic,
     Transaction,
     WorkflowHandle,
+    get_event,
+    now,
     publish,
+    read_stream,
+    recv,
+    send,
     sleep,
     sync,
     workflow_id,
@@ -141,6 +147,23 @@ async def starts(order: OrderPlaced) -> None:
     assert_type(parts.retrieve("o-1"), WorkflowHandle[list[str]])
     assert_type(total.retrieve("t"), WorkflowHandle[int])
     await sleep(timedelta(days=1))
+
+
+async def talks(tx: Transaction, sync_tx: SyncTransaction, order: OrderPlaced) -> None:
+    """What is received is what `model` says, or nothing where the wait has an end."""
+    day = timedelta(days=1)
+    assert_type(await recv(model=OrderPlaced), OrderPlaced)
+    assert_type(await recv("orders", model=OrderPlaced, timeout=day), OrderPlaced | None)
+    assert_type(sync.recv(model=OrderPlaced, timeout=day), OrderPlaced | None)
+    assert_type(await get_event("o-1", "state", model=int), int | None)
+    assert_type([value async for value in read_stream("o-1", "lines", model=str)], list[str])
+    assert_type(list(sync.read_stream("o-1", "lines", model=str)), list[str])
+    assert_type(await app.get_event("o-1", "state", model=int, timeout=day), int | None)
+    assert_type(await parts.retrieve("o-1").get_event("state", model=int), int | None)
+    await send("o-1", order, tx=tx)
+    sync.send("o-1", order, tx=sync_tx)
+    assert_type(await now(), datetime)
+    assert_type(sync.uuid4(), UUID)
 
 
 async def unit_test(tx: Transaction, sync_tx: SyncTransaction, order: OrderPlaced) -> None:
