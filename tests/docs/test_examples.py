@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
-from examples import failures, formats, fulfil, in_a_program, payments, publishing, reminders, topics
+from examples import approvals, failures, formats, fulfil, in_a_program, payments, publishing, reminders, topics
 from processor import Settings, Topic
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -77,6 +77,32 @@ async def test_sign_ups_are_reminded_once_after_three_days(database: str) -> Non
 
         assert reminders.sent == ["mail: welcome back, u-1", "push: welcome back, u-1"]
         assert not await reminders.was_followed_up("u-1")
+
+
+async def test_expenses_are_paid_when_they_are_approved(database: str) -> None:
+    expense, decision = approvals.Expense, approvals.Decision
+    async with Bench(approvals.app, database) as bench:
+        await bench.execute("CREATE TABLE payout (expense_id text PRIMARY KEY, cents bigint NOT NULL)")
+        ledger = await approvals.ledger.start(1, id="ledger")
+        handles = [await approvals.hand_in(expense(expense_id=f"{n}", cents=n * 100)) for n in range(1, 4)]
+        state = await approvals.state_of("1")
+        assert state
+        assert state.name == "waiting"
+        reminded = await approvals.remind.start("expense-2", handles[2].id)
+        await approvals.decide("1", decision(by="ada", approves=True))
+        await approvals.decide("1", decision(by="ada", approves=True))
+        await approvals.decide("2", decision(by="bob", approves=False))
+
+        assert (await handles[0].result()).startswith("paid under ")
+        assert await handles[1].result() == "not paid"
+        assert await reminded.result() == "reminded"
+        assert await ledger.result() == 100
+        assert [total async for total in approvals.totals()] == [100]
+        await bench.settle()
+        await bench.advance(approvals.DECIDE_WITHIN)
+        assert await handles[2].result() == "not paid"
+        assert await approvals.watch(handles[2].id) == "expired"
+        assert await bench.fetch_all("SELECT * FROM payout") == [("1", 100)]
 
 
 async def test_events_are_published_with_their_cause(database: str) -> None:
