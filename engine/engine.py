@@ -1,6 +1,6 @@
 """The engine of one process: opens what it needs, starts its services in order, drains and stops them.
 
-    start   check the schema ─▶ pool ─▶ lease (registers the executor) ─▶ committers ─▶ scan
+    start   check the schema ─▶ pool ─▶ lease (registers the executor) ─▶ committers ─▶ scan ─▶ scheduler
     stop    release every source, close the commons ─▶ wait for running steps, at most `drain` ─▶ leave ─▶ close
     abort   as a crash: nothing more is written, connections are cut (for tests)
 
@@ -49,6 +49,7 @@ from engine.results import Results
 from engine.retention import Retention
 from engine.runner import Phase, Row, Run, Standing
 from engine.scan import Scan
+from engine.scheduler import Scheduler
 from engine.settings import EngineSettings
 from engine.snapshots import EngineSnapshot, snapshot_of
 from engine.sources import Source, Sources
@@ -131,6 +132,7 @@ class Engine:
         self.recovery = Recovery(self)
         self.lease = Lease(self)
         self.scan = Scan(self)
+        self.scheduler = Scheduler(self, self._handlers)
         self.depths = Depths(self)
         self.outbox_hints = OutboxHints(self)
         self.retention = Retention(self)
@@ -152,6 +154,7 @@ class Engine:
         self.retention.start()
         self._is_started = True
         self.commons.open()
+        self.scheduler.start()
         self.spawn(through_weather(self._announce))
         if not self.lease.is_valid():
             self._abandon("dead before it lived")  # `died` came before there was anything to abandon
@@ -163,6 +166,7 @@ class Engine:
         self._is_started = False
         deadline = time.monotonic() + drain.total_seconds()
         await self.retention.stop()
+        await self.scheduler.stop()
         await self.scan.stop()
         self.commons.close()
         releases = [self.spawn(source.release()) for source in self.sources.attached()]
@@ -201,6 +205,7 @@ class Engine:
             source.drop("aborted")
         self.commons.drop()
         await self.retention.stop()
+        await self.scheduler.stop()
         await self.scan.stop()
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=False)

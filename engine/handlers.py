@@ -9,6 +9,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Protocol
 
+from engine.cron import Cron
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.records import Record
 from engine.retries import NEVER, Retry
@@ -95,6 +96,7 @@ class Handler:
         stored_headers: Names of the headers that are stored and shown to the handler.
         version: Fingerprint of the code, `workflow_status.application_version`.
         arguments: Of the function, where it can be started without a record.
+        cron: When it is started, with the tick's times as its argument; `None`: no schedule starts it.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Handler:
     stored_headers: frozenset[str] = frozenset()
     version: str = ""
     arguments: Arguments | None = None
+    cron: Cron | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

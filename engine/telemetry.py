@@ -193,6 +193,41 @@ class WorkflowsExpired(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TicksStarted(Event):
+    """Ticks of a schedule have their rows. `delays_s`: from their times to that, by Postgres's clock; `late` of them were made up."""
+
+    schedule: str
+    delays_s: Sequence[float]
+    late: int
+
+
+@dataclass(frozen=True, slots=True)
+class TicksPassedOver(Event):
+    """Ticks were missed, and its `catch_up` says that they are not made up. At most 100 are counted."""
+
+    schedule: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TickRefused(Event):
+    """A tick does not run: its ID is another workflow's."""
+
+    schedule: str
+    workflow_id: WorkflowId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChanged(Event):
+    """A schedule is another from now on: the executor that started last has it otherwise."""
+
+    schedule: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatRenewed(Event):
     """The lease goes on."""
 

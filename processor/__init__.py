@@ -51,6 +51,7 @@ from processor.policies import (
 )
 from processor.recorded import now, random, uuid4
 from processor.records import RawRecord, Record
+from processor.schedules import CatchUp, Cron, Tick
 from processor.schema_registry import using_registry
 from processor.triggers import Topic
 from processor.workflows import WorkflowFunction, workflow_id
@@ -60,8 +61,10 @@ __all__ = [
     "Avro",
     "BlockKey",
     "Breaker",
+    "CatchUp",
     "Codec",
     "ConfigurationError",
+    "Cron",
     "DeadLetter",
     "EngineError",
     "EngineStoppedError",
@@ -92,6 +95,7 @@ __all__ = [
     "SyncWorkflowHandle",
     "TerminalError",
     "Text",
+    "Tick",
     "Topic",
     "Transaction",
     "UndecodableError",

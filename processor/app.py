@@ -5,6 +5,7 @@
     @app.step(retry=Retry(attempts=5))          at least once, its result is remembered
     @app.transaction()                          exactly once, in Postgres
     @app.workflow(on=orders)                    for every record of a topic, durably
+    @app.workflow(on=Cron("0 3 * * *"))         at times of day
     @app.transaction(on=payments)               the whole handler is one transaction
     @app.batch(on=clicks, size=500)             many records, one transaction
 
@@ -45,6 +46,7 @@ from processor.messaging import StreamReader, event_of, send_to, stream_of
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.registry import Registry
+from processor.schedules import Cron, TickDecorator, check_tick_handler
 from processor.triggers import Topic
 from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
 
@@ -262,12 +264,16 @@ class App:
     ) -> HandlerDecorator[E]: ...
     @overload
     def workflow(
+        self, *, on: Cron, name: str | None = None, retry: Retry = NEVER, version: str | None = None
+    ) -> TickDecorator: ...
+    @overload
+    def workflow(
         self, *, on: None = None, name: str | None = None, retry: Retry = NEVER, version: str | None = None
     ) -> CallableDecorator: ...
     def workflow(
         self,
         *,
-        on: Topic[Any] | None = None,
+        on: Topic[Any] | Cron | None = None,
         name: str | None = None,
         retry: Retry = NEVER,
         on_failure: FailurePolicy = _DEAD_LETTER,
@@ -279,13 +285,16 @@ class App:
     ) -> Any:
         """Run a function durably for every record of a topic: interrupted, it goes on behind its last recorded step.
 
+        Or at times of day: once for every tick of a `Cron`, whichever process is first, with a `Tick` for an argument.
+
         Its code between steps must be deterministic and without effects: it is run again over the history. An
         error that it does not catch ends it, after `retry`, in ERROR, and `on_failure` decides what follows.
 
         Args:
-            on: Topic whose records it handles; at most one handler per topic and group. `None`: it is registered,
-                and runs when it is called.
-            name: `workflow_status.name`; the function's unless given. Unique in the app.
+            on: Topic whose records it handles; at most one handler per topic and group. A `Cron`: when it runs. `None`:
+                it is registered, and runs when it is called.
+            name: `workflow_status.name`; the function's unless given. Unique in the app. A schedule has this name too:
+                under another one it is another schedule, which begins anew.
             retry: Attempts of the workflow as a whole; each continues with the step that failed.
             on_failure: What happens to the record, its key and its partition after the last attempt.
             breaker: Halt the partition when most of the last records failed. `None`: never.
@@ -313,14 +322,18 @@ class App:
                 group=group,
             )
             chosen = checked_name(name, function, "workflow")
-            if on is None:
+            cron, topic = (on, None) if isinstance(on, Cron) else (None, on)
+            if cron is not None:
+                check_tick_handler(function, cron, chosen)
+            elif topic is None:
                 check_arguments(function, "workflow")
-            wants = on is not None and takes_record(function, on, kind=HandlerKind.JOURNALED, what="workflow")
+            wants = topic is not None and takes_record(function, topic, kind=HandlerKind.JOURNALED, what="workflow")
             registration = Registration(
                 name=chosen,
                 kind=HandlerKind.JOURNALED,
                 function=function,
-                topic=on,
+                topic=topic,
+                cron=cron,
                 wants_record=wants,
                 result=result_of(function, "workflow"),
                 group=group,

@@ -13,6 +13,7 @@ from functools import cached_property
 from types import FunctionType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+from engine.cron import Cron
 from engine.errors import ConfigurationError
 from engine.handlers import Handler, HandlerKind, Step, TransactionStep, UndecodableError, record_key
 from engine.policies import Breaker, DeadLetter, FailurePolicy
@@ -37,7 +38,8 @@ class Registration:
         name: `workflow_status.name`.
         kind: Journaled, transaction or batch.
         function: Undecorated.
-        topic: Whose records start it; `None`: only a call does.
+        topic: Whose records start it; `None`: none.
+        cron: When it is started; `None`: no schedule does. Without topic and schedule only a call starts it.
         wants_record: Whether its argument is `Record[...]`.
         result: Its result as JSON text.
         group: Consumer group of its own; `None`: the one of the settings.
@@ -59,6 +61,7 @@ class Registration:
     breaker: Breaker | None = field(default_factory=Breaker)
     batch_max: int = 500
     persist_first: bool = False
+    cron: Cron | None = None
 
     def handler(self) -> Handler:
         """What the engine runs. Late, because a fingerprint needs the functions that are defined further below."""
@@ -74,6 +77,7 @@ class Registration:
             retry=self.retry,
             version=self.code_version,
             arguments=self.arguments,
+            cron=self.cron,
         )
         if topic is None:
             return common

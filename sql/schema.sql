@@ -87,6 +87,16 @@ CREATE TABLE dbos.executor (
 
 CREATE INDEX executor_alive_index ON dbos.executor USING btree (executor_id) WHERE (died_at IS NULL);
 
+CREATE TABLE dbos.executor_schedule (
+    executor_id text NOT NULL,
+    name text NOT NULL,
+    expression text NOT NULL,
+    timezone text NOT NULL,
+    catch_up text NOT NULL,
+    version text NOT NULL,
+    CONSTRAINT executor_schedule_pkey PRIMARY KEY (name, executor_id)
+);
+
 CREATE TABLE dbos.executor_workflow (
     executor_id text NOT NULL,
     name text NOT NULL,
@@ -214,6 +224,23 @@ CREATE TABLE dbos.retention_policy (
     written_at bigint NOT NULL,
     CONSTRAINT retention_policy_pkey PRIMARY KEY (handler, kind),
     CONSTRAINT retention_policy_kind_check CHECK ((kind = ANY (ARRAY['SUCCESS'::text, 'ERROR'::text, 'CANCELLED'::text, 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'::text, 'DEAD_LETTER'::text])))
+);
+
+CREATE TABLE dbos.schedule (
+    name text NOT NULL,
+    expression text NOT NULL,
+    timezone text NOT NULL,
+    catch_up text NOT NULL,
+    version text NOT NULL,
+    registered_at bigint NOT NULL,
+    changed_at bigint,
+    last_tick_at bigint,
+    last_started_at bigint,
+    paused_at bigint,
+    paused_by text,
+    pause_note text,
+    CONSTRAINT schedule_pkey PRIMARY KEY (name),
+    CONSTRAINT schedule_catch_up_check CHECK ((catch_up = ANY (ARRAY['all'::text, 'latest'::text, 'none'::text])))
 );
 
 CREATE TABLE dbos.scheduler_state (

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import time
+from itertools import islice
 from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
@@ -9,6 +11,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from processor.app import App
 from processor.cli import DONE
 from processor.cli.apps import add_app_argument, load_app
+from processor.cli.output import instant
 from processor.codec import type_name
 from processor.config import FOR_EVER, Settings
 from processor.formats import RegistryCodec
@@ -16,9 +19,13 @@ from processor.handlers import Registration
 from processor.loading import load_settings
 from processor.policies import NEVER, Retry
 from processor.runtime import Runtime
+from processor.schedules import Cron
 from processor.triggers import Topic
 from processor.units import spell_duration
 from processor.wiring import group_name, keep_of
+
+NEXT_SHOWN = 3
+"""Next ticks of a schedule that are shown: enough to see what its expression means."""
 
 HELP = "Show the handlers, topics, policies and schemas of an app, or say what is wrong with them"
 
@@ -68,6 +75,8 @@ def schemas(app: App) -> str:
 def _workflow(registration: Registration, app: App, settings: Settings) -> list[str]:
     topic = registration.topic
     lines = [f"{registration.kind.value} {registration.name}  (version {registration.code_version})"]
+    if (cron := registration.cron) is not None:
+        return [*lines, *_schedule(cron, registration.retry)]
     if topic is None:
         return [*lines, "  started by calls"]
     order = topic.ordering.value + (", by order_by" if topic.order_by else "")
@@ -99,6 +108,17 @@ def _kept(registration: Registration, settings: Settings) -> str:
         "dead letters": keep.dead_letters,
     }
     return ", ".join(f"{name} {FOR_EVER if time is None else spell_duration(time)}" for name, time in times.items())
+
+
+def _schedule(cron: Cron, retry: Retry) -> list[str]:
+    now = int(time.time() * 1000)
+    facts = {
+        "cron": f"{cron.expression}, {cron.timezone}",
+        "catch up": cron.catch_up.value,
+        "next": ", ".join(str(instant(tick)) for tick in islice(cron.after(now), NEXT_SHOWN)),
+        "retry": _retry(retry),
+    }
+    return [f"  {name:14}{value}" for name, value in facts.items()]
 
 
 def _retry(retry: Retry) -> str:

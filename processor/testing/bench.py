@@ -307,6 +307,7 @@ class Bench:
             source.inbox.look_at_clock()
         self.engine.waits.look_at_clock()
         self.engine.scan.hint()
+        self.engine.scheduler.hint()
 
     async def _set_clock(self) -> None:
         schema = sql.quote(self.settings.schema)

@@ -39,11 +39,13 @@ def reasons(
 
 
 async def due(engine: Engine) -> list[str]:
-    """Workflows without a source that this engine runs, or takes at its next look, which comes now."""
+    """Workflows without a source that this engine runs, or takes at its next look, which comes now; ticks alike."""
     left = [f"{workflow_id}: due" for workflow_id in await engine.recovery.unsettled()]
     if left:
         engine.scan.hint()
-    return left
+    if ticks := engine.scheduler.unsettled():
+        engine.scheduler.hint()
+    return left + [f"schedule {name}: due" for name in ticks]
 
 
 def _of(source: Source) -> list[str]:
