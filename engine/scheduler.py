@@ -104,6 +104,8 @@ class Scheduler:
         self._announced_as: ExecutorId | None = None
         self._announced_at = 0.0
         self._hint = asyncio.Event()
+        self._is_looking = False
+        """Whether a look was asked for that is not over."""
         self._task: asyncio.Task[None] | None = None
         self.states: dict[str, ScheduleState] = {}
         """By name, of the last look."""
@@ -120,6 +122,7 @@ class Scheduler:
 
     def hint(self) -> None:
         """Look now."""
+        self._is_looking = True
         self._hint.set()
 
     def is_this_task(self) -> bool:
@@ -127,12 +130,13 @@ class Scheduler:
         return self._task is not None and asyncio.current_task() is self._task
 
     def unsettled(self) -> list[str]:
-        """Schedules with a tick that is due and that this process may start. For tests."""
+        """Schedules with a tick that is due, or may be, and that this process may start. For tests."""
         now = now_ms()
         return [
             name
             for name in self._handlers
-            if (state := self.states.get(name)) is None
+            if self._is_looking
+            or (state := self.states.get(name)) is None
             or (state.next_at is not None and state.next_at <= now and not state.is_paused)
         ]
 
@@ -143,6 +147,7 @@ class Scheduler:
             self._hint.clear()
             try:
                 wait_s = await self._look()
+                self._is_looking = self._hint.is_set()
             except psycopg.Error as error:
                 wait_s = HELD_RETRY_S
                 match fault_of(error):

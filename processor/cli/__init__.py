@@ -35,6 +35,7 @@ _COMMANDS = (
     "demo",
     "partitions",
     "dead-letters",
+    "schedules",
     "outbox",
     "relay",
     "retention",
