@@ -155,6 +155,26 @@ OVERVIEW = Dashboard(
                 meaning="They wait for a process that has.",
             ),
         ],
+        "Schedules": [
+            Panel(
+                "Ticks",
+                rate("schedule_ticks_total", "schedule, outcome"),
+                "ops",
+                "Started in time; made up, a lease late or more; passed over, as catch_up says; refused.",
+            ),
+            Panel("From a tick's time to its row", quantiles("schedule_delay_seconds"), "s", "By Postgres's clock."),
+            Panel(
+                "Overdue",
+                {"max by (schedule) (processor_schedule_overdue_seconds{S})": "{{schedule}}"},
+                "s",
+                "Due, and started by nobody: it rises while none can, or while 1,000 runs wait to be taken.",
+            ),
+            Panel(
+                "Paused",
+                {"max by (schedule) (processor_schedule_paused{S})": "{{schedule}}"},
+                meaning="1: processor schedules list says since when, by whom and why.",
+            ),
+        ],
         "Outbox": [
             Panel(
                 "Waiting to be published",

@@ -70,16 +70,27 @@ class ScheduleState:
     Attributes:
         next_at: The next tick, or the first that is due and not started; epoch ms by Postgres's clock. `None`: none.
         is_paused: Whether an operator has paused it.
+        read_at: When Postgres's clock was read (`now`), by this process's monotonic clock.
     """
 
     next_at: int | None
     is_paused: bool
+    now: int
+    read_at: float
+
+    @property
+    def overdue_s(self) -> float:
+        """For how long a tick has been due and not been started, as far as this process knows; 0: none is."""
+        if self.next_at is None or self.is_paused:
+            return 0.0
+        return max((self.now - self.next_at) / 1000 + time.monotonic() - self.read_at, 0.0)
 
 
 @dataclass(slots=True)
 class _Look:
     """What one look decides: parallel to its schedules, and the rows to write."""
 
+    read_at: float = 0.0
     rows: list[ScheduleRow] = field(default_factory=list[ScheduleRow])
     plans: list[Plan] = field(default_factory=list[Plan])
     crons: list[Cron] = field(default_factory=list[Cron])
@@ -177,7 +188,7 @@ class Scheduler:
                 await self._announce(connection)
             async with connection.transaction():
                 locked, rows = await self._read(connection, names)
-                read_at = time.monotonic()
+                looked.read_at = time.monotonic()
                 for row in rows:
                     self._decide(row, looked)
                 inserted = await self._write(connection, looked)
@@ -187,7 +198,7 @@ class Scheduler:
             if looked.starts:
                 reach(CrashPoint.TICKS_DURABLE)
         self._tell(looked, inserted, standing)
-        waits = [self._wait_for(row, read_at) for row in rows]
+        waits = [self._wait_for(row) for row in rows]
         if len(locked) < len(names):
             waits.append(LOCKED_RETRY_S)
         return max(min([*waits, LOOK_EVERY_S]), EARLY_RETRY_S)
@@ -244,7 +255,7 @@ class Scheduler:
             looked.add(row, cron, decided, row.decided_version, changed=changed)
         due = decided.has_more or row.waiting >= WAITING_MAX
         following = next(cron.after(decided.decided if due else max(decided.decided, row.now)), None)
-        looked.states[row.name] = ScheduleState(following, row.is_paused)
+        looked.states[row.name] = ScheduleState(following, row.is_paused, row.now, looked.read_at)
 
     def _plan(self, row: ScheduleRow, cron: Cron | None) -> Plan:
         """What is due of a schedule that is neither paused nor has too many ticks waiting."""
@@ -319,14 +330,14 @@ class Scheduler:
         if inserted:
             self._engine.hints.rows()
 
-    def _wait_for(self, row: ScheduleRow, read_at: float) -> float:
+    def _wait_for(self, row: ScheduleRow) -> float:
         """Seconds until the next look is due for one schedule."""
         state = self.states.get(row.name)
         if state is None or state.next_at is None:
             return LOOK_EVERY_S
         if row.waiting >= WAITING_MAX and not row.is_paused:
             return HELD_RETRY_S
-        return (state.next_at - row.now) / 1000 - (time.monotonic() - read_at)
+        return (state.next_at - row.now) / 1000 - (time.monotonic() - state.read_at)
 
     @property
     def _lease_ms(self) -> int:

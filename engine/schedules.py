@@ -106,7 +106,7 @@ async def pause(
             raise ScheduleError(
                 f"schedule {name!r} is paused, since {instant(row.paused_at or 0)} by {row.paused_by}: {row.pause_note}"
             )
-        await _audit(connection, schema, "pause schedule", name, note, actor)
+        await _audit(connection, schema, "pause schedule", name, detail=note, actor=actor)
 
 
 async def resume(
@@ -123,7 +123,8 @@ async def resume(
         if resumed is None:
             raise ScheduleError(f"schedule {name!r} is not paused")
         since: int = resumed[0]
-        await _audit(connection, schema, "resume schedule", name, f"paused since {instant(since)}; {note}", actor)
+        detail = f"paused since {instant(since)}; {note}"
+        await _audit(connection, schema, "resume schedule", name, detail=detail, actor=actor)
     return since
 
 
@@ -141,7 +142,7 @@ async def trigger(connection: AsyncConnection[Any], schema: str, name: str, *, a
             workflow_id = trigger_id(name, at)
             start = tick_start(name, row.version, at, at, why="trigger", workflow_id=workflow_id)
             if await _start(connection, schema, [start]):
-                await _audit(connection, schema, "trigger schedule", name, workflow_id, actor)
+                await _audit(connection, schema, "trigger schedule", name, detail=workflow_id, actor=actor)
                 return workflow_id
     raise AssertionError("it counts for ever")
 
@@ -188,7 +189,7 @@ async def backfill(
             row = await _locked(connection, schema, name)
             new = await _start(connection, schema, tick_starts(name, row.version, batch, row.now, why="backfill"))
             detail = f"{instant(batch[0])} to {instant(batch[-1])}: {new} of {len(batch)} started"
-            await _audit(connection, schema, "back-fill schedule", name, detail, actor)
+            await _audit(connection, schema, "back-fill schedule", name, detail=detail, actor=actor)
         started += new
     return BackFill(started, len(ticks) - started)
 
@@ -218,7 +219,7 @@ async def _start(connection: AsyncConnection[Any], schema: str, wanted: Sequence
 
 
 async def _audit(
-    connection: AsyncConnection[Any], schema: str, action: str, name: str, detail: str, actor: str
+    connection: AsyncConnection[Any], schema: str, action: str, name: str, *, detail: str, actor: str
 ) -> None:
     await send(connection, schema, holds.audit(actor=actor, action=action, subject=name, detail=detail))
 

@@ -63,6 +63,8 @@ class EngineSnapshot:
     """In one process of all."""
     retention: RetentionSnapshot | None
     """In one process of all."""
+    schedules: tuple[tuple[str, float, bool], ...]
+    """(name, seconds for which a tick has been due and not started, whether it is paused)."""
 
 
 def snapshot_of(engine: Engine) -> EngineSnapshot:
@@ -81,6 +83,9 @@ def snapshot_of(engine: Engine) -> EngineSnapshot:
         stranded=engine.depths.stranded,
         outbox=engine.depths.outbox,
         retention=engine.retention.snapshot,
+        schedules=tuple(
+            (name, state.overdue_s, state.is_paused) for name, state in sorted(engine.scheduler.states.items())
+        ),
     )
 
 

@@ -55,6 +55,37 @@ METRICS: tuple[Metric, ...] = (
         "Workflows without a source that no live process has the code for, at most 1,000. Shown by one process for all, "
         "as old as 30 s.",
     ),
+    # -- schedules
+    Metric(
+        "schedule_ticks_total",
+        Kind.COUNTER,
+        "ticks",
+        ("schedule", "outcome"),
+        "Ticks that this process decided about: outcome=started (in time), made_up (a lease late, or more), passed_over "
+        "(missed, and its catch_up makes none up; at most 100 a look are counted), refused (its ID is another workflow's).",
+    ),
+    Metric(
+        "schedule_delay_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("schedule",),
+        "From a tick's time to its row, by Postgres's clock; of ticks that are made up, how late they are.",
+    ),
+    Metric(
+        "schedule_overdue_seconds",
+        Kind.GAUGE,
+        "seconds",
+        ("schedule",),
+        "For how long a tick has been due and not started; 0 where none is. Shown by every process that has the schedule, "
+        "as old as its last look: the greatest is true.",
+    ),
+    Metric(
+        "schedule_paused",
+        Kind.GAUGE,
+        "1",
+        ("schedule",),
+        "1 while an operator has paused it. Noticed at its next tick, or within a minute.",
+    ),
     Metric(
         "dead_letters_total",
         Kind.COUNTER,

@@ -157,6 +157,19 @@ class Metrics(Collector):
             case telemetry.HandedOver():
                 self._add("hand_overs_total", 1, _truth(event.finished))
             case _:
+                self._count_ticks(event)
+
+    def _count_ticks(self, event: Event) -> None:
+        match event:
+            case telemetry.TicksStarted():
+                self._take("schedule_delay_seconds", event.delays_s, event.schedule)
+                self._add("schedule_ticks_total", len(event.delays_s) - event.late, event.schedule, "started")
+                self._add("schedule_ticks_total", event.late, event.schedule, "made_up")
+            case telemetry.TicksPassedOver():
+                self._add("schedule_ticks_total", event.count, event.schedule, "passed_over")
+            case telemetry.TickRefused():
+                self._add("schedule_ticks_total", 1, event.schedule, "refused")
+            case _:
                 self._count_kafka(event)
 
     def _count_kafka(self, event: Event) -> None:

@@ -273,6 +273,13 @@ CASES: tuple[Case, ...] = (
         (18,),
     ),
     Case(
+        "OnceflowScheduleLate",
+        [("processor_schedule_overdue_seconds", POD | {"schedule": "close_day"}, "0x5 240+60x10 0x10")],
+        (5, 20),
+        (12,),
+        {"schedule": "close_day"},
+    ),
+    Case(
         "OnceflowTopicRefused",
         [("processor_relay_topic_refused", POD | {"topic": "orders.dead"}, "_x9 1x20 _x20")],
         (5, 12, 45),

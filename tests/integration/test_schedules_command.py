@@ -127,7 +127,7 @@ async def test_triggers_of_one_millisecond_are_two(database: str) -> None:
         await bench.settle()
         at = await now_of(bench)
         await bench.execute(
-            f"CREATE OR REPLACE FUNCTION dbos.now_ms() RETURNS bigint LANGUAGE sql AS 'SELECT {at}::bigint'"  # pyright: ignore[reportArgumentType]  # noqa: S608  # a clock that stands
+            f"CREATE OR REPLACE FUNCTION dbos.now_ms() RETURNS bigint LANGUAGE sql AS 'SELECT {at}::bigint'"  # pyright: ignore[reportArgumentType]  # a clock that stands
         )
         triggered = {await trigger(operator, "dbos", "close") for _ in range(3)}
 

@@ -78,6 +78,20 @@ def test_deleted_rows_are_counted_by_handler_and_by_how_they_ended(metrics: Metr
     assert value(metrics, "retention_batch_seconds_count") == 2
 
 
+def test_ticks_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
+    metrics.observe(telemetry.TicksStarted("close", [0.02, 3_600.0, 7_200.0], 2))
+    metrics.observe(telemetry.TicksPassedOver("close", 5))
+    metrics.observe(telemetry.TickRefused("close", WorkflowId("sched-close-x"), "its ID is that of a 'open'"))
+
+    counted = {
+        outcome: value(metrics, "schedule_ticks_total", schedule="close", outcome=outcome)
+        for outcome in ("started", "made_up", "passed_over", "refused")
+    }
+    assert counted == {"started": 1, "made_up": 2, "passed_over": 5, "refused": 1}
+    assert value(metrics, "schedule_delay_seconds_count", schedule="close") == 3
+    assert value(metrics, "schedule_delay_seconds_bucket", schedule="close", le="0.025") == 1
+
+
 def test_refused_writes_are_counted_wherever_they_are_refused(metrics: Metrics) -> None:
     """I6: a zombie's writes show, whichever fence refused them."""
     metrics.observe(telemetry.FlushRetried("fenced", "lost orders-3"))
@@ -184,6 +198,7 @@ def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
         "status": WorkflowStatus.ERROR,
         "latencies_s": [1.0],
         "durations_s": [1.0],
+        "delays_s": [1.0],
         "counts": {"t": 2},
         "deleted": {("fulfil", "SUCCESS"): 1},
     }

@@ -206,6 +206,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "stranded": (("remind", 2),),
         "outbox": OutboxDepth(7, 55_000, None),
         "retention": RetentionSnapshot(late_s=7.0, vacuum_held_s=3.0, is_paused=True),
+        "schedules": (("close", 3.5, False), ("open", 0.0, True)),
     }  # fmt: skip
     return EngineSnapshot(**(values | changes))
 
@@ -216,6 +217,13 @@ def test_open_dead_letters_are_gauges_and_their_age_is_as_of_the_scrape() -> Non
     assert gauges["dead_letters_open"] == [(("shop", "orders"), 3), (("shop", "parcels"), 0)]
     assert gauges["dead_letter_oldest_seconds"] == [(("shop", "orders"), 40.0), (("shop", "parcels"), 0.0)]
     assert gauges["workflows_stranded"] == [(("remind",), 2)]
+
+
+def test_overdue_and_paused_schedules_are_gauges() -> None:
+    gauges = engine_gauges(engine(), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["schedule_overdue_seconds"] == [(("close",), 3.5), (("open",), 0.0)]
+    assert gauges["schedule_paused"] == [(("close",), 0), (("open",), 1)]
 
 
 def test_what_waits_in_the_outbox_is_a_gauge_of_one_process() -> None:
