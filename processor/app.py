@@ -46,7 +46,7 @@ from processor.messaging import StreamReader, event_of, send_to, stream_of
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.registry import Registry
-from processor.schedules import Cron, TickDecorator, check_tick_handler
+from processor.schedules import Cron, TickDecorator, check_tick_handler, refuse_options_of_records
 from processor.triggers import Topic
 from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
 
@@ -325,6 +325,14 @@ class App:
             cron, topic = (on, None) if isinstance(on, Cron) else (None, on)
             if cron is not None:
                 check_tick_handler(function, cron, chosen)
+                refuse_options_of_records(
+                    f"workflow {function.__qualname__}",
+                    on_failure=on_failure is not _DEAD_LETTER,
+                    breaker=breaker is not _BREAKER,
+                    persist_first=persist_first,
+                    renamed_from=renamed_from is not None,
+                    group=group is not None,
+                )
             elif topic is None:
                 check_arguments(function, "workflow")
             wants = topic is not None and takes_record(function, topic, kind=HandlerKind.JOURNALED, what="workflow")

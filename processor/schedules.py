@@ -60,4 +60,14 @@ def check_tick_handler(fn: FunctionType, cron: Cron, name: str) -> None:
         check_id(workflow_id)
 
 
-__all__ = ["CatchUp", "Cron", "Tick", "TickDecorator", "check_tick_handler"]
+def refuse_options_of_records(what: str, **given: bool) -> None:
+    """Refuse options that a schedule has no use for: who gives them expects something of them."""
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigurationError(
+                f"{what}: {name}= is about the records of a topic, and a Cron has none.\n"
+                f"  A run that fails ends in ERROR, after retry=; the next tick runs."
+            )
+
+
+__all__ = ["CatchUp", "Cron", "Tick", "TickDecorator", "check_tick_handler", "refuse_options_of_records"]

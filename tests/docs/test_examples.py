@@ -2,13 +2,25 @@
 
 import asyncio
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
-from examples import approvals, failures, formats, fulfil, in_a_program, payments, publishing, reminders, topics
+from examples import (
+    approvals,
+    failures,
+    formats,
+    fulfil,
+    in_a_program,
+    payments,
+    publishing,
+    reminders,
+    schedules,
+    topics,
+)
 from processor import Settings, Topic
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -103,6 +115,21 @@ async def test_expenses_are_paid_when_they_are_approved(database: str) -> None:
         assert await handles[2].result() == "not paid"
         assert await approvals.watch(handles[2].id) == "expired"
         assert await bench.fetch_all("SELECT * FROM payout") == [("1", 100)]
+
+
+async def test_books_are_closed_every_night_and_rates_are_fetched_every_30_seconds(database: str) -> None:
+    async with Bench(schedules.app, database) as bench:
+        await bench.execute("CREATE TABLE closed_day (day date PRIMARY KEY)")
+        await bench.settle()
+        await bench.advance(timedelta(days=21))
+        await bench.settle()
+
+        ((closed, days),) = await bench.fetch_all("SELECT count(*), max(day) - min(day) + 1 FROM closed_day")
+        assert closed == days >= 20
+        reports = await bench.fetch_all("SELECT output FROM dbos.workflow_status WHERE name = 'weekly_report'")
+        assert [output[:14] for (output,) in reports] == ['"report of 202']
+        # Three weeks of them were missed; one may have been due before that, and one in the last seconds.
+        assert len(schedules.fetched) <= 2
 
 
 async def test_events_are_published_with_their_cause(database: str) -> None:

@@ -9,8 +9,11 @@ from pydantic import BaseModel
 
 from processor import (
     App,
+    CatchUp,
+    Cron,
     Record,
     SyncTransaction,
+    Tick,
     Topic,
     Transaction,
     WorkflowHandle,
@@ -99,6 +102,24 @@ def forget(record: Record[OrderPlaced | None]) -> None:
     """A handler of the record, tombstones among them."""
     assert_type(sync.publish(blobs, b"", headers=[("a", None)]), None)
     assert_type(record.event, OrderPlaced | None)
+
+
+@app.workflow(on=Cron("0 3 * * *", timezone="Europe/Paris", catch_up=CatchUp.LATEST))
+async def close_day(tick: Tick) -> str:
+    return tick.scheduled_at.isoformat()
+
+
+@app.workflow(on=Cron("*/30 * * * * *"), name="refresh", version="1")
+def refresh_rates(tick: Tick) -> int:
+    return tick.started_at.second
+
+
+async def calls_of_schedules(tick: Tick) -> None:
+    """A schedule's workflow can be called as well."""
+    assert_type(await close_day(tick), str)
+    assert_type(refresh_rates(tick), int)
+    assert_type(await close_day.start(tick), WorkflowHandle[str])
+    assert_type(refresh_rates.retrieve("sched-refresh-2026-01-01T00:00:00.000Z"), WorkflowHandle[int])
 
 
 @app.workflow(on=orders, group="audit")

@@ -26,6 +26,16 @@ app = App("shop")
 async def fulfil(order: Order) -> None: ...
 """
 
+BOOKS = """
+from processor import App, CatchUp, Cron, Tick
+
+app = App("books")
+
+
+@app.workflow(on=Cron("0 3 * * *", timezone="Europe/Paris", catch_up=CatchUp.LATEST))
+async def close_day(tick: Tick) -> None: ...
+"""
+
 Command = Callable[..., tuple[int, str, str]]
 """Arguments to exit code, output, errors."""
 
@@ -40,12 +50,25 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "uncalled.py").write_text(
         "from processor import App\n\napp = App('a')\n\n\n@app.step\ndef f() -> None: ...\n"
     )
+    (tmp_path / "books.py").write_text(BOOKS)
+    (tmp_path / "wrong_books.py").write_text(BOOKS.replace("0 3 * * *", "0 3 * *"))
     (tmp_path / "idle.py").write_text("from processor import App\n\napp = App('a')\n")
     (tmp_path / "never.py").write_text("from processor import Retry\n\nnever = Retry(attempts=0)\n")
     (tmp_path / "refused.py").write_text(SHOP + "\napp.workflow(on=Topic('orders', Order), name='again')(fulfil.fn)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for module in ("shop", "broken", "lacking", "empty", "refused", "uncalled", "never", "idle"):
+    for module in (
+        "shop",
+        "broken",
+        "lacking",
+        "empty",
+        "refused",
+        "uncalled",
+        "never",
+        "idle",
+        "books",
+        "wrong_books",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -105,6 +128,22 @@ def test_every_command_has_help(command: Command) -> None:
         code, page, _ = command(name, "--help")
         assert code == 0
         assert page.startswith(f"usage: processor {name}")
+
+
+def test_check_shows_when_schedules_run(command: Command) -> None:
+    code, output, _ = command("check", "books")
+
+    assert code == 0
+    assert "cron          0 3 * * *, Europe/Paris" in output
+    assert "catch up      latest" in output
+    assert re.search(r"next          (\d{4}-\d\d-\d\dT0[12]:00:00Z(, )?){3}\n", output)
+
+
+def test_a_wrong_expression_is_named(command: Command) -> None:
+    code, _, error = command("check", "wrong_books")
+
+    assert code == 2
+    assert "Cron('0 3 * *'): 4 fields." in error
 
 
 def test_check_shows_what_would_run(command: Command) -> None:

@@ -87,7 +87,7 @@ def test_spacing_is_no_difference_between_two_schedules() -> None:
         ("", "0 fields"),
         ("61 * * * *", "out of range"),
         ("60 * * * * *", "out of range"),
-        ("*/0 * * * *", "step '0'"),
+        ("*/0 * * * *", "is no cron expression"),
         ("0 0 * * FOO", "not acceptable"),
         ("0 0 30 2 *", "never due"),
         ("0 0 31 4,6 *", "never due"),

@@ -14,6 +14,7 @@ from processor import (
     App,
     BlockKey,
     ConfigurationError,
+    Cron,
     DeadLetter,
     HaltPartition,
     Ordering,
@@ -21,6 +22,7 @@ from processor import (
     Record,
     Retry,
     SyncTransaction,
+    Tick,
     Topic,
     Transaction,
     current_step,
@@ -99,6 +101,56 @@ def test_a_handler_that_forgets_tombstones_is_refused(app: App) -> None:
 
     @app.workflow(on=deletions)
     async def remembers(order: Order | None) -> None: ...
+
+
+def test_a_handler_of_a_schedule_takes_a_tick(app: App) -> None:
+    nightly = Cron("0 3 * * *")
+
+    with pytest.raises(ConfigurationError, match=r"its argument order is Order, Cron\('0 3.* has `Tick`"):
+
+        @untyped(app.workflow(on=nightly))
+        async def wrong(order: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="its argument tick is not annotated"):
+
+        @app.workflow(on=nightly)
+        async def silent(tick) -> None: ...  # pyright: ignore[reportUnknownParameterType, reportMissingParameterType]  # the mistake
+
+    for mistake in (lambda: None, lambda a, b: None, lambda *, tick: None):  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]  # the mistakes
+        mistake.__name__, mistake.__annotations__ = "mistake", {"return": None}
+        with pytest.raises(ConfigurationError, match="takes one argument, `tick: Tick`"):
+            untyped(app.workflow(on=nightly))(mistake)
+
+    @app.workflow(on=nightly)
+    def right(tick: Tick, note: str = "") -> None: ...
+
+    handler = app.workflows["right"].handler()
+    assert (list(app.workflows), handler.cron, handler.arguments is not None) == (["right"], nightly, True)
+
+
+@pytest.mark.parametrize(
+    "option", [{"on_failure": BlockKey()}, {"breaker": None}, {"persist_first": True}, {"group": "g"}]
+)
+def test_what_is_about_records_is_refused_for_a_schedule(app: App, option: dict[str, Any]) -> None:
+    async def close(tick: Tick) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=f"{next(iter(option))}= is about the records of a topic"):
+        untyped(app.workflow)(on=Cron("0 3 * * *"), **option)(close)
+
+
+def test_a_schedule_starts_no_transaction_and_no_batch(app: App) -> None:
+    for decorator in (app.transaction, app.batch):
+        with pytest.raises(ConfigurationError, match=r"on=Cron\(.*; it takes a Topic"):
+
+            @untyped(decorator)(on=Cron("0 3 * * *"))
+            async def fused(tx: Transaction, tick: Tick) -> None: ...
+
+
+def test_a_name_of_which_no_id_can_be_made_is_refused_for_a_schedule(app: App) -> None:
+    async def close(tick: Tick) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="no control characters"):
+        app.workflow(on=Cron("0 3 * * *"), name="close\nday")(close)
 
 
 @pytest.mark.parametrize("kind", ["step", "transaction", "workflow"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from processor import App, SyncTransaction, Topic, Transaction, publish, sync
+from processor import App, Cron, SyncTransaction, Tick, Topic, Transaction, publish, sync
 
 
 class OrderPlaced(BaseModel):
@@ -32,6 +32,14 @@ async def forgets_tombstones(order: OrderPlaced) -> None: ...
 
 @app.workflow(on=orders)  # rejected: too few positional parameters
 async def forgets_the_event() -> None: ...
+
+
+@app.workflow(on=Cron("0 3 * * *"))  # rejected: "Tick" is not assignable to "OrderPlaced"
+async def an_event_of_a_schedule(order: OrderPlaced) -> None: ...
+
+
+@app.workflow(on=Cron("0 3 * * *"), persist_first=True)  # rejected: "Cron" is not assignable to "Topic
+async def a_record_of_a_schedule(tick: Tick) -> None: ...
 
 
 @app.transaction(on=orders)  # rejected: too few positional parameters
