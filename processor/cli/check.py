@@ -76,7 +76,7 @@ def _workflow(registration: Registration, app: App, settings: Settings) -> list[
     topic = registration.topic
     lines = [f"{registration.kind.value} {registration.name}  (version {registration.code_version})"]
     if (cron := registration.cron) is not None:
-        return [*lines, *_schedule(cron, registration.retry)]
+        return [*lines, *_schedule(cron, registration, settings)]
     if topic is None:
         return [*lines, "  started by calls"]
     order = topic.ordering.value + (", by order_by" if topic.order_by else "")
@@ -110,13 +110,14 @@ def _kept(registration: Registration, settings: Settings) -> str:
     return ", ".join(f"{name} {FOR_EVER if time is None else spell_duration(time)}" for name, time in times.items())
 
 
-def _schedule(cron: Cron, retry: Retry) -> list[str]:
+def _schedule(cron: Cron, registration: Registration, settings: Settings) -> list[str]:
     now = int(time.time() * 1000)
     facts = {
         "cron": f"{cron.expression}, {cron.timezone}",
         "catch up": cron.catch_up.value,
         "next": ", ".join(str(instant(tick)) for tick in islice(cron.after(now), NEXT_SHOWN)),
-        "retry": _retry(retry),
+        "retry": _retry(registration.retry),
+        "kept": _kept(registration, settings),
     }
     return [f"  {name:14}{value}" for name, value in facts.items()]
 
