@@ -105,6 +105,8 @@ def trigger_id(name: str, at: int) -> WorkflowId:
 def tick_start(name: str, version: str, at: int, now: int, *, why: str, workflow_id: WorkflowId | None = None) -> Start:
     """The row of a tick: at rest, due at once, and taken before those whose time was later.
 
+    Its inputs are two times, nothing of users: they are stored readable, whoever writes them.
+
     Args:
         name: Of the workflow.
         version: Of its code.

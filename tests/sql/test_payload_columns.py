@@ -22,6 +22,7 @@ READABLE = {
     | dict.fromkeys(("record_key", "record_value", "record_headers", "error"), APART),
     "event_dispatch_kv": dict.fromkeys(("service_name", "workflow_fn_name", "key", "value"), OURS),
     "executor": dict.fromkeys(("executor_id", "name", "hostname", "application_version"), OURS),
+    "executor_schedule": dict.fromkeys(("executor_id", "name", "expression", "timezone", "catch_up", "version"), OURS),
     "executor_workflow": dict.fromkeys(("executor_id", "name", "version"), OURS),
     "gap": dict.fromkeys(("kafka_source",), OURS) | dict.fromkeys(("reason", "decided_by"), BY_OPERATORS),
     "hold": dict.fromkeys(("service_name", "key", "kind", "workflow_uuid"), OURS) | {"reason": REASON},
@@ -34,6 +35,8 @@ READABLE = {
     "processor_migration": dict.fromkeys(("name", "checksum"), OURS),
     "recovery": dict.fromkeys(("workflow_uuid", "worker_id", "reason", "previous_status", "previous_worker_id"), OURS),
     "retention_policy": dict.fromkeys(("handler", "kind"), OURS),
+    "schedule": dict.fromkeys(("name", "expression", "timezone", "catch_up", "version"), OURS)
+    | dict.fromkeys(("paused_by", "pause_note"), BY_OPERATORS),
     "scheduler_state": {"workflow_fn_name": OURS},
     "streams": {"workflow_uuid": OURS, "key": NAMED},
     "topic_owner": dict.fromkeys(("topic", "service_name"), OURS),
