@@ -39,10 +39,6 @@ class CrashPoint(StrEnum):
     """Its row is durable; its code has not begun, and nobody was told."""
     TAKEN = "taken"
     """Rows at rest, or of a dead executor, are ours; none of them runs."""
-    TICKS_WRITTEN = "ticks-written"
-    """The rows of a schedule's ticks were sent, and its last tick; COMMIT was not."""
-    TICKS_DURABLE = "ticks-durable"
-    """They are committed; nobody was told."""
     RELEASED = "released"
     """The release flush is committed; Kafka was not told."""
     RELAY_CLAIMED = "relay-claimed"
@@ -59,6 +55,10 @@ class CrashPoint(StrEnum):
     """The deletion of a batch and its horizons were sent; COMMIT was not. (Only where policies let something go.)"""
     RETENTION_DURABLE = "retention-durable"
     """A batch is committed; nobody was told."""
+    TICKS_WRITTEN = "ticks-written"
+    """The rows of a schedule's ticks were sent, and its last tick; COMMIT was not. (Only where there is a schedule.)"""
+    TICKS_DURABLE = "ticks-durable"
+    """They are committed; nobody was told."""
 
     @property
     def is_of_relay(self) -> bool:
@@ -69,6 +69,11 @@ class CrashPoint(StrEnum):
     def is_of_retention(self) -> bool:
         """Whether only retention passes it, and no record."""
         return self.value.startswith("retention-")
+
+    @property
+    def is_of_schedules(self) -> bool:
+        """Whether only schedules pass it, and no record."""
+        return self.value.startswith("ticks-")
 
 
 armed: dict[CrashPoint, Callable[[CrashPoint], None]] = {}

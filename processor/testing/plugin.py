@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     marker = metafunc.definition.get_closest_marker(MARKER)
     points = (
-        [point for point in CrashPoint if not (point.is_of_relay or point.is_of_retention)]
+        [point for point in CrashPoint if not (point.is_of_relay or point.is_of_retention or point.is_of_schedules)]
         if marker is None
         else [CrashPoint(point) for point in marker.args]
     )
