@@ -57,6 +57,18 @@ CREATE INDEX dead_letter_resolved_index ON dbos.dead_letter USING btree (resolve
 
 CREATE INDEX dead_letter_workflow_index ON dbos.dead_letter USING btree (workflow_uuid);
 
+CREATE TABLE dbos.debounce (
+    name text NOT NULL,
+    key text NOT NULL,
+    workflow_uuid text NOT NULL,
+    latest_at bigint,
+    last_call text NOT NULL,
+    called_at bigint NOT NULL,
+    CONSTRAINT debounce_pkey PRIMARY KEY (name, key)
+);
+
+CREATE INDEX debounce_called_index ON dbos.debounce USING btree (called_at);
+
 CREATE TABLE dbos.event_dispatch_kv (
     service_name text NOT NULL,
     workflow_fn_name text NOT NULL,
@@ -204,6 +216,41 @@ CREATE TABLE dbos.processor_migration (
     CONSTRAINT processor_migration_pkey PRIMARY KEY (version)
 );
 
+CREATE TABLE dbos.queue (
+    queue_name text NOT NULL,
+    concurrency integer,
+    worker_concurrency integer,
+    limit_starts integer,
+    limit_period_ms bigint,
+    has_priority boolean NOT NULL DEFAULT false,
+    is_partitioned boolean NOT NULL DEFAULT false,
+    registered_at bigint NOT NULL,
+    paused_at bigint,
+    CONSTRAINT queue_pkey PRIMARY KEY (queue_name),
+    CONSTRAINT queue_check CHECK (((limit_starts IS NULL) = (limit_period_ms IS NULL))),
+    CONSTRAINT queue_concurrency_check CHECK ((concurrency > 0)),
+    CONSTRAINT queue_limit_period_ms_check CHECK ((limit_period_ms > 0)),
+    CONSTRAINT queue_limit_starts_check CHECK ((limit_starts > 0)),
+    CONSTRAINT queue_worker_concurrency_check CHECK ((worker_concurrency > 0))
+);
+
+CREATE TABLE dbos.queue_listener (
+    executor_id text NOT NULL,
+    queue_name text NOT NULL,
+    CONSTRAINT queue_listener_pkey PRIMARY KEY (executor_id, queue_name)
+);
+
+CREATE TABLE dbos.queue_start (
+    queue_name text NOT NULL,
+    partition_key text NOT NULL,
+    started_at bigint NOT NULL,
+    owner_xid text NOT NULL,
+    starts integer NOT NULL,
+    CONSTRAINT queue_start_pkey PRIMARY KEY (queue_name, partition_key, started_at, owner_xid)
+);
+
+CREATE INDEX queue_start_time_index ON dbos.queue_start USING btree (queue_name, started_at);
+
 CREATE TABLE dbos.recovery (
     recovery_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     workflow_uuid text NOT NULL,
@@ -312,7 +359,7 @@ CREATE TABLE dbos.workflow_queue (
     priority integer NOT NULL DEFAULT 0,
     CONSTRAINT workflow_queue_pkey PRIMARY KEY (workflow_uuid),
     CONSTRAINT workflow_queue_queue_name_deduplication_id_key UNIQUE (queue_name, deduplication_id)
-);
+) WITH (fillfactor=50);
 
 CREATE TABLE dbos.workflow_status (
     workflow_uuid text NOT NULL,
@@ -360,7 +407,7 @@ CREATE INDEX idx_workflow_status_queue_status_started ON dbos.workflow_status US
 
 CREATE UNIQUE INDEX uq_workflow_status_queue_name_dedup_id ON dbos.workflow_status USING btree (queue_name, deduplication_id) WHERE (deduplication_id IS NOT NULL);
 
-CREATE INDEX workflow_status_commons_rest_index ON dbos.workflow_status USING btree (name, application_version, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
+CREATE INDEX workflow_status_commons_rest_index ON dbos.workflow_status USING btree (name, application_version, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (queue_name IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
 
 CREATE INDEX workflow_status_commons_running_index ON dbos.workflow_status USING btree (executor_id) WHERE ((kafka_source IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NOT NULL));
 
@@ -376,9 +423,55 @@ CREATE INDEX workflow_status_kafka_open_index ON dbos.workflow_status USING btre
 
 CREATE INDEX workflow_status_kafka_rest_index ON dbos.workflow_status USING btree (kafka_source, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])) AND ((owner_xid IS NULL) OR (status = 'ENQUEUED'::text)));
 
+CREATE INDEX workflow_status_queue_delayed_index ON dbos.workflow_status USING btree (queue_name, kafka_wake_at) WHERE ((kafka_source IS NULL) AND (queue_name IS NOT NULL) AND (status = 'ENQUEUED'::text) AND (kafka_wake_at IS NOT NULL));
+
+CREATE INDEX workflow_status_queue_places_index ON dbos.workflow_status USING btree (queue_name, COALESCE(queue_partition_key, ''::text)) WHERE ((kafka_source IS NULL) AND (queue_name IS NOT NULL) AND (status = 'PENDING'::text));
+
+CREATE INDEX workflow_status_queue_ready_index ON dbos.workflow_status USING btree (queue_name, COALESCE(queue_partition_key, ''::text), priority, created_at, kafka_place) WHERE ((kafka_source IS NULL) AND (queue_name IS NOT NULL) AND (status = 'ENQUEUED'::text) AND (kafka_wake_at IS NULL));
+
+CREATE INDEX workflow_status_queue_rest_index ON dbos.workflow_status USING btree (queue_name, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (queue_name IS NOT NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
+
 CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (status) WHERE (status <> 'SUCCESS'::text);
 
 ALTER TABLE dbos.notifications ADD CONSTRAINT notifications_destination_uuid_fkey FOREIGN KEY (destination_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+CREATE OR REPLACE FUNCTION dbos.debounce(workflow_name text, debounce_key text, call text, wait_ms bigint, max_wait_ms bigint, queue text, new_inputs text, new_request text, timeout_ms bigint, place bigint)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    now bigint;
+    standing "dbos".debounce;
+BEGIN
+    INSERT INTO "dbos".debounce AS d (name, key, workflow_uuid, last_call, called_at)
+    VALUES (workflow_name, debounce_key, '', '', 0)
+        ON CONFLICT (name, key) DO UPDATE SET called_at = d.called_at
+    RETURNING d.* INTO standing;
+    now := "dbos".now_ms();
+    IF standing.last_call = call THEN
+        RETURN standing.workflow_uuid;
+    END IF;
+    UPDATE "dbos".workflow_status AS w
+       SET inputs = new_inputs,
+           request = new_request,
+           kafka_wake_at = CASE WHEN w.kafka_wake_at IS NOT NULL THEN LEAST(now + wait_ms, standing.latest_at) END,
+           updated_at = now
+     WHERE w.workflow_uuid = standing.workflow_uuid AND w.status = 'ENQUEUED' AND w.name = workflow_name;
+    IF NOT FOUND THEN
+        standing.workflow_uuid := call;
+        standing.latest_at := now + max_wait_ms;
+        INSERT INTO "dbos".workflow_status
+               (workflow_uuid, status, name, inputs, request, queue_name, workflow_timeout_ms, kafka_place, created_at,
+                updated_at, kafka_wake_at)
+        VALUES (call, 'ENQUEUED', workflow_name, new_inputs, new_request, queue, timeout_ms, place, now, now,
+                LEAST(now + wait_ms, standing.latest_at));
+    END IF;
+    UPDATE "dbos".debounce AS d
+       SET workflow_uuid = standing.workflow_uuid, latest_at = standing.latest_at, last_call = call, called_at = now
+     WHERE d.name = workflow_name AND d.key = debounce_key;
+    RETURN standing.workflow_uuid;
+END;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.delete_what_hangs_on()
  RETURNS trigger
@@ -617,6 +710,33 @@ BEGIN
 END;
 $function$;
 
+CREATE OR REPLACE FUNCTION dbos.workflow_queue_function()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        UPDATE "dbos".workflow_queue AS q
+           SET queue_name = NEW.queue_name,
+               started_at_epoch_ms = NEW.started_at_epoch_ms,
+               completed_at_epoch_ms = CASE WHEN NEW.status IN ('ENQUEUED', 'PENDING') THEN NULL ELSE NEW.updated_at END,
+               executor_id = NEW.executor_id,
+               deduplication_id = NEW.deduplication_id,
+               priority = NEW.priority
+         WHERE q.workflow_uuid = NEW.workflow_uuid;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    INSERT INTO "dbos".workflow_queue
+           (workflow_uuid, queue_name, created_at_epoch_ms, started_at_epoch_ms, executor_id, deduplication_id, priority)
+    VALUES (NEW.workflow_uuid, NEW.queue_name, NEW.created_at, NEW.started_at_epoch_ms, NEW.executor_id,
+            NEW.deduplication_id, NEW.priority)
+        ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END;
+$function$;
+
 CREATE TRIGGER dbos_notifications_trigger AFTER INSERT ON dbos.notifications FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.notifications_function();
 
 CREATE CONSTRAINT TRIGGER processor_wake_receiver AFTER INSERT ON dbos.notifications DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.wake_receiver();
@@ -624,5 +744,9 @@ CREATE CONSTRAINT TRIGGER processor_wake_receiver AFTER INSERT ON dbos.notificat
 CREATE TRIGGER dbos_workflow_events_trigger AFTER INSERT ON dbos.workflow_events FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.workflow_events_function();
 
 CREATE TRIGGER delete_what_hangs_on AFTER DELETE ON dbos.workflow_status REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbos.delete_what_hangs_on();
+
+CREATE TRIGGER workflow_queue_changed AFTER UPDATE OF status, executor_id ON dbos.workflow_status FOR EACH ROW WHEN (((new.queue_name IS NOT NULL) AND (new.kafka_source IS NULL) AND ((new.status IS DISTINCT FROM old.status) OR (new.executor_id IS DISTINCT FROM old.executor_id)) AND (current_setting('onceflow.ledger'::text, true) IS DISTINCT FROM 'kept'::text))) EXECUTE FUNCTION dbos.workflow_queue_function();
+
+CREATE TRIGGER workflow_queue_enqueued AFTER INSERT ON dbos.workflow_status FOR EACH ROW WHEN (((new.queue_name IS NOT NULL) AND (new.kafka_source IS NULL))) EXECUTE FUNCTION dbos.workflow_queue_function();
 
 INSERT INTO dbos.dbos_migrations (version) VALUES (7);
