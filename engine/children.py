@@ -21,7 +21,7 @@ import psycopg
 
 from engine.clock import now_ms
 from engine.effects import Placed, Rows, add, admit
-from engine.errors import WorkflowConflictError
+from engine.errors import DeduplicatedError, WorkflowConflictError
 from engine.failures import as_recorded, decode_error
 from engine.ids import WorkflowId
 from engine.results import value_of
@@ -31,6 +31,7 @@ from engine.sealed_rows import sealed_starts
 from engine.signals import Signal
 from engine.starts import Start
 from engine.states import OPEN
+from engine.store import queues
 from engine.store import starts as store
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from engine.engine import Engine
 
 GET_RESULT = "DBOS.getResult"
+DEDUPLICATE = "DBOS.deduplicate"
 
 UNDURABLE_MAX = 1_000
 """Checkpoints of one workflow that may wait for their flush before it starts more children (I10)."""
@@ -122,15 +124,15 @@ async def start_outside(engine: Engine, start: Start) -> None:
 
     Raises:
         WorkflowConflictError: The ID is another workflow's, or this one's with other inputs.
+        DeduplicatedError: Another workflow of its queue has its deduplication ID.
         UnreadablePayloadError: The ID has a row whose inputs cannot be opened.
         EngineStoppedError: The engine does not run.
     """
     while not await engine.commons.start(start):
         if await stands(engine, start):
             return
-        if start.deduplication_id is not None:
-            taken = f"its deduplication ID {start.deduplication_id!r} is another's in queue {start.queue!r}"
-            raise WorkflowConflictError(start.id, taken)
+        if start.deduplication_id is not None and (holder := await deduplicated_by(engine, start)) is not None:
+            raise DeduplicatedError(start.queue or "", start.deduplication_id, holder)
 
 
 async def stands(engine: Engine, start: Start) -> bool:
@@ -151,6 +153,47 @@ async def stands(engine: Engine, start: Start) -> bool:
         return False
     start.must_be(name=row.name, inputs=engine.payloads.open(row.inputs, f"workflow {start.id}: inputs"))
     return True
+
+
+async def deduplicated_by(engine: Engine, start: Start) -> str | None:
+    """Who has the deduplication ID of a start now; nobody, if that has ended meanwhile."""
+
+    async def read() -> str | None:
+        async with engine.pool.connection() as connection:
+            asked = queues.holder(queue=start.queue or "", deduplication_id=start.deduplication_id or "")
+            row = await (await send(connection, engine.settings.schema, asked)).fetchone()
+            return None if row is None else row[0]
+
+    return await through_weather(read)
+
+
+async def start_deduplicated(run: Run, start: Start, *, function_id: int, verdict_id: int, has_own_id: bool) -> None:
+    """Start a workflow with a deduplication ID from a workflow: waits until it is decided which of the two it is.
+
+    Its row comes with the checkpoint of the call, unless the ID is taken (P31). Whether it came is looked at behind that
+    commit, and remembered as well: a replay gets the same answer, though the other may have ended since.
+
+    Raises:
+        DeduplicatedError: Another workflow of the queue has the ID.
+        WorkflowConflictError: The ID it was given is another workflow's.
+        Suspended: The run may not go on here.
+    """
+    await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
+    if run.history is not None and (recorded := run.history.get(verdict_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
+        return
+    await run.ready()
+    engine, now = run.home.engine, now_ms()
+    if await stands(engine, start):
+        run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, "true", None, now, now_ms()))
+        return
+    error = DeduplicatedError(start.queue or "", start.deduplication_id or "", await deduplicated_by(engine, start))
+    text, given = as_recorded(error)
+    run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, None, text, now, now_ms()))
+    run.error_given = True
+    raise given
 
 
 def place_of_result(run: Run, timeout: timedelta | None) -> Place:
@@ -192,7 +235,7 @@ async def _awaited(run: Run, workflow_id: str, until: int) -> str:
     while True:
         if not run.is_ready():
             await run.ready()  # a child's row comes with a flush of ours
-        if workflow_id not in engine.commons.runs:
+        if not engine.commons.is_at_work_on(workflow_id):
             outcome = await engine.results.look(workflow_id)
             if outcome.status not in OPEN:
                 return value_of(workflow_id, outcome, engine.payloads)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from engine.crashpoints import CrashPoint, reach
@@ -35,6 +36,7 @@ from engine.store import open_work
 from engine.store.commons import TakenRow
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.statement import send
+from engine.store.turns import QueuedRow
 from engine.telemetry import LateResultRefused, SuspectStarted
 from engine.unreadable import put_off
 
@@ -54,6 +56,7 @@ class Desk:
     __slots__ = ("body", "commons", "engine", "handler", "loop", "seal", "submit", "token")
 
     has_source = False
+    has_place = False
     id_prefix = ""
 
     def __init__(self, commons: Commons, handler: Handler, token: OwnerToken) -> None:
@@ -70,6 +73,9 @@ class Desk:
     def is_open(self) -> bool:
         """Whether anything may still start here."""
         return self.commons.is_open
+
+    def left(self) -> None:
+        """A run of it is none any more."""
 
     def start(self, run: Run) -> None:
         """Start a run, unless a suspect runs alone or it is one itself (P22)."""
@@ -206,10 +212,15 @@ class Commons:
         self.committer.wants_flush()
         return await starting.inserted
 
-    def can_run(self, name: str, version: str) -> bool:
+    def can_run(self, name: str, version: str | None) -> bool:
         """Whether this process has the code."""
         handler = self.handlers.get(name)
         return handler is not None and handler.version == version
+
+    def is_at_work_on(self, workflow_id: str) -> bool:
+        """Whether its outcome will come from here: one that was refused may run for long, and has none any more."""
+        run = self.runs.get(WorkflowId(workflow_id))
+        return run is not None and run.standing in (Standing.ACTIVE, Standing.LATE)
 
     def adopt(self, start: Start) -> None:
         """A row is durable: run it here if it is ours, or let whoever has room look for it."""
@@ -222,18 +233,27 @@ class Commons:
                 self.engine.hints.rows()
             else:
                 self.engine.scan.due_at(start.wake_at)
+        elif start.queue is not None:
+            self.engine.dispatcher.enqueued(start.queue, start.wake_at)
 
-    def take(self, rows: Iterable[TakenRow], histories: Sequence[CheckpointRow], owner: OwnerToken) -> None:
-        """Rows that were made ours: run them from their histories. One that has died too often is given up (P22, P29).
+    def take(
+        self,
+        rows: Sequence[TakenRow] | Sequence[QueuedRow],
+        histories: Sequence[CheckpointRow],
+        owner: OwnerToken,
+        desks: Iterable[Desk | None] = (),
+    ) -> None:
+        """Rows that were made ours: run them from their histories, each at its desk, if it has one of its own.
 
-        One that cannot be opened here rests for whoever has its key (decision 0012).
+        One that has died too often is given up (P22, P29). One that cannot be opened here rests for whoever has its key
+        (decision 0012).
         """
         payloads = self.engine.payloads
         by_id: dict[str, list[CheckpointRow]] = {}
         for checkpoint in histories:
             by_id.setdefault(checkpoint.workflow_id, []).append(checkpoint)
-        for row in rows:
-            run = self._run(row.name, row.workflow_id, owner, row.inputs, row.deadline_ms)
+        for row, desk in zip_longest(rows, desks):
+            run = self._run(row.name, row.workflow_id, owner, row.inputs, row.deadline_ms, desk=desk)
             history = by_id.get(row.workflow_id, [])
             run.durable_ids = sorted(checkpoint.function_id for checkpoint in history)
             run.recorded = run.durable = len(run.durable_ids)
@@ -256,8 +276,17 @@ class Commons:
                 self.engine.telemetry.emit(SuspectStarted(run.id, run.recovery_attempts, alone))
             self._enter(run)
 
-    def _run(self, name: str, workflow_id: WorkflowId, owner: OwnerToken, inputs: str, deadline_ms: int | None) -> Run:
-        desk = Desk(self, self.handlers[name], owner)
+    def _run(
+        self,
+        name: str,
+        workflow_id: WorkflowId,
+        owner: OwnerToken,
+        inputs: str,
+        deadline_ms: int | None,
+        *,
+        desk: Desk | None = None,
+    ) -> Run:
+        desk = desk or Desk(self, self.handlers[name], owner)
         run = Run(desk, offset=0, key=None, record=None)
         run.id, run.row = workflow_id, Row.RUNNING
         run.argument = Inputs(inputs)
@@ -321,6 +350,7 @@ class Commons:
         run.phase = Phase.DONE
         if self.runs.get(run.id) is run:
             del self.runs[run.id]
+            _desk(run).left()
         uncount(run)
         if run.standing is Standing.REFUSED and self.is_open:
             engine.spawn(self._disown(run.id, run.owner))
@@ -340,7 +370,11 @@ class Commons:
 
     def pump(self) -> None:
         """Room came free: look again for what was left behind."""
-        if self.has_more and self.room() > self.engine.settings.in_flight_max // 8:
+        dispatcher = self.engine.dispatcher
+        if not (self.has_more or dispatcher.is_starved) or self.room() <= self.engine.settings.in_flight_max // 8:
+            return
+        dispatcher.pump()
+        if self.has_more:
             self.has_more = False
             self.engine.scan.hint()
 

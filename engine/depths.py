@@ -1,4 +1,4 @@
-"""What waits for an operator or the relay: dead letters, workflows whose code is nowhere, events. Looked at rarely, by
+"""What waits for an operator, the relay or a turn: dead letters, workflows whose code is nowhere, events, queues. Looked at rarely, by
 one process of all, so that it is seen also where no relay runs.
 
 The first of the live executors looks, by its ID, so that many processes cost Postgres as much as one, and no two show
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.inspection import list_stranded
-from engine.store import holds, outbox
+from engine.store import debounce, holds, outbox, queues
+from engine.store.queues import QueueDepth
 from engine.store.statement import send
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 30.0
 """Between two looks."""
 
+LOOK_AT_QUEUES_EVERY_S = 10.0
+"""Between two looks at queues, and at keys of debounced calls that nobody needs any more."""
+
 LOOK_AT_OUTBOX_EVERY_S = 10.0
 """Between two looks at the outbox, which is nearly empty where a relay is at work."""
 
@@ -29,7 +33,13 @@ COUNT_MAX = 10_000
 """Dead letters of one topic, events of the outbox that are counted: beyond it the exact number changes nothing."""
 
 PLACES_MAX = 1_000
-"""Topics of groups that are looked at."""
+"""Topics of groups, and queues, that are looked at."""
+
+DEBOUNCED_KEPT_MS = 3_600_000
+"""How long a key is kept after its last call: far longer than a call is repeated whose reply was lost."""
+
+DEBOUNCED_MAX = 1_000
+"""Keys that are forgotten in one look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +70,20 @@ class Depths:
         self.latest: tuple[Depth, ...] = ()
         self.stranded: tuple[tuple[str, int], ...] = ()
         self.outbox: OutboxDepth | None = None
+        self.queues: tuple[QueueDepth, ...] = ()
 
     async def look_if_due(self) -> None:
         """Look, if it is time and this is the process that looks."""
         if not self._engine.lease.is_first:
-            self.latest = self.stranded = ()
+            self.latest = self.stranded = self.queues = ()
             self.outbox = None
             self.look_again()
             return
         now = time.monotonic()
         if now - self._outbox_at >= LOOK_AT_OUTBOX_EVERY_S:
             await self.look_at_outbox()
+        if now - self._queues_at >= LOOK_AT_QUEUES_EVERY_S:
+            await self.look_at_queues()
         if now - self._looked_at >= LOOK_EVERY_S:
             await self.look()
 
@@ -78,6 +91,7 @@ class Depths:
         """Look at the next occasion, however short ago the last look was."""
         self._looked_at = time.monotonic() - LOOK_EVERY_S
         self._outbox_at = time.monotonic() - LOOK_AT_OUTBOX_EVERY_S
+        self._queues_at = time.monotonic() - LOOK_AT_QUEUES_EVERY_S
 
     async def look_at_outbox(self) -> None:
         """Look now at what waits to be published."""
@@ -87,6 +101,17 @@ class Depths:
             reading = outbox.depth(count_max=COUNT_MAX)
             row = await (await send(connection, engine.settings.schema, reading)).fetchone()
         self.outbox = None if row is None else OutboxDepth(row.waiting, row.oldest_at, row.halted)
+
+    async def look_at_queues(self) -> None:
+        """Look now at what waits in queues."""
+        engine = self._engine
+        self._queues_at = time.monotonic()
+        async with engine.pool.connection() as connection:
+            reading = queues.depths(count_max=COUNT_MAX, queues_max=PLACES_MAX)
+            found = await (await send(connection, engine.settings.schema, reading)).fetchall()
+            forgetting = debounce.forget(before_ms=DEBOUNCED_KEPT_MS, limit=DEBOUNCED_MAX)
+            await send(connection, engine.settings.schema, forgetting)
+        self.queues = tuple(found)
 
     async def look(self) -> None:
         """Look now. Topics that this process consumes are shown with 0 as well."""

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -28,6 +28,7 @@ from engine.cancels import Cancels
 from engine.committer import Committer
 from engine.commons import Commons
 from engine.depths import Depths
+from engine.dispatcher import Dispatcher
 from engine.errors import ConfigurationError
 from engine.events import Events
 from engine.failures import summary
@@ -44,6 +45,7 @@ from engine.outbox import CHANNEL
 from engine.outbox_hints import OutboxHints
 from engine.payloads import Payloads
 from engine.pool import Pool, connect, explain_connect_error
+from engine.queues import QueueSpec, by_name
 from engine.recovery import Recovery
 from engine.results import Results
 from engine.retention import Retention
@@ -71,7 +73,11 @@ class Engine:
     """One executor: durable execution of handlers over its sources. All methods belong to its loop."""
 
     def __init__(
-        self, settings: EngineSettings, handlers: Mapping[str, Handler], telemetry: Telemetry | None = None
+        self,
+        settings: EngineSettings,
+        handlers: Mapping[str, Handler],
+        telemetry: Telemetry | None = None,
+        queues: Sequence[QueueSpec] = (),
     ) -> None:
         self.settings = settings
         self.telemetry = telemetry or Telemetry()
@@ -79,6 +85,7 @@ class Engine:
         self.executor_id: ExecutorId = new_executor_id()
         self.version = ""
         self._handlers = dict(handlers)
+        self._queues = by_name(queues)
         self._bodies: dict[str, Callable[..., Any]] = {
             name: handler.function if handler.kind is HandlerKind.JOURNALED else journaled(handler)
             for name, handler in handlers.items()
@@ -129,6 +136,7 @@ class Engine:
         self.messages = Messages(self)
         self.events = Events(self)
         self.commons = Commons(self, self._handlers)
+        self.dispatcher = Dispatcher(self, self._queues)
         self.recovery = Recovery(self)
         self.lease = Lease(self)
         self.scan = Scan(self)
@@ -155,6 +163,7 @@ class Engine:
         self._is_started = True
         self.commons.open()
         self.scheduler.start()
+        self.dispatcher.start()
         self.spawn(through_weather(self._announce))
         if not self.lease.is_valid():
             self._abandon("dead before it lived")  # `died` came before there was anything to abandon
@@ -168,6 +177,7 @@ class Engine:
         await self.retention.stop()
         await self.scheduler.stop()
         await self.scan.stop()
+        await self.dispatcher.stop()
         self.commons.close()
         releases = [self.spawn(source.release()) for source in self.sources.attached()]
         if releases:
@@ -207,6 +217,7 @@ class Engine:
         await self.retention.stop()
         await self.scheduler.stop()
         await self.scan.stop()
+        await self.dispatcher.stop()
         await self._end_tasks()
         await asyncio.to_thread(self.lease.stop, leave=False)
         await self.pool.close()
@@ -467,6 +478,7 @@ class Engine:
         self._alive.set()
         self.commons.open()
         self.spawn(through_weather(self._announce))
+        self.dispatcher.announce_again()
         self.scan.hint()
 
     def is_alive_as(self, executor_id: ExecutorId) -> bool:

@@ -10,6 +10,7 @@ EngineError
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
 ├── PartitionHaltedError     the operator: a partition does not go on by itself
 ├── WorkflowConflictError    the caller: the ID is another workflow's, or this one's with other inputs
+├── DeduplicatedError        the caller: another workflow of the queue has the deduplication ID, and has not ended
 ├── WorkflowNotFoundError    the caller: there is no workflow of this ID
 ├── WorkflowCancelledError   who awaits the result: somebody, or a time-out, cancelled the workflow
 ├── StreamClosedError        the developer: a workflow wrote to a stream that it has closed
@@ -125,6 +126,25 @@ class WorkflowConflictError(EngineError):
             f"workflow {self.workflow_id} stands already, and {self.reason}.\n"
             f"  The ID is the idempotency key: one workflow with one set of inputs. Give this one an ID of its own."
         )
+
+
+class DeduplicatedError(EngineError):
+    """Another workflow of the queue has this deduplication ID, and had not ended. Nothing was enqueued.
+
+    Attributes:
+        queue, deduplication_id: What was asked for.
+        workflow_id: Who has it. `None`: it ended before it could be asked for its ID.
+    """
+
+    def __init__(self, queue: str, deduplication_id: str, workflow_id: str | None) -> None:
+        super().__init__(queue, deduplication_id, workflow_id)
+        self.queue = queue
+        self.deduplication_id = deduplication_id
+        self.workflow_id = workflow_id
+
+    def __str__(self) -> str:
+        who = f"workflow {self.workflow_id}" if self.workflow_id else "a workflow that ended just now"
+        return f"queue {self.queue!r}: {who} has the deduplication ID {self.deduplication_id!r}; nothing was enqueued"
 
 
 class WorkflowNotFoundError(EngineError):

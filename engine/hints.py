@@ -40,6 +40,7 @@ class Hints:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._rows = False
+        self._queues: set[str] = set()
         self._ended: set[str] = set()
         self._cancelled: set[str] = set()
         self._interrupted: set[str] = set()
@@ -50,6 +51,11 @@ class Hints:
         """Rows at rest are due, for whoever has room: here, and elsewhere."""
         self._engine.scan.hint()
         self._rows = True
+        self._say_soon()
+
+    def queue(self, name: str) -> None:
+        """Something is ready in a queue, for whoever takes from it elsewhere."""
+        self._queues.add(name)
         self._say_soon()
 
     def ended(self, workflow_id: str) -> None:
@@ -86,6 +92,7 @@ class Hints:
         self._is_pending = False
         rows = [
             *(["rows"] if self._rows else []),
+            *(f"queue {name}" for name in self._queues),
             *_of(self._ended, "ended"),
             *_of(self._cancelled, "cancelled"),
             *_of(self._interrupted, "interrupted"),
@@ -94,7 +101,7 @@ class Hints:
         channels = {kind: channel for channel, kind in BROUGHT_CHANNELS.items()}
         said += [(channels[signal.kind], f"{signal.target}::{signal.name}") for signal in self._brought]
         self._rows = False
-        for named in (self._ended, self._cancelled, self._interrupted, self._brought):
+        for named in (self._queues, self._ended, self._cancelled, self._interrupted, self._brought):
             named.clear()
         return said
 
@@ -118,6 +125,8 @@ def heard(engine: Engine, payload: str) -> None:
                 engine.waits.signalled([Signal("result", i) for i in ids])
             else:
                 engine.waits.hinted()
+        case "queue":
+            engine.dispatcher.wants((rest,))
         case "cancelled" | "interrupted" if ids:
             engine.cancels.heard(ids, interrupt=word == "interrupted")
         case _:

@@ -28,6 +28,7 @@ class Home(Protocol):
         handler, body: What they run; `body` takes the run's argument.
         token, id_prefix: Owner, and what stands before the offset in the IDs of runs that have one.
         has_source: Whether its runs are of records.
+        has_place: Whether its runs have places of a queue.
         is_open: Whether anything may still start here.
         seal: What is of users to its column's text; `None`: it is stored as it is (decision 0012).
         submit: Have the committer look at a run.
@@ -47,6 +48,8 @@ class Home(Protocol):
     def id_prefix(self) -> str: ...  # noqa: D102
     @property
     def has_source(self) -> bool: ...  # noqa: D102
+    @property
+    def has_place(self) -> bool: ...  # noqa: D102
     @property
     def is_open(self) -> bool: ...  # noqa: D102
     @property

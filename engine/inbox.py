@@ -50,6 +50,7 @@ class Inbox:
     """The records of one claim, from delivery to durable end."""
 
     has_source = True
+    has_place = False
 
     def __init__(self, engine: Engine, source: Source, handler: Handler, *, cautious: bool) -> None:
         self.engine = engine

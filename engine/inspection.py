@@ -153,7 +153,10 @@ class StrandedRow:
 
 
 async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit: int = 1_000) -> list[StrandedRow]:
-    """Open workflows without a source whose code is nowhere, oldest first: they wait until an executor has it (P29)."""
+    """Workflows without a source whose code is nowhere, or from whose queue nobody takes, oldest first (P29).
+
+    They have begun, and wait until some executor can go on with them.
+    """
     cursor = await send(
         connection,
         schema,
@@ -164,15 +167,22 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
                   FROM {schema}.executor_workflow AS x
                   JOIN {schema}.executor AS e ON e.executor_id = x.executor_id AND e.died_at IS NULL
                  GROUP BY x.name, x.version
+            ), listening AS MATERIALIZED (
+                SELECT DISTINCT q.queue_name
+                  FROM {schema}.queue_listener AS q
+                  JOIN {schema}.executor AS e ON e.executor_id = q.executor_id AND e.died_at IS NULL
             )
             SELECT w.workflow_uuid, COALESCE(w.name, ''), w.application_version, w.created_at,
-                   (SELECT array_agg(r.version ORDER BY r.version) FROM running AS r WHERE r.name = w.name)
+                   (SELECT array_agg(r.version ORDER BY r.version) FROM running AS r WHERE r.name = w.name),
+                   CASE WHEN l.queue_name IS NULL THEN w.queue_name END
               FROM {schema}.workflow_status AS w
+              LEFT JOIN listening AS l ON l.queue_name = w.queue_name
              WHERE w.kafka_source IS NULL
                AND w.status = 'PENDING'
                AND (w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
-               AND NOT EXISTS (SELECT FROM running AS r
-                                WHERE r.name = w.name AND r.version = w.application_version)
+               AND ((w.queue_name IS NOT NULL AND l.queue_name IS NULL)
+                    OR NOT EXISTS (SELECT FROM running AS r
+                                    WHERE r.name = w.name AND r.version = w.application_version))
              ORDER BY w.created_at
              LIMIT %(limit)s
             """,
@@ -180,12 +190,14 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
         ),
     )
     return [
-        StrandedRow(workflow_id, name, version, created_ms, _why_stranded(name, version, versions))
-        for workflow_id, name, version, created_ms, versions in await cursor.fetchall()
+        StrandedRow(workflow_id, name, version, created_ms, _why_stranded(name, version, versions, queue))
+        for workflow_id, name, version, created_ms, versions, queue in await cursor.fetchall()
     ]
 
 
-def _why_stranded(name: str, version: str | None, versions: list[str] | None) -> str:
+def _why_stranded(name: str, version: str | None, versions: list[str] | None, queue: str | None) -> str:
+    if queue is not None:
+        return f"no live executor takes from its queue {queue!r}"
     if not versions:
         return f"no live executor has a workflow {name!r}"
     return f"version {version!r} of {name!r} runs nowhere; {', '.join(map(repr, versions))} does"

@@ -52,7 +52,7 @@ class Results:
         signal = Signal("result", workflow_id)
         async with asyncio.timeout(timeout_s):
             while True:
-                if workflow_id not in self._engine.commons.runs:
+                if not self._engine.commons.is_at_work_on(workflow_id):
                     found = await self.look(workflow_id)
                     if found.status not in OPEN:
                         return found

@@ -7,6 +7,7 @@
       new workflows           of `start`: an ID that stands is left as it is
       effects                 joined to their checkpoints (P31)
       who is woken            by outcomes and effects
+      ledger                  of queues whose members have ended
     COMMIT                    in the same pipeline
 
 It is the committer's flush with another fence, and another settlement: nothing of it raises for a row that is no
@@ -30,6 +31,7 @@ from engine.sealed_rows import sealed_starts
 from engine.starts import Start
 from engine.states import WorkflowStatus
 from engine.store import commons as store
+from engine.store import queues
 from engine.store.starts import start
 
 if TYPE_CHECKING:
@@ -91,11 +93,16 @@ class RowFlush(Flush):
             timeline=database.timeline,
             lsn=database.lsn,
         )
-        return [("fence", fence)]
+        made: list[Named] = [("fence", fence)]
+        if self._leaving():
+            made.append(("keep ledger", queues.keep_ledger()))
+        return made
 
     def more(self) -> list[Named]:
         """New rows, then what comes with checkpoints."""
         made = super().more()
+        if leaving := self._leaving():
+            made.append(("ledger", queues.complete(ids=leaving)))
         if self.starting:
             settings = self.commons.engine.settings
             statement = start(
@@ -105,6 +112,14 @@ class RowFlush(Flush):
             )
             made.insert(0, ("start", statement))
         return made
+
+    def _leaving(self) -> list[str]:
+        """Whose places of queues become free with this."""
+        return [
+            work.run.id
+            for work in self.works
+            if work.ending is not None and work.ending.is_final and work.run.home.has_place
+        ]
 
     def applied(self, written: Written) -> None:
         """Tell those who wait for new rows, and run those that are ours."""

@@ -4,6 +4,7 @@
 - rows that another live executor's late run owned when we last looked (P12, P18);
 - holds that operators placed or lifted;
 - workflows without a source that are due, that a dead executor ran, whose time is over, or that were cancelled (P29);
+- queues in which something is ready or due (engine/dispatcher.py takes it);
 - once a lease, rows that name us and have no run here (P12);
 - now and then, in one process, how many dead letters are open (engine/depths.py).
 
@@ -136,6 +137,7 @@ class Scan:
             sources=list(sources),
             services=[source.ref.service_name for source in watched],
             keys=[source.ref.key for source in watched],
+            queues=engine.dispatcher.names,
             limit=ROWS_MAX,
         )
         async with engine.pool.connection() as connection:
@@ -145,8 +147,11 @@ class Scan:
             if found.rest:
                 await self._take_rest(connection, sources, [(row[0], row[1]) for row in found.rest])
         self._compare_holds(watched, blocked_before, [holds.HoldRow(*row) for row in found.held or ()])
-        if found.next_due_of_sources is not None:
-            self.due_at(found.next_due_of_sources)
+        for next_due in (found.next_due_of_sources, found.next_due_of_queues):
+            if next_due is not None:
+                self.due_at(next_due)
+        if found.queues or found.dead:
+            engine.dispatcher.found(found.queues or (), found.dead or ())
         if await engine.recovery.act(found):
             self.hint()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.depths import Depth, OutboxDepth
 from engine.ids import SourceRef
 from engine.retention import RetentionSnapshot
+from engine.store.queues import QueueDepth
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -61,6 +62,8 @@ class EngineSnapshot:
     """(name, count) of workflows without a source whose code is nowhere."""
     outbox: OutboxDepth | None
     """In one process of all."""
+    queues: tuple[QueueDepth, ...]
+    """Likewise."""
     retention: RetentionSnapshot | None
     """In one process of all."""
     schedules: tuple[tuple[str, float, bool], ...]
@@ -82,6 +85,7 @@ def snapshot_of(engine: Engine) -> EngineSnapshot:
         dead_letters=engine.depths.latest,
         stranded=engine.depths.stranded,
         outbox=engine.depths.outbox,
+        queues=engine.depths.queues,
         retention=engine.retention.snapshot,
         schedules=tuple(
             (name, state.overdue_s, state.is_paused) for name, state in sorted(engine.scheduler.states.items())

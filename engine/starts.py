@@ -23,19 +23,21 @@ class Start:
 
     Attributes:
         id: The idempotency key: the same ID is the same workflow.
-        name, version: Handler and its version; who can run it.
+        name, version: Handler and its version; who can run it. No version: whoever takes it from its queue.
         inputs: `{"args": [...], "kwargs": {...}}` as JSON text.
         request: What asked for it, as JSON text, for people.
         status: PENDING, or ENQUEUED for a queue's dispatcher to take.
         owner: Who runs it; `None`: at rest, for whoever has room. Given when it is written.
-        wake_at: At rest until then, epoch ms.
+        wake_at: At rest until then, or delayed in its queue; epoch ms.
         timeout_ms: From start to completion; `deadline_ms` is the end of it, once it has started.
+        queue, deduplication_id, priority, partition_key: Its place in a queue (engine/queues.py).
+        place: Order within its queue among those of one moment.
         user, role, roles: Whose identity it has.
     """
 
     id: WorkflowId
     name: str
-    version: str
+    version: str | None
     inputs: str
     request: str | None = None
     status: WorkflowStatus = WorkflowStatus.PENDING
@@ -49,6 +51,7 @@ class Start:
     deduplication_id: str | None = None
     priority: int = 0
     partition_key: str | None = None
+    place: int | None = None
     user: str | None = None
     role: str | None = None
     roles: str | None = None

@@ -186,6 +186,19 @@ class WorkflowsTaken(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class QueueTaken(Event):
+    """Workflows of a queue were taken. `reason`: 'ready' (they start), 'due' (they rested), 'dead' (their executor died).
+
+    `waits_s`: of those that start, from their enqueueing.
+    """
+
+    queue: str
+    reason: str
+    count: int
+    waits_s: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowsExpired(Event):
     """Workflows were cancelled because their time was over."""
 

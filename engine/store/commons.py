@@ -78,7 +78,8 @@ def take_due(
                    SELECT w.workflow_uuid, COALESCE(w.kafka_wake_at, 0) AS due,
                           w.kafka_wake_at IS NOT NULL AND w.kafka_asleep IS NOT TRUE AS retries
                      FROM {schema}.workflow_status AS w
-                    WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NULL
+                    WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
+                      AND w.owner_xid IS NULL
                       AND w.name = h.name AND w.application_version = h.version
                       AND COALESCE(w.kafka_wake_at, 0) <= (SELECT {schema}.now_ms())
                       AND w.workflow_uuid <> ALL (%(busy)b::text[])
@@ -144,7 +145,8 @@ def take_over(
               FROM {schema}.workflow_status AS w
               JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
                 ON h.name = w.name AND h.version = w.application_version
-             WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NOT NULL
+             WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
+               AND w.owner_xid IS NOT NULL
                AND w.executor_id = ANY (%(dead)b::text[])
                AND {schema}.executor_is_gone(w.executor_id)
                AND w.workflow_uuid <> ALL (%(busy)b::text[])
@@ -224,7 +226,7 @@ def unsettled(
           FROM {schema}.workflow_status AS w
           JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
             ON h.name = w.name AND h.version = w.application_version
-         WHERE w.kafka_source IS NULL AND w.status = 'PENDING'
+         WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
            AND CASE WHEN w.owner_xid IS NULL THEN COALESCE(w.kafka_wake_at, 0) <= {schema}.now_ms()
                     ELSE w.executor_id = %(executor)s OR {schema}.executor_is_gone(w.executor_id) END
          LIMIT 20

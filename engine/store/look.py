@@ -27,6 +27,10 @@ class Found(NamedTuple):
     """[service, key, ordering key, kind, reason] of our partitions' holds."""
     rest: list[list[str]] | None
     """[source, workflow] of our partitions' rows that run nowhere and are due."""
+    queues: list[str] | None
+    """Of the queues asked about: those in which something is ready or due."""
+    next_due_of_queues: int | None
+    """When the first of what is delayed in them, or at rest, is due; epoch ms."""
 
 
 def look(
@@ -37,11 +41,13 @@ def look(
     sources: Sequence[str],
     services: Sequence[str],
     keys: Sequence[str],
+    queues: Sequence[str],
     limit: int,
 ) -> Statement[Found]:
-    """Everything that nobody tells us, in one statement: index probes, one for each handler, partition and executor.
+    """Everything that nobody tells us, in one statement: index probes, one for each handler, partition, executor and queue.
 
-    `sources` are our partitions; `services` and `keys` those whose holds are of interest, halted ones among them.
+    `sources` are our partitions; `services` and `keys` those whose holds are of interest, halted ones among them;
+    `queues` those this process takes from.
     """
     return Statement(
         """
@@ -69,7 +75,8 @@ def look(
                  CROSS JOIN LATERAL (
                        SELECT COALESCE(w.kafka_wake_at, 0) AS due
                          FROM {schema}.workflow_status AS w
-                        WHERE w.kafka_source IS NULL AND w.status = 'PENDING' AND w.owner_xid IS NULL
+                        WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
+                          AND w.owner_xid IS NULL
                           AND w.name = h.name AND w.application_version = h.version
                         ORDER BY COALESCE(w.kafka_wake_at, 0)
                         LIMIT 1) AS first),
@@ -106,7 +113,43 @@ def look(
                            AND (w.owner_xid IS NULL OR w.status = 'ENQUEUED')
                            AND COALESCE(w.kafka_wake_at, 0) <= c.now
                          ORDER BY w.kafka_source, w.kafka_offset
-                         LIMIT %(limit)s) AS r)
+                         LIMIT %(limit)s) AS r),
+               (SELECT json_agg(q.name)
+                  FROM unnest(%(queues)b::text[]) AS q (name)
+                 WHERE (SELECT true
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'ENQUEUED'
+                           AND w.kafka_wake_at IS NULL
+                         ORDER BY COALESCE(w.queue_partition_key, '')
+                         LIMIT 1)
+                    OR (SELECT w.kafka_wake_at
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'ENQUEUED'
+                           AND w.kafka_wake_at IS NOT NULL
+                         ORDER BY w.kafka_wake_at
+                         LIMIT 1) <= c.now
+                    OR (SELECT COALESCE(w.kafka_wake_at, 0)
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'PENDING'
+                           AND w.owner_xid IS NULL
+                         ORDER BY COALESCE(w.kafka_wake_at, 0)
+                         LIMIT 1) <= c.now),
+               (SELECT min(first.due)
+                  FROM unnest(%(queues)b::text[]) AS q (name)
+                 CROSS JOIN LATERAL (
+                       (SELECT w.kafka_wake_at AS due
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'ENQUEUED'
+                           AND w.kafka_wake_at > c.now
+                         ORDER BY w.kafka_wake_at
+                         LIMIT 1)
+                       UNION ALL
+                       (SELECT COALESCE(w.kafka_wake_at, 0)
+                          FROM {schema}.workflow_status AS w
+                         WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'PENDING'
+                           AND w.owner_xid IS NULL AND COALESCE(w.kafka_wake_at, 0) > c.now
+                         ORDER BY COALESCE(w.kafka_wake_at, 0)
+                         LIMIT 1)) AS first)
           FROM clock AS c
         """,
         {
@@ -116,6 +159,7 @@ def look(
             "sources": sources,
             "services": services,
             "keys": keys,
+            "queues": queues,
             "limit": limit,
         },
         args_row(Found),

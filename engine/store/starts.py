@@ -38,7 +38,7 @@ _TEXTS: Final = (
     "roles",
     "forked_from",
 )
-_INTEGERS: Final = ("wake_at", "timeout_ms", "deadline_ms", "priority")
+_INTEGERS: Final = ("wake_at", "timeout_ms", "deadline_ms", "priority", "place")
 
 _START: Final = """
     WITH started AS (
@@ -46,7 +46,7 @@ _START: Final = """
                (workflow_uuid, status, name, application_version, class_name, config_name, request, inputs, owner_xid,
                 executor_id, created_at, updated_at, started_at_epoch_ms, kafka_wake_at, workflow_timeout_ms,
                 workflow_deadline_epoch_ms, queue_name, deduplication_id, priority, queue_partition_key,
-                authenticated_user, assumed_role, authenticated_roles, forked_from)
+                kafka_place, authenticated_user, assumed_role, authenticated_roles, forked_from)
         SELECT t.id, COALESCE(t.status, %(one_status)s), COALESCE(t.name, %(one_name)s),
                COALESCE(t.version, %(one_version)s), COALESCE(t.class_name, %(one_class_name)s),
                COALESCE(t.config_name, %(one_config_name)s), COALESCE(t.request, %(one_request)s),
@@ -57,6 +57,7 @@ _START: Final = """
                COALESCE(t.deadline_ms, %(one_deadline_ms)s::bigint), COALESCE(t.queue, %(one_queue)s),
                COALESCE(t.deduplication_id, %(one_deduplication_id)s),
                COALESCE(t.priority, %(one_priority)s::integer), COALESCE(t.partition_key, %(one_partition_key)s),
+               COALESCE(t.place, %(one_place)s::bigint),
                COALESCE(t."user", %(one_user)s), COALESCE(t.role, %(one_role)s), COALESCE(t.roles, %(one_roles)s),
                COALESCE(t.forked_from, %(one_forked_from)s)
           FROM (SELECT {schema}.now_ms() AS now) AS c,
@@ -73,13 +74,13 @@ _START: Final = """
                       string_to_array(%(queue)s, %(separator)s, %(null)s),
                       string_to_array(%(deduplication_id)s, %(separator)s, %(null)s),
                       %(priority)s::integer[],
-                      string_to_array(%(partition_key)s, %(separator)s, %(null)s),
+                      string_to_array(%(partition_key)s, %(separator)s, %(null)s), %(place)s::bigint[],
                       string_to_array(%(user)s, %(separator)s, %(null)s),
                       string_to_array(%(role)s, %(separator)s, %(null)s),
                       string_to_array(%(roles)s, %(separator)s, %(null)s),
                       string_to_array(%(forked_from)s, %(separator)s, %(null)s))
                  AS t (id, status, name, version, class_name, config_name, request, inputs, owner, wake_at, timeout_ms,
-                       deadline_ms, queue, deduplication_id, priority, partition_key, "user", role, roles, forked_from)
+                       deadline_ms, queue, deduplication_id, priority, partition_key, place, "user", role, roles, forked_from)
 """
 
 _OF_PARENTS: Final = """
