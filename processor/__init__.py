@@ -2,6 +2,7 @@
 
 from engine.errors import (
     ConfigurationError,
+    DeduplicatedError,
     EngineError,
     EngineStoppedError,
     NondeterminismError,
@@ -49,6 +50,7 @@ from processor.policies import (
     RetryAfterError,
     TerminalError,
 )
+from processor.queues import PlaceOptions, Queue
 from processor.recorded import now, random, uuid4
 from processor.records import RawRecord, Record
 from processor.schedules import CatchUp, Cron, Tick
@@ -66,6 +68,7 @@ __all__ = [
     "ConfigurationError",
     "Cron",
     "DeadLetter",
+    "DeduplicatedError",
     "EngineError",
     "EngineStoppedError",
     "FailurePolicy",
@@ -75,8 +78,10 @@ __all__ = [
     "NondeterminismError",
     "NotYet",
     "Ordering",
+    "PlaceOptions",
     "Protobuf",
     "PublishError",
+    "Queue",
     "Raw",
     "RawRecord",
     "Record",

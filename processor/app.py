@@ -45,6 +45,7 @@ from processor.inline import run_step
 from processor.messaging import StreamReader, event_of, send_to, stream_of
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
+from processor.queues import Queue
 from processor.registry import Registry
 from processor.schedules import Cron, TickDecorator, check_tick_handler, refuse_options_of_records
 from processor.triggers import Topic
@@ -96,6 +97,11 @@ class App:
     def steps(self) -> Mapping[str, "StepFunction[..., Any] | TransactionFunction[Any, ..., Any]"]:
         """Everything registered with `step` and `transaction`, by name."""
         return self._registry.steps
+
+    @property
+    def queues(self) -> Mapping[str, Queue]:
+        """Everything registered with `register_queue`, by name."""
+        return self._registry.queues
 
     # -- steps --
 
@@ -360,6 +366,14 @@ class App:
     def register_workflow(self, fn: Callable[P, R], *, name: str | None = None) -> WorkflowFunction[P, R]:
         """`workflow` for a function that cannot be decorated, as one of another library."""
         return self.workflow(name=name)(fn)
+
+    def register_queue(self, queue: Queue) -> Queue:
+        """Have the app's processes take from a queue, as far as the settings let them (`queues.listen`); returns it.
+
+        Its limits are those of the process that started last: all obey the same ones.
+        """
+        self._registry.add_queue(queue)
+        return queue
 
     @overload
     async def run_step(

@@ -283,6 +283,14 @@ class ExecutorSettings(Section):
         return self
 
 
+class QueueSettings(Section):
+    """Which queues this process takes from."""
+
+    listen: tuple[str, ...] | None = None
+    """Names of the queues, of those that the app registers. Unset: all of them. Empty: none, for a process that only
+    enqueues, or whose machine is for other work."""
+
+
 PRODUCER_KEYS: dict[str, str] = {
     "transactional.id": "outbox.prefix",
     "transaction.timeout.ms": "outbox.transaction_timeout",
@@ -455,6 +463,7 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     partitions: PartitionSettings = PartitionSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    queues: QueueSettings = QueueSettings()
     outbox: OutboxSettings = OutboxSettings()
     retention: RetentionSettings = RetentionSettings()
     payloads: PayloadSettings = PayloadSettings()

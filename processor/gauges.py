@@ -1,10 +1,12 @@
 """Snapshots of the engine and of groups as values of gauges. Pure; names are those of `processor.metric_table`."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from consumers.group import GroupSnapshot
 from consumers.relay import RelaySnapshot
 from engine.snapshots import EngineSnapshot
+from engine.store.queues import QueueDepth
 from processor.metrics import Samples, place
 
 
@@ -31,6 +33,7 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         samples["outbox_depth"] = [((), outbox.waiting)]
         samples["outbox_oldest_seconds"] = [((), age_s)]
         samples["relay_halted"] = [((), int(outbox.halted is not None))]
+    samples |= _queue_gauges(snapshot.queues, now_s)
     if (retention := snapshot.retention) is not None:
         samples["retention_late_seconds"] = [((), retention.late_s)]
         samples["retention_paused"] = [((), int(retention.is_paused))]
@@ -55,6 +58,22 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
             samples.setdefault(name, []).append((place(source.ref), value))
         if source.waits is not None:
             samples.setdefault("partition_paused", []).append(((*place(source.ref), "format"), 1))
+    return samples
+
+
+def _queue_gauges(queues: Sequence[QueueDepth], now_s: float) -> Samples:
+    samples: Samples = {}
+    for queue in queues:
+        age_s = 0.0 if queue.oldest_at is None else max(now_s - queue.oldest_at / 1000, 0.0)
+        for name, value in (
+            ("queue_depth", queue.ready),
+            ("queue_oldest_seconds", age_s),
+            ("queue_delayed", queue.delayed),
+            ("queue_places", queue.places),
+            ("queue_paused", int(queue.is_paused)),
+            ("queue_listeners", queue.listeners),
+        ):
+            samples.setdefault(name, []).append(((queue.queue,), value))
     return samples
 
 

@@ -311,6 +311,41 @@ METRICS: tuple[Metric, ...] = (
         "relay_halts_total", Kind.COUNTER, "halts", (), "Times Kafka's position was none of this database's history."
     ),
     Metric("relay_claims_total", Kind.COUNTER, "claims", (), "Times this process became the one that relays."),
+    # -- queues
+    Metric(
+        "queue_depth",
+        Kind.GAUGE,
+        "workflows",
+        ("queue",),
+        "Workflows that wait for their turn, at most 10,000. Shown by one process for all, as old as 10 s.",
+    ),
+    Metric(
+        "queue_oldest_seconds",
+        Kind.GAUGE,
+        "seconds",
+        ("queue",),
+        "Age of the oldest of them, of the first 10,000 in the queue's order; 0 where there is none. Shown by the same process.",
+    ),
+    Metric(
+        "queue_delayed", Kind.GAUGE, "workflows", ("queue",), "Workflows that do not start before their time; likewise."
+    ),
+    Metric(
+        "queue_places",
+        Kind.GAUGE,
+        "workflows",
+        ("queue",),
+        "Workflows between their start and their end, running or at rest; likewise.",
+    ),
+    Metric("queue_paused", Kind.GAUGE, "1", ("queue",), "1 while an operator has it paused; likewise."),
+    Metric("queue_listeners", Kind.GAUGE, "processes", ("queue",), "Live processes that take from it; likewise."),
+    Metric(
+        "queue_taken_total",
+        Kind.COUNTER,
+        "workflows",
+        ("queue", "reason"),
+        "Workflows that this process took: reason=ready (they start), due (they rested), dead (their executor died).",
+    ),
+    Metric("queue_wait_seconds", Kind.HISTOGRAM, "seconds", ("queue",), "From its enqueueing to its start."),
     # -- this process
     Metric("in_flight", Kind.GAUGE, "workflows", (), "Workflows taken and not finished, all partitions."),
     Metric("in_flight_bytes", Kind.GAUGE, "bytes", (), "Bytes of their payloads."),

@@ -148,6 +148,9 @@ class Metrics(Collector):
                 self._add("partitions_dropped_total", 1, event.reason)
             case telemetry.WorkflowsTaken():
                 self._add("workflows_taken_total", event.count, event.reason)
+            case telemetry.QueueTaken():
+                self._add("queue_taken_total", event.count, event.queue, event.reason)
+                self._take("queue_wait_seconds", event.waits_s, event.queue)
             case telemetry.WorkflowsExpired():
                 self._add("workflows_expired_total", event.count)
             case telemetry.PayloadUnreadable():

@@ -24,6 +24,11 @@ _WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     "version": ((str, type(None)), "text"),
     "group": ((str, type(None)), "the name of a consumer group"),
     "renamed_from": ((str, type(None)), "the former name"),
+    "id": ((str, type(None)), "text"),
+    "priority": ((int,), "a whole number"),
+    "deduplication_id": ((str, type(None)), "text"),
+    "partition_key": ((str, type(None)), "text"),
+    "delay": ((timedelta, type(None)), "a timedelta, or None for no delay"),
 }
 """Types of an option, and what to give, in words."""
 

@@ -1,10 +1,11 @@
-"""What an app has: its steps and handlers by name, and the rules that no two of them may break."""
+"""What an app has: its steps, handlers and queues by name, and the rules that no two of them may break."""
 
 from collections.abc import Callable
 from typing import Any
 
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
+from engine.queues import INTERNAL
 from processor.decorators import FusedFunction, StepFunction, TransactionFunction
 from processor.handlers import (
     Registration,
@@ -17,6 +18,7 @@ from processor.handlers import (
 )
 from processor.options import check_options
 from processor.policies import dead_letter_topic
+from processor.queues import Queue
 from processor.triggers import Topic
 
 
@@ -26,6 +28,7 @@ class Registry:
     def __init__(self, app: str) -> None:
         self._app = app
         self.workflows: dict[str, Registration] = {}
+        self.queues: dict[str, Queue] = {}
         self.steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
 
     def transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
@@ -74,6 +77,14 @@ class Registry:
                 f"  Give one of them name=."
             )
         self.steps[step.name] = step
+
+    def add_queue(self, queue: Queue) -> None:
+        """Enter a queue. Raises `ConfigurationError` if there is one of its name."""
+        if queue.name in self.queues:
+            raise ConfigurationError(f"queue {queue.name!r} is registered twice in app {self._app!r}")
+        if queue.name == INTERNAL:
+            raise ConfigurationError(f"queue {queue.name!r} is the official client's, and every app takes from it")
+        self.queues[queue.name] = queue
 
     def add_workflow(self, registration: Registration) -> None:
         """Enter a handler. Raises `ConfigurationError` if there is one of its name, or for its topic and group."""

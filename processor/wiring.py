@@ -21,6 +21,7 @@ from consumers.settings import (
 )
 from engine.errors import ConfigurationError
 from engine.keeping import Keep, RetentionSettings
+from engine.queues import QueueSpec
 from engine.settings import EngineSettings
 from processor.app import App
 from processor.config import KafkaSettings, SaslSettings, Settings
@@ -90,6 +91,19 @@ def keep_of(settings: Settings, handler: str) -> Keep:
     return Keep(
         success=time("success"), error=time("error"), cancelled=time("cancelled"), dead_letters=time("dead_letters")
     )
+
+
+def listened(app: App, settings: Settings) -> list[QueueSpec]:
+    """The queues that a process takes from. Raises `ConfigurationError` for one that the app does not register."""
+    chosen = settings.queues.listen
+    if chosen is None:
+        return [queue.spec for queue in app.queues.values()]
+    if unknown := [name for name in chosen if name not in app.queues]:
+        known = ", ".join(map(repr, app.queues)) or "none"
+        raise ConfigurationError(
+            f"queues.listen has {unknown[0]!r}, and app {app.name!r} registers {known}: app.register_queue(Queue(...))"
+        )
+    return [app.queues[name].spec for name in chosen]
 
 
 def group_name(registration: Registration, app: App, settings: Settings) -> str:

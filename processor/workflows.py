@@ -1,6 +1,7 @@
 """What `@app.workflow` leaves in the place of a function, and how it is started: by a call, from outside or from a workflow.
 
 await fulfil.start(order)      a handle, at once
+await fulfil.enqueue(order, queue=orders)     the same, when its turn comes
 await fulfil(order)            start it, and wait for its result
 with workflow_id("o-1"): …     the next workflow called or started inside has this ID
 fulfil.fn(order)               the function itself, for unit tests
@@ -18,19 +19,31 @@ from inspect import iscoroutinefunction
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from engine.checkpoint import require_loop, require_thread
-from engine.children import child_id, place_of_result, result_in_workflow, start_child, start_outside
+from engine.children import (
+    DEDUPLICATE,
+    child_id,
+    place_of_result,
+    result_in_workflow,
+    start_child,
+    start_deduplicated,
+    start_outside,
+)
 from engine.clock import now_ms
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.ids import WorkflowId
+from engine.queues import QueueSpec, check_place, enter
 from engine.runner import Run
 from engine.starts import Start as StartRow
 from engine.starts import check_id
 from engine.timers import Place
 from processor.blocking import from_thread
+from processor.debounces import DebounceOptions, Debouncer
+from processor.enqueues import Enqueue, SyncEnqueue
 from processor.handlers import Registration
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.here import workflow_here
+from processor.queues import PlaceOptions, Queue, checked
 from processor.records import Record
 from processor.starts import Start, SyncStart
 
@@ -72,6 +85,7 @@ class WorkflowFunction(Generic[P, R_co]):
         name: `workflow_status.name`.
         start: Start it from async code, and have its handle: see `Start`.
         start_sync: The same from a thread, as a sync workflow's.
+        enqueue, enqueue_sync: Have it run when its turn in a queue comes: see `Queue.enqueue`.
     """
 
     fn: Callable[P, R_co]
@@ -82,9 +96,11 @@ class WorkflowFunction(Generic[P, R_co]):
         self._registration = registration
         self._engine = engine
         starter = _Starter(registration, engine)
-        self._starter = starter
+        self.starter = starter
         self.start: Start[P, R_co] = Start(fn, starter)
         self.start_sync: SyncStart[P, R_co] = SyncStart(fn, starter)
+        self.enqueue: Enqueue[P, R_co] = Enqueue(fn, starter)
+        self.enqueue_sync: SyncEnqueue[P, R_co] = SyncEnqueue(fn, starter)
         update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -94,7 +110,32 @@ class WorkflowFunction(Generic[P, R_co]):
             WorkflowConflictError: The ID it was given is another workflow's, or this one's with other inputs.
             ConfigurationError: The app does not run in this process. A unit test calls `fn`.
         """
-        return cast("R_co", self._starter.call(args, kwargs))
+        return cast("R_co", self.starter.call(args, kwargs))
+
+    def debounce(
+        self,
+        key: str,
+        *,
+        wait: timedelta,
+        max_wait: timedelta | None = None,
+        queue: Queue | None = None,
+        timeout: timedelta | None = None,
+    ) -> Debouncer[P, R_co]:
+        """`workflow.debounce(key, wait=…).start(…)`: run once no call has come for `wait`, with the last one's arguments.
+
+        Args:
+            key: Whose calls belong together: of this workflow, from whatever process.
+            wait: Quiet after the last call.
+            max_wait: After the first call it starts at the latest, however many follow. `None`: calls can put it off for ever.
+            queue: Where it then waits for its turn, with whatever limits that has; still, until it has started, calls change
+                its arguments. Neither partitioned, nor with a priority. `None`: it starts at once.
+            timeout: From its start to its completion.
+
+        Raises:
+            ConfigurationError: An option is none.
+        """
+        options = DebounceOptions(key, wait, max_wait, queue, timeout)
+        return Debouncer(self.fn, self.starter, options)
 
     @overload
     def retrieve(self: "WorkflowFunction[P, Coroutine[Any, Any, R]]", id: str) -> WorkflowHandle[R]: ...
@@ -132,6 +173,7 @@ class _Starter:
     """Starts one workflow."""
 
     def __init__(self, registration: Registration, engine: Callable[[], Engine]) -> None:
+        self.name = registration.name
         self._registration = registration
         self._engine = engine
         self._is_async = iscoroutinefunction(registration.function)
@@ -153,6 +195,57 @@ class _Starter:
         given = _taken(id)
         handle = from_thread(self._engine, lambda: self.start(args, kwargs, id=given, timeout=timeout))
         return SyncWorkflowHandle(handle, self._engine)
+
+    # -- debounce --
+
+    @property
+    def engine(self) -> Callable[[], Engine]:
+        return self._engine
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        return self._inputs(args, kwargs)
+
+    def decode(self, output: str) -> Any:
+        return self._registration.result.decode(output)
+
+    # -- enqueue --
+
+    def enqueue(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], queue: QueueSpec, options: PlaceOptions
+    ) -> Coroutine[Any, Any, WorkflowHandle[Any]]:
+        placed: dict[str, Any] = {**checked(queue, options)}
+        id, timeout = placed.pop("id", None), placed.pop("timeout", None)
+        check_place(queue, **placed)
+        run = workflow_here(f"{self._registration.name}.enqueue()")
+        inputs, given = self._inputs(args, kwargs), _taken(id)
+        if run is None:
+            start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
+            enter(start, queue, **placed)
+            return self._enqueue_outside(start)
+        start, function_id, has_own_id = self._child(run, inputs, given, timeout)
+        enter(start, queue, **placed)
+        if start.deduplication_id is None:
+            return self._start_child(run, start, function_id, has_own_id)
+        # Both places in the history are taken now: gathered calls keep theirs in every replay.
+        verdict_id = run.next_function_id(DEDUPLICATE)
+        return self._enqueue_deduplicated(run, start, function_id, verdict_id, has_own_id=has_own_id)
+
+    def enqueue_sync(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], queue: QueueSpec, options: PlaceOptions
+    ) -> SyncWorkflowHandle[Any]:
+        taken: PlaceOptions = {**options, "id": _taken(options.get("id"))}
+        handle = from_thread(self._engine, lambda: self.enqueue(args, kwargs, queue, taken))
+        return SyncWorkflowHandle(handle, self._engine)
+
+    async def _enqueue_outside(self, start: StartRow) -> WorkflowHandle[Any]:
+        await start_outside(self._engine(), start)
+        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+
+    async def _enqueue_deduplicated(
+        self, run: Run, start: StartRow, function_id: int, verdict_id: int, *, has_own_id: bool
+    ) -> WorkflowHandle[Any]:
+        await start_deduplicated(run, start, function_id=function_id, verdict_id=verdict_id, has_own_id=has_own_id)
+        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
 
     # -- call --
 

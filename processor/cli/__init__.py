@@ -36,6 +36,7 @@ _COMMANDS = (
     "partitions",
     "dead-letters",
     "schedules",
+    "queues",
     "outbox",
     "relay",
     "retention",

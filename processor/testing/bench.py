@@ -365,7 +365,8 @@ class Bench:
 
     def _new_engine(self) -> Engine:
         handlers = {name: each.handler() for name, each in self.app.workflows.items()}
-        return Engine(self.settings, handlers, Telemetry((self._observe,)))
+        queues = [queue.spec for queue in self.app.queues.values()]
+        return Engine(self.settings, handlers, Telemetry((self._observe,)), queues)
 
     def _observe(self, event: Event) -> None:
         self.events.append(event)

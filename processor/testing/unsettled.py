@@ -41,6 +41,7 @@ def reasons(
 async def due(engine: Engine) -> list[str]:
     """Workflows without a source that this engine runs, or takes at its next look, which comes now; ticks alike."""
     left = [f"{workflow_id}: due" for workflow_id in await engine.recovery.unsettled()]
+    left += [f"{workflow_id}: its queue's turn" for workflow_id in await engine.dispatcher.unsettled()]
     if left:
         engine.scan.hint()
     if ticks := engine.scheduler.unsettled():
