@@ -135,6 +135,7 @@ def sample(setting: Setting) -> Any:
         "partitions.start_timestamp": "2026-01-31T00:00:00Z",
         "executor.name": "${POD_NAME}",
         "executor.lease": "20s",
+        "queues.listen": ["mails"],
         "retention.handlers": {"audit": {"success": "forever"}},
         "http.host": "::",
         "metrics.latency_buckets_s": [0.01, 0.1, 1],

@@ -17,6 +17,7 @@ from examples import (
     in_a_program,
     payments,
     publishing,
+    queues,
     reminders,
     schedules,
     topics,
@@ -236,3 +237,28 @@ def test_code_in_the_docs_stands_in_an_example(page: Path) -> None:
 
 def indented(text: str) -> str:
     return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
+
+
+async def test_mails_wait_for_their_turn_and_an_index_for_quiet(database: str) -> None:
+    app, topic = queues.app, queues.app.workflows["welcome"].topic
+    assert topic
+    async with Bench(app, database) as bench:
+        letter = await queues.newsletter.start([f"u{n}@example.org" for n in range(120)], "news")
+        await bench.settle()
+        await bench.deliver(topic, queues.SignedUp(email="new@example.org"))
+        await bench.settle()
+        assert len(queues.sent) == 100
+        await bench.advance(timedelta(minutes=1))
+        assert await letter.result() == 120
+        await bench.settle()
+        assert queues.sent[100] == "new@example.org: welcome"
+
+        first = [await queues.upload("a", f"{n}.csv") for n in range(3)]
+        again = await queues.upload("b", "0.csv")
+        await bench.settle()
+        assert [name for name in queues.imported if name.startswith("a")] == ["a/0.csv", "a/1.csv", "a/2.csv"]
+        assert again.id not in {handle.id for handle in first}
+        assert queues.indexed == []
+        await bench.advance(timedelta(seconds=30))
+        await bench.settle()
+        assert sorted(queues.indexed) == ["a", "b"]

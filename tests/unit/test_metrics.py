@@ -199,6 +199,7 @@ def test_no_event_is_unknown_to_the_observer(metrics: Metrics) -> None:
         "latencies_s": [1.0],
         "durations_s": [1.0],
         "delays_s": [1.0],
+        "waits_s": [1.0],
         "counts": {"t": 2},
         "deleted": {("fulfil", "SUCCESS"): 1},
     }

@@ -16,6 +16,7 @@ from engine.ids import SourceRef
 from engine.keeping import Keep
 from engine.retention import RetentionSnapshot
 from engine.snapshots import EngineSnapshot, SourceSnapshot
+from engine.store.queues import QueueDepth
 from processor import App, ConfigurationError, Settings, Topic
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.metric_table import METRICS
@@ -205,6 +206,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "dead_letters": (Depth("shop", "orders", 3, 20_000), Depth("shop", "parcels", 0, None)),
         "stranded": (("remind", 2),),
         "outbox": OutboxDepth(7, 55_000, None),
+        "queues": (QueueDepth("mails", 5, 2, 3, 50_000, is_paused=False, listeners=1),),
         "retention": RetentionSnapshot(late_s=7.0, vacuum_held_s=3.0, is_paused=True),
         "schedules": (("close", 3.5, False), ("open", 0.0, True)),
     }  # fmt: skip
@@ -224,6 +226,13 @@ def test_overdue_and_paused_schedules_are_gauges() -> None:
 
     assert gauges["schedule_overdue_seconds"] == [(("close",), 3.5), (("open",), 0.0)]
     assert gauges["schedule_paused"] == [(("close",), 0), (("open",), 1)]
+
+
+def test_what_waits_in_queues_are_gauges_and_their_age_is_as_of_the_scrape() -> None:
+    gauges = engine_gauges(engine(), timedelta(seconds=10), now_s=60.0)
+
+    names = ("queue_depth", "queue_delayed", "queue_places", "queue_oldest_seconds", "queue_paused", "queue_listeners")
+    assert [gauges[name] for name in names] == [[(("mails",), value)] for value in (5, 2, 3, 10.0, 0, 1)]
 
 
 def test_what_waits_in_the_outbox_is_a_gauge_of_one_process() -> None:
