@@ -22,10 +22,10 @@ from benchmarks import peer, workloads
 from benchmarks.measure import Measured, MeasurementError
 from benchmarks.report import Line, line, table
 from benchmarks.servers import Servers, started
-from benchmarks.workloads import DBOS, FLOORS, LATENCY, WORKLOADS, FloorVariant, Participant, Workload
+from benchmarks.workloads import DBOS, FLOORS, LATENCY, QUEUE, WORKLOADS, FloorVariant, Participant, Workload
 
 ROUNDS = 3
-NAMES = (*(each.name for each in WORKLOADS), LATENCY, DBOS)
+NAMES = (*(each.name for each in WORKLOADS), LATENCY, QUEUE, DBOS)
 
 
 def main() -> int:
@@ -74,6 +74,9 @@ def measure_all(servers: Servers, names: Sequence[str], *, rounds: int, quick: b
     ]
     if LATENCY in names:
         participants.append(workloads.latency(servers, seconds=4 if quick else 10))
+    if QUEUE in names:
+        count = workloads.QUEUE_WORKFLOWS
+        participants.append(workloads.queue_drain(servers, count * 3 // 10 if quick else count))
     if DBOS in names:
         try:
             say(f"dbos {peer.VERSION}: looking for its environment ({peer.PLACE})")
@@ -134,6 +137,9 @@ def _lines(
     if LATENCY in measured:
         title = f"latency, {workloads.LATENCY_RATE:,} records/s offered"
         lines.append(line(LATENCY, title, measured, floor=None, peer=None))
+    if QUEUE in measured:
+        title = f"queue drain, {workloads.QUEUE_PROCESSES} processes, one async step"
+        lines.append(line(QUEUE, title, measured, floor=None, peer=None))
     if peer_name:
         lines.append(line(DBOS, f"dbos {peer.VERSION}, one async step", measured, floor=None, peer=None))
     return lines

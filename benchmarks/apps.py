@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from processor import App, Topic, Transaction
+from processor import App, Queue, Topic, Transaction
 
 
 class Order(BaseModel):
@@ -115,3 +115,17 @@ def charge_sync(order: Order) -> str:
 @sync_one.workflow(on=orders)
 def fulfil_sync(order: Order) -> None:
     charge_sync(order)
+
+
+queued = App("queued")
+queued.register_queue(Queue("orders"))
+
+
+@queued.step()
+async def charge_queued(order: Order) -> str:
+    return order.order_id
+
+
+@queued.workflow()
+async def fulfil_queued(order: Order) -> None:
+    await charge_queued(order)

@@ -130,6 +130,26 @@ def until_all_is_done(subject: Subject, address: str, count: int, *, may_end: bo
             time.sleep(LOOK_S)
 
 
+def until_queue_is_drained(subjects: Sequence[Subject], address: str, count: int) -> None:
+    """Wait until several processes together have done `count` workflows."""
+    with psycopg.connect(address, autocommit=True) as connection:
+        seen, seen_at = -1, time.monotonic()
+        while True:
+            for subject in subjects:
+                subject.look()
+                if not subject.running:
+                    raise subject.failed("ended before the queue was empty")
+            done = _one(connection, _SUCCEEDED)
+            if done >= count:
+                return
+            now = time.monotonic()
+            if done != seen:
+                seen, seen_at = done, now
+            if now - seen_at > STALL_S:
+                raise subjects[0].failed(f"nothing moved for {STALL_S:.0f} s after {done} of {count} workflows")
+            time.sleep(2 * LOOK_S)  # a count of all rows
+
+
 def until_time_is_over(subject: Subject, address: str, *, count: int, seconds: float) -> None:
     """Let it work for so long from its first success, or until it has done all."""
     deadline, first = time.monotonic() + STALL_S, True

@@ -3,6 +3,7 @@
 Whoever takes part can be measured any number of times, each time on a fresh database and under a new group.
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -59,6 +60,9 @@ FLOORS = {"step": "journaled-1", "three": "journaled-3", "tx": "fused", "each": 
 
 LATENCY = "latency"
 LATENCY_RATE = 1_000
+QUEUE = "queue"
+QUEUE_WORKFLOWS = 100_000
+QUEUE_PROCESSES = 2
 DBOS = "dbos"
 DBOS_RECORDS = 2_000
 """Enough for 14 s; it enqueues all of a topic while it works on it, so more would only slow it down."""
@@ -194,6 +198,47 @@ def latency(servers: Servers, seconds: float) -> Participant:
             return replace(Measured(rate, rss_mib=subject.rss_mib), p50_ms=p50_ms, p99_ms=p99_ms)
 
     return Participant(LATENCY, run)
+
+
+def queue_drain(servers: Servers, workflows: int) -> Participant:
+    """A full queue without limits, and two processes that start at once: how fast it is empty."""
+
+    def run() -> Measured:
+        with servers.database() as address:
+            with psycopg.connect(address, autocommit=True) as connection:
+                connection.execute(_ENQUEUE, (workflows,))
+            environment = worker_environment(servers, address, "none") | {"PROCESSOR_OUTBOX_RELAY": "false"}
+            with contextlib.ExitStack() as stack:
+                subjects = [
+                    stack.enter_context(measure.running(worker("queued"), environment)) for _ in range(QUEUE_PROCESSES)
+                ]
+                measure.until_queue_is_drained(subjects, address, workflows)
+            measure.check_rows(address, "steps", workflows)
+            with psycopg.connect(address) as connection:
+                row = connection.execute(_SHARES).fetchone()
+            if row != (QUEUE_PROCESSES, workflows, 0):
+                raise measure.MeasurementError(f"(processes at work, ledger rows, left in it) are {row}")
+            rate = measure.rate(address, expected=workflows)
+            return Measured(records_per_s=rate, rss_mib=max(subject.rss_mib for subject in subjects))
+
+    return Participant(QUEUE, run)
+
+
+# As `queue.enqueue` leaves them, in one statement: what is measured is how they are taken and run.
+_ENQUEUE = """
+    INSERT INTO dbos.workflow_status
+           (workflow_uuid, status, name, queue_name, inputs, created_at, updated_at, kafka_place)
+    SELECT gen_random_uuid()::text, 'ENQUEUED', 'fulfil_queued', 'orders',
+           json_build_object('args', json_build_array(json_build_object(
+               'order_id', 'o-' || n, 'customer', 'c-' || n %% 50000, 'seq', n, 'amount_cents', 100, 'note', 'a note')),
+               'kwargs', '{}'::json)::text,
+           dbos.now_ms(), dbos.now_ms(), n
+      FROM generate_series(1, %s) AS n
+"""
+_SHARES = """
+    SELECT count(DISTINCT executor_id), count(*), count(*) FILTER (WHERE completed_at_epoch_ms IS NULL)
+      FROM dbos.workflow_queue
+"""
 
 
 def _until_claimed(subject: measure.Subject, address: str) -> None:
