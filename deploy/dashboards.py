@@ -175,6 +175,41 @@ OVERVIEW = Dashboard(
                 meaning="1: processor schedules list says since when, by whom and why.",
             ),
         ],
+        "Queues": [
+            Panel(
+                "Waiting for their turn",
+                {"max by (queue) (processor_queue_depth{S})": "{{queue}}"},
+                meaning="At most 10,000 of each queue are counted: processor queues list.",
+            ),
+            Panel(
+                "Oldest that waits",
+                {"max by (queue) (processor_queue_oldest_seconds{S})": "{{queue}}"},
+                "s",
+                "From its enqueueing; 0 where none waits.",
+            ),
+            Panel(
+                "Taken", rate("queue_taken_total", "queue, reason"), "ops", "Started, woken, or left by a dead process."
+            ),
+            Panel("95 % waited up to", quantiles("queue_wait_seconds", "queue"), "s", "From enqueueing to start."),
+            Panel(
+                "Have a place",
+                {"max by (queue) (processor_queue_places{S})": "{{queue}}"},
+                meaning="Between start and end, running or at rest: what the limit `concurrency` counts.",
+            ),
+            Panel(
+                "Delayed",
+                {"max by (queue) (processor_queue_delayed{S})": "{{queue}}"},
+                meaning="Not before their time.",
+            ),
+            Panel(
+                "Processes that take from it",
+                {"max by (queue) (processor_queue_listeners{S})": "{{queue}}"},
+                meaning="0 while something waits: nobody will start it.",
+            ),
+            Panel(
+                "Paused", {"max by (queue) (processor_queue_paused{S})": "{{queue}}"}, meaning="processor queues resume"
+            ),
+        ],
         "Outbox": [
             Panel(
                 "Waiting to be published",
