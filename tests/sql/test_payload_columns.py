@@ -8,7 +8,7 @@ from engine.store.statement import rendered
 
 OURS = "the engine's own: names, IDs, states, versions"
 BY_OPERATORS = "what operators say and do"
-NAMED = "a topic or key as the code names it: looked up in SQL, and told by NOTIFY"
+NAMED = "a topic or key as the code names it: looked up in SQL, and of some told by NOTIFY"
 REASON = "the class of an error at most, where payloads are sealed (engine/outcomes.py)"
 ROLES = "who is allowed what; not a payload"
 PUBLISHED = "events on their way to readers who have no key of ours; gone once they are in Kafka"
@@ -17,6 +17,7 @@ APART = "sealed by statements of their own (engine/store/payloads.py, letters)"
 READABLE = {
     "audit": dict.fromkeys(("actor", "action", "subject", "detail"), BY_OPERATORS),
     "claim_request": dict.fromkeys(("service_name", "key", "executor_id"), OURS),
+    "debounce": dict.fromkeys(("name", "workflow_uuid", "last_call"), OURS) | {"key": NAMED},
     "dead_letter": dict.fromkeys(("workflow_uuid", "handler", "service_name", "topic", "reason", "state"), OURS)
     | {"note": BY_OPERATORS}
     | dict.fromkeys(("record_key", "record_value", "record_headers", "error"), APART),
@@ -33,6 +34,9 @@ READABLE = {
     "outbox": {"topic": OURS} | dict.fromkeys(("record_key", "record_value", "record_headers"), PUBLISHED),
     "outbox_relay": dict.fromkeys(("outbox_name", "executor_id", "token", "next_token", "halted"), OURS),
     "processor_migration": dict.fromkeys(("name", "checksum"), OURS),
+    "queue": {"queue_name": OURS},
+    "queue_listener": dict.fromkeys(("executor_id", "queue_name"), OURS),
+    "queue_start": dict.fromkeys(("queue_name", "owner_xid"), OURS) | {"partition_key": NAMED},
     "recovery": dict.fromkeys(("workflow_uuid", "worker_id", "reason", "previous_status", "previous_worker_id"), OURS),
     "retention_policy": dict.fromkeys(("handler", "kind"), OURS),
     "schedule": dict.fromkeys(("name", "expression", "timezone", "catch_up", "version"), OURS)
