@@ -30,6 +30,10 @@ from processor import (
     TerminalError,
     Topic,
     Transaction,
+    current_workflow,
+    send,
+    set_event,
+    write_stream,
 )
 from processor.testing import Bench
 from tests.integration.protocol import FAST, LAZY, Order, Shop, statuses, until, until_row
@@ -108,6 +112,9 @@ def everything() -> tuple[App, list[Topic[Any]]]:  # noqa: C901  # a list of han
     @app.workflow(on=topics["async"], retry=Retry(attempts=2, first_delay=timedelta(milliseconds=1)))
     async def handle(order: Record[Order]) -> str:
         assert order.header("h") == CANARY.encode()
+        await send(current_workflow().id, CANARY)
+        await set_event("state", CANARY)
+        await write_stream("lines", CANARY)
         return await alone(await record(await work(order.event)))
 
     @app.workflow(on=topics["sync"])
