@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from processor import App, BlockKey, HaltPartition, RawRecord, Topic, Transaction
+from processor import App, BlockKey, Cron, HaltPartition, Queue, RawRecord, Tick, Topic, Transaction
 
 
 class Order(BaseModel):
@@ -66,6 +66,20 @@ async def wait_for_the_gate(order: Order) -> str:
 @app.workflow(on=Topic("slow", Order))
 async def slow(order: Order) -> None:
     await wait_for_the_gate(order)
+
+
+mails = Queue("mails")
+app.register_queue(mails)
+
+
+@app.workflow()
+async def post(order_id: str) -> None:
+    await charge(Order(order_id=order_id))
+
+
+@app.workflow(on=Cron("* * * * * *"))
+async def remind(tick: Tick) -> None:
+    await mails.enqueue(post, str(tick))
 
 
 before = App("live")

@@ -52,6 +52,7 @@ RARE = (
     telemetry.FlushRetried("weather", "connection lost"),
     telemetry.WorkflowsTaken("due", 1),
     telemetry.WorkflowsExpired(1),
+    telemetry.TicksPassedOver("remind", 1),
     telemetry.RetentionDeleted({("fulfil", "SUCCESS"): 90}, 0.05),
     kafka.PartitionsRevoked((SOURCE,), lost=True),
     kafka.PartitionsRevoked((SOURCE,), lost=False),

@@ -264,6 +264,7 @@ async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
             CrashPoint.FUSED_CALLED,
             CrashPoint.RELEASED,
             CrashPoint.TAKEN,
+            CrashPoint.DEQUEUING,
         )
         assert bench.crashes == (crash_point is not None and crash_point not in never)
 

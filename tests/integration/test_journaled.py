@@ -34,6 +34,8 @@ NOT_PASSED = {
     CrashPoint.STARTING,
     CrashPoint.STARTED,
     CrashPoint.TAKEN,
+    CrashPoint.DEQUEUING,
+    CrashPoint.DEQUEUED,
 }
 """Crash points that a journaled record does not meet."""
 
