@@ -265,7 +265,8 @@ async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
             CrashPoint.RELEASED,
             CrashPoint.TAKEN,
         )
-        if crash_point not in (CrashPoint.DEQUEUING, CrashPoint.DEQUEUED):  # a process looks into its queues as it starts
+        # A process looks into its queues as it starts: perhaps before, perhaps after.
+        if crash_point not in (CrashPoint.DEQUEUING, CrashPoint.DEQUEUED):
             assert bench.crashes == (crash_point is not None and crash_point not in never)
 
 

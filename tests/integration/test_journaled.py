@@ -127,7 +127,8 @@ async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
             await bench.deliver(orders, Order(order_id=f"o-{n}"))
         await bench.settle()
 
-        if crash_point not in (CrashPoint.DEQUEUING, CrashPoint.DEQUEUED):  # a process looks into its queues as it starts
+        # A process looks into its queues as it starts: perhaps before, perhaps after.
+        if crash_point not in (CrashPoint.DEQUEUING, CrashPoint.DEQUEUED):
             assert bench.crashes == (crash_point is not None and crash_point not in NOT_PASSED)
         sold = [row[0] for row in await bench.fetch_all("SELECT order_id FROM sale ORDER BY id")]
         assert sorted(sold) == sorted(["before", *(f"o-{n}" for n in range(20))])
