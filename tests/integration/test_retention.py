@@ -182,6 +182,7 @@ async def test_everything_that_hangs_on_a_row_goes_with_it(database: str, rows: 
 
 NOT_HANGING = {
     "dead_letter": "has a policy of its own; an open one spares its workflow",
+    "debounce": "goes when nobody has called under the key for long (engine/depths.py)",
     "hold": "spares its workflow",
 }
 """Tables with a workflow's ID whose rows do not go with it, and why."""
