@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -172,7 +173,7 @@ def _heading(section: tuple[str, ...]) -> list[str]:
         "",
         f"## {title}",
         "",
-        (model.__doc__ or "").strip(),
+        cleandoc(model.__doc__ or ""),
         "",
         "| key | type | default | meaning |",
         "|---|---|---|---|",

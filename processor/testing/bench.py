@@ -236,7 +236,7 @@ class Bench:
             left = reasons(self.engine, self._sources, self._claiming, self.log)
             if not left:
                 left = await due(self.engine)
-            if not left:
+            if not left and not self._changed.is_set():  # whatever happened while the rows were read may have left more
                 return
             if time.monotonic() > deadline:
                 raise UnsettledError("not settled: " + "; ".join(left[:20]))

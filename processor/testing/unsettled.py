@@ -39,14 +39,20 @@ def reasons(
 
 
 async def due(engine: Engine) -> list[str]:
-    """Workflows without a source that this engine runs, or takes at its next look, which comes now; ticks alike."""
-    left = [f"{workflow_id}: due" for workflow_id in await engine.recovery.unsettled()]
-    left += [f"{workflow_id}: its queue's turn" for workflow_id in await engine.dispatcher.unsettled()]
-    if left:
-        engine.scan.hint()
+    """Workflows without a source that this engine runs, or takes at its next look, which comes now; ticks alike.
+
+    What makes rows is asked before the rows are: a tick that becomes one meanwhile is met there.
+    """
     if ticks := engine.scheduler.unsettled():
         engine.scheduler.hint()
-    return left + [f"schedule {name}: due" for name in ticks]
+    left = [f"schedule {name}: due" for name in ticks]
+    queued = await engine.dispatcher.unsettled()
+    left += [f"{workflow_id}: its queue's turn" for workflow_id in queued]
+    rows = await engine.recovery.unsettled()
+    left += [f"{workflow_id}: due" for workflow_id in rows]
+    if queued or rows:
+        engine.scan.hint()
+    return left
 
 
 def _of(source: Source) -> list[str]:

@@ -111,6 +111,26 @@ def test_a_sync_handler_and_a_call_are_fine(database: str) -> None:
     asyncio.run(scenario())
 
 
+async def test_a_bench_is_not_settled_by_a_tick_that_becomes_a_row_while_it_reads(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = Books()
+    async with Bench(books.app, database) as bench:
+        await prepare(bench)
+        await bench.settle()
+        read = bench.engine.recovery.unsettled
+
+        async def until_the_look_is_over() -> list[str]:
+            rows = await read()
+            await until(lambda: not bench.engine.scheduler.unsettled())
+            return rows
+
+        monkeypatch.setattr(bench.engine.recovery, "unsettled", until_the_look_is_over)
+        at = await to_next(bench, HOURLY)
+        await bench.settle()
+        assert await closed(bench) == [at]
+
+
 @pytest.mark.crash_points(
     CrashPoint.TICKS_WRITTEN,
     CrashPoint.TICKS_DURABLE,
