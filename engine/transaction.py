@@ -50,16 +50,26 @@ class _Lasting(Enum):
     """It ends the transaction."""
 
 
-_ENDS = re.compile(
-    r"\s*(?:begin|start\s+transaction|commit|end|rollback(?!\s+to)|abort|prepare\s+transaction)\b", re.IGNORECASE
-)
-_LASTS = re.compile(
-    r"\s*(?:set|reset|create\s+(?:(?:local|global)\s+)?temp|declare|savepoint)|.*\bset_config\b",
-    re.IGNORECASE | re.DOTALL,
-)
+_LEAD = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
 _NAME = r'(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>\w+))'
-_SAVEPOINT = re.compile(rf"\s*savepoint\s+{_NAME}", re.IGNORECASE)
-_BACK_TO = re.compile(rf"\s*rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?{_NAME}", re.IGNORECASE)
+
+
+def _begins(pattern: str) -> re.Pattern[str]:
+    """Statements that begin so, behind blanks and comments."""
+    return re.compile(_LEAD + pattern, re.IGNORECASE | re.DOTALL)
+
+
+_ENDS = _begins(
+    r"(?:begin|start\s+transaction|commit|end|rollback(?!\s+(?:(?:work|transaction)\s+)?to\b)|abort|prepare\s+transaction)\b"
+)
+_LASTS = _begins(
+    r"(?:(?:set|reset|declare|savepoint)\b|create\s+(?:(?:local|global)\s+)?temp)"
+    r"|.*\bset_config\b"
+)
+_SAVEPOINT = _begins(rf"savepoint\s+{_NAME}")
+_BACK_TO = _begins(rf"rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?{_NAME}")
+_UNPREPARES = _begins(r"(?:drop|alter|rollback|discard|deallocate)\b")
+"""Statements at whose tag psycopg deallocates all that it has prepared."""
 
 
 class TransactionEndedError(EngineError):
@@ -93,29 +103,22 @@ class Transaction:
         Raises:
             psycopg.Error: Of this statement, or of an earlier one.
         """
-        connection = self._open()
-        match _lasting(query):
-            case _Lasting.ENDS:
-                raise TransactionEndedError(
-                    f"{_text(query).strip()[:60]!r}: the transaction commits with the record of its step; "
-                    f"return to commit, raise to roll back"
-                )
-            case _Lasting.UNTIL_COMMIT:
-                self.lingers = True
-                if (name := _name_in(_SAVEPOINT, query)) is not None:
-                    self.publications.savepoint(name)
-            case _Lasting.NOTHING:
-                if self.publications.has_savepoints and (name := _name_in(_BACK_TO, query)) is not None:
-                    self.publications.roll_back_to(name)
+        connection = self._admit(query)
         cursor = connection.cursor(row_factory=rows)
         self._sent.append((cursor, query))
-        return await cursor.execute(query, params)
+        await cursor.execute(query, params)
+        if _unprepares(query):
+            await _unprepare(connection)
+        return cursor
 
     async def execute_many(self, query: Query, params: Sequence[Params]) -> None:
         """Send one statement for many parameters."""
-        cursor = self._open().cursor()
+        connection = self._admit(query)
+        cursor = connection.cursor()
         self._sent.append((cursor, query))
         await cursor.executemany(query, params)
+        if _unprepares(query):
+            await _unprepare(connection)
 
     async def publish(
         self, topic: EventTopic[E], event: E, *, headers: GivenHeaders = (), key: bytes | str | None = None
@@ -175,6 +178,24 @@ class Transaction:
     def check_open(self) -> None:
         """Raise `TransactionEndedError` unless statements are accepted."""
         self._open()
+
+    def _admit(self, query: Query) -> AsyncConnection[Any]:
+        """The connection, for a statement that may be sent on it."""
+        connection = self._open()
+        match _lasting(query):
+            case _Lasting.ENDS:
+                raise TransactionEndedError(
+                    f"{_text(query).strip()[:60]!r}: the transaction commits with the record of its step; "
+                    f"return to commit, raise to roll back"
+                )
+            case _Lasting.UNTIL_COMMIT:
+                self.lingers = True
+                if (name := _name_in(_SAVEPOINT, query)) is not None:
+                    self.publications.savepoint(name)
+            case _Lasting.NOTHING:
+                if self.publications.has_savepoints and (name := _name_in(_BACK_TO, query)) is not None:
+                    self.publications.roll_back_to(name)
+        return connection
 
     def _open(self) -> AsyncConnection[Any]:
         if self._connection is None:
@@ -302,6 +323,26 @@ def _lasting_text(text: str) -> _Lasting:
     if _ENDS.match(text):
         return _Lasting.ENDS
     return _Lasting.UNTIL_COMMIT if _LASTS.match(text) else _Lasting.NOTHING
+
+
+def _unprepares(query: Query) -> bool:
+    return _unprepares_text(query if isinstance(query, str) else _text(query))
+
+
+@lru_cache(maxsize=1024)
+def _unprepares_text(text: str) -> bool:
+    return _UNPREPARES.match(text) is not None
+
+
+async def _unprepare(connection: AsyncConnection[Any]) -> None:
+    """Have psycopg deallocate what it has prepared before it prepares anything else.
+
+    It does so behind the first statement after it has read the tag. In a pipeline that statement may be prepared by then,
+    and would be remembered under a name that is gone (psycopg 3.3, `PrepareManager.maintain_gen`).
+    """
+    async with connection.pipeline() as pipeline:
+        await pipeline.sync()
+        await connection.execute("SELECT", prepare=False)
 
 
 def name_statement(error: Exception, transaction: Transaction) -> None:
