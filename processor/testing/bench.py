@@ -53,6 +53,10 @@ SETTLE = timedelta(minutes=1)
 """Longest a bench waits for work to end before it says what does not."""
 
 
+unmet: set[CrashPoint] = set()
+"""Points at which benches that have ended were to crash, and did not. For the plugin."""
+
+
 class Crashed(BaseException):
     """Raised at an armed crash point, so that the code there goes no further; the bench replaces the engine."""
 
@@ -93,6 +97,7 @@ class Bench:
         self.settings = replace(base, conninfo=dsn, executor_name=executor)
         self.events: list[Event] = []
         self.crashes = 0
+        self._met: set[CrashPoint] = set()
         self._registry = _registry_settings(registry)
         self._by_topic = {
             registration.topic.name: registration
@@ -124,6 +129,7 @@ class Bench:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        unmet.update(point for point in armed if point not in self._met)
         armed.clear()
         if self._restarting is not None:
             await self._restarting
@@ -276,6 +282,7 @@ class Bench:
             left -= 1
             if left <= 0:
                 armed.pop(point, None)
+            self._met.add(point)
             self.cut()
             raise Crashed(point)
 

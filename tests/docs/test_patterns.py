@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from examples import publishing
 from processor import App, NondeterminismError, Retry, TerminalError, Topic, Transaction
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import RECORDS, STEPS, TRANSACTIONS
 
 
 class Order(BaseModel):
@@ -77,6 +78,7 @@ async def test_a_record_that_is_delivered_again_does_nothing(dsn: str) -> None:
         assert await bench.fetch_all("SELECT order_id FROM sale") == [("o-1",)]
 
 
+@pytest.mark.crash_points(*RECORDS, *STEPS, *TRANSACTIONS)
 async def test_every_sale_stands_once_wherever_the_process_dies(dsn: str, crash_point: CrashPoint | None) -> None:
     async with Bench(app, dsn) as bench:
         bench.crash(at=crash_point)

@@ -22,6 +22,7 @@ from processor import (
     workflow_id,
 )
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import RECORDS, STEPS
 from tests.integration.protocol import PATIENCE_S
 from tests.integration.test_rest import until_status
 
@@ -107,6 +108,7 @@ async def test_a_parent_starts_children_and_gets_their_results(database: str, fa
         ]
 
 
+@pytest.mark.crash_points(*RECORDS, *STEPS, CrashPoint.STARTED)
 async def test_a_crash_anywhere_starts_every_child_once(
     database: str, factory: Factory, crash_point: CrashPoint | None
 ) -> None:

@@ -23,6 +23,7 @@ from processor import (
     workflow_id,
 )
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import STARTS, STEPS, TRANSACTIONS
 
 
 class Order(BaseModel):
@@ -228,6 +229,7 @@ async def test_whoever_waits_when_the_app_stops_is_told_so(database: str, shop: 
         assert await shop.fulfil.retrieve("w").result() == "receipt-o-1"
 
 
+@pytest.mark.crash_points(*STARTS, *STEPS, *TRANSACTIONS)
 async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
     database: str, shop: Shop, crash_point: CrashPoint | None
 ) -> None:

@@ -22,6 +22,7 @@ from processor import (
     sync,
 )
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import STARTS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S
 from tests.integration.test_messages import at_rest, deaf, history, started
@@ -209,6 +210,7 @@ async def test_an_event_of_nobody_is_an_error_that_names_it(database: str, works
             await handle.result()
 
 
+@pytest.mark.crash_points(*STARTS)
 async def test_a_crash_anywhere_sets_every_event_once_and_wakes_every_watcher(
     database: str, works: Works, crash_point: CrashPoint | None
 ) -> None:

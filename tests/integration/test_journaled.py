@@ -21,6 +21,7 @@ from processor import (
     current_step,
 )
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import RECORDS, STEPS, TRANSACTIONS
 
 
 class Order(BaseModel):
@@ -109,6 +110,7 @@ async def test_a_redelivered_order_is_recorded_once(database: str) -> None:
         assert calls == {"o-1": 1}
 
 
+@pytest.mark.crash_points(*RECORDS, *STEPS, *TRANSACTIONS)
 async def test_a_crash_anywhere_repeats_at_most_the_step_it_interrupted(
     database: str, crash_point: CrashPoint | None
 ) -> None:

@@ -29,6 +29,7 @@ from processor import (
 )
 from processor.testing import Bench, CrashPoint
 from processor.testing.bench import Crashed
+from tests.fixtures.crash_points import FLUSHES, RECORDS, STARTS, STEPS, TRANSACTIONS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S
 from tests.integration.test_rest import until_status
@@ -259,6 +260,7 @@ async def test_sync_workflows_send_and_receive_and_have_no_thread_while_they_wai
 # -- whatever crashes
 
 
+@pytest.mark.crash_points(*STARTS, *STEPS, CrashPoint.TAKEN)
 async def test_a_crash_anywhere_delivers_every_message_once(
     database: str, office: Office, crash_point: CrashPoint | None
 ) -> None:
@@ -281,6 +283,7 @@ async def test_a_crash_anywhere_delivers_every_message_once(
         assert await left(bench) == []
 
 
+@pytest.mark.crash_points(*FLUSHES, *STEPS)
 async def test_a_crash_anywhere_loses_no_message_from_outside(
     database: str, office: Office, crash_point: CrashPoint | None
 ) -> None:
@@ -618,6 +621,7 @@ async def test_a_message_of_a_transaction_comes_with_its_commit(database: str, b
         assert await bench.fetch_all("SELECT count(*) FROM booked") == [(30,)]
 
 
+@pytest.mark.crash_points(*RECORDS, *STARTS, *TRANSACTIONS, CrashPoint.FUSED_CALLED, CrashPoint.TAKEN)
 async def test_a_crash_anywhere_sends_what_was_booked(
     database: str, bank: Bank, crash_point: CrashPoint | None
 ) -> None:

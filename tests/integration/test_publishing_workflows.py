@@ -30,6 +30,7 @@ from processor import (
 )
 from processor.testing import Bench, CrashPoint
 from processor.testing.bench import Crashed
+from tests.fixtures.crash_points import RECORDS, STARTS, STEPS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import PATIENCE_S
 from tests.integration.test_publishing import headers_of, in_outbox
@@ -157,6 +158,7 @@ async def test_what_a_workflow_publishes_is_in_its_history_and_in_the_outbox(
 
 
 @every_kind
+@pytest.mark.crash_points(*RECORDS, *STARTS, *STEPS)
 async def test_a_crash_anywhere_publishes_once(
     database: str, shop: Shop, kind: str, crash_point: CrashPoint | None
 ) -> None:

@@ -15,6 +15,7 @@ from engine.store.statement import send
 from processor import App, EngineError, Queue, WorkflowStatus, sleep
 from processor.testing import Bench, CrashPoint
 from processor.testing.bench import Crashed
+from tests.fixtures.crash_points import QUEUES, STARTS, STEPS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S, until
 
@@ -265,6 +266,7 @@ async def test_only_who_listens_wakes_a_queues_sleeper(database: str) -> None:
 
 
 @pytest.mark.parametrize("limited", [False, True], ids=["free", "limited"])
+@pytest.mark.crash_points(*STARTS, *STEPS, *QUEUES)
 async def test_a_crash_anywhere_starts_everything_once_more_at_most(
     database: str, crash_point: CrashPoint | None, *, limited: bool
 ) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from processor import App, DeduplicatedError, EngineError, Queue, Topic
 from processor.testing import Bench, CrashPoint
 from processor.testing.bench import Crashed
+from tests.fixtures.crash_points import QUEUES, RECORDS, STEPS
 from tests.integration.protocol import FAST, PATIENCE_S, until
 
 HOUR = timedelta(hours=1)
@@ -99,6 +100,7 @@ async def until_statuses(bench: Bench, expected: list[tuple[Any, ...]]) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.crash_points(*RECORDS, *STEPS, *QUEUES, CrashPoint.STARTED)
 async def test_a_record_enqueues_its_parts_once_wherever_it_crashes(
     database: str, works: Works, crash_point: CrashPoint | None
 ) -> None:

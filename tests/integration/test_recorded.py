@@ -5,10 +5,12 @@ import uuid
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from pydantic import BaseModel
 
 from processor import App, SyncTransaction, Topic, Transaction, now, random, recv, sleep, sync, uuid4
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import FLUSHES
 from tests.integration.test_messages import at_rest, history
 from tests.integration.test_rest import until_status
 
@@ -57,6 +59,7 @@ async def test_every_replay_gets_the_values_of_the_first_run(database: str) -> N
         ]
 
 
+@pytest.mark.crash_points(*FLUSHES)
 async def test_a_crash_anywhere_gives_no_second_value(database: str, crash_point: CrashPoint | None) -> None:
     """I4, with a source and without: what the workflow returned is what its history has."""
     app = App("values")

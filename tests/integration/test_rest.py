@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from engine.settings import EngineSettings
 from processor import App, Topic, WorkflowStatus, current_workflow, sleep, sync
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import FLUSHES, STEPS
 from tests.integration.protocol import PATIENCE_S
 
 DAY = timedelta(days=1)
@@ -150,6 +151,7 @@ async def test_sleepers_without_a_key_are_read_by_no_claim(database: str, remind
         assert Counter(reminders.calls) == Counter(f"{word} o-{n}" for n in range(5) for word in ("first", "second"))
 
 
+@pytest.mark.crash_points(*FLUSHES, *STEPS, CrashPoint.TAKEN)
 async def test_a_crash_anywhere_wakes_every_sleeper_once(
     database: str, reminders: Reminders, crash_point: CrashPoint | None
 ) -> None:

@@ -135,7 +135,6 @@ async def test_a_bench_is_not_settled_by_a_tick_that_becomes_a_row_while_it_read
     CrashPoint.TICKS_WRITTEN,
     CrashPoint.TICKS_DURABLE,
     CrashPoint.TAKEN,
-    CrashPoint.STEP_CALLED,
     CrashPoint.TRANSACTION_OPEN,
     CrashPoint.TRANSACTION_DURABLE,
     CrashPoint.FLUSH_SENT,

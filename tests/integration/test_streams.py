@@ -24,6 +24,7 @@ from processor import (
     write_stream,
 )
 from processor.testing import Bench, CrashPoint
+from tests.fixtures.crash_points import STARTS, STEPS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S
 from tests.integration.test_messages import at_rest, deaf, history, started
@@ -150,6 +151,7 @@ async def test_a_stream_is_read_in_another_process(database: str, *, hears: bool
             assert await outside == [0, 1, 2, 3]
 
 
+@pytest.mark.crash_points(*STARTS, *STEPS)
 async def test_a_crash_anywhere_writes_and_reads_every_value_once(
     database: str, press: Press, crash_point: CrashPoint | None
 ) -> None:
