@@ -81,6 +81,49 @@ CREATE TABLE dbos.event_dispatch_kv (
 
 CREATE UNIQUE INDEX event_dispatch_kv_kafka_partition ON dbos.event_dispatch_kv USING btree (service_name, key) WHERE (service_name ~~ 'kafka:%'::text);
 
+CREATE TABLE dbos.execution (
+    workflow_uuid text NOT NULL,
+    flow_id text NOT NULL,
+    owner_id text NOT NULL,
+    root_execution_id text,
+    parent_execution_id text,
+    execution_depth integer NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    completed_at bigint,
+    error_node_id text,
+    options text,
+    integration text,
+    external_events text,
+    failure_count integer NOT NULL DEFAULT 0,
+    last_failure_at bigint,
+    last_failure_reason text,
+    paused_function_id integer,
+    paused_node_id text,
+    paused_at bigint,
+    next_event integer NOT NULL DEFAULT 0,
+    CONSTRAINT execution_pkey PRIMARY KEY (workflow_uuid),
+    CONSTRAINT execution_execution_depth_check CHECK ((execution_depth >= 0)),
+    CONSTRAINT execution_failure_count_check CHECK ((failure_count >= 0))
+) WITH (fillfactor=50);
+
+CREATE INDEX execution_parent_index ON dbos.execution USING btree (parent_execution_id) WHERE (parent_execution_id IS NOT NULL);
+
+CREATE INDEX execution_root_index ON dbos.execution USING btree (root_execution_id) WHERE (parent_execution_id IS NOT NULL);
+
+CREATE INDEX execution_roots_index ON dbos.execution USING btree (flow_id, created_at DESC, workflow_uuid DESC) WHERE (parent_execution_id IS NULL);
+
+CREATE TABLE dbos.execution_event (
+    event_id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    workflow_uuid text NOT NULL,
+    event_index integer NOT NULL,
+    type text NOT NULL,
+    data text NOT NULL,
+    created_at bigint NOT NULL,
+    CONSTRAINT execution_event_pkey PRIMARY KEY (event_id),
+    CONSTRAINT execution_event_workflow_uuid_event_index_key UNIQUE (workflow_uuid, event_index)
+);
+
 CREATE TABLE dbos.executor (
     executor_id text NOT NULL,
     name text NOT NULL,
@@ -94,10 +137,13 @@ CREATE TABLE dbos.executor (
     lease_until bigint NOT NULL,
     died_at bigint,
     survived_alone text[],
+    claim_of text,
     CONSTRAINT executor_pkey PRIMARY KEY (executor_id)
 ) WITH (fillfactor=50);
 
 CREATE INDEX executor_alive_index ON dbos.executor USING btree (executor_id) WHERE (died_at IS NULL);
+
+CREATE INDEX executor_claim_index ON dbos.executor USING btree (lease_until) WHERE ((claim_of IS NOT NULL) AND (died_at IS NULL));
 
 CREATE TABLE dbos.executor_schedule (
     executor_id text NOT NULL,
@@ -398,6 +444,7 @@ CREATE TABLE dbos.workflow_status (
     kafka_alone integer,
     kafka_asleep boolean,
     kafka_interrupt boolean,
+    kafka_execution boolean,
     CONSTRAINT workflow_status_pkey PRIMARY KEY (workflow_uuid)
 );
 
@@ -414,6 +461,8 @@ CREATE INDEX workflow_status_commons_running_index ON dbos.workflow_status USING
 CREATE INDEX workflow_status_created_at_index ON dbos.workflow_status USING btree (created_at);
 
 CREATE INDEX workflow_status_deadline_index ON dbos.workflow_status USING btree (workflow_deadline_epoch_ms) WHERE ((workflow_deadline_epoch_ms IS NOT NULL) AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
+
+CREATE INDEX workflow_status_executions_index ON dbos.workflow_status USING btree (created_at) WHERE (kafka_execution AND (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text])));
 
 CREATE INDEX workflow_status_executor_id_index ON dbos.workflow_status USING btree (executor_id) WHERE (status = ANY (ARRAY['PENDING'::text, 'ENQUEUED'::text]));
 
@@ -434,6 +483,28 @@ CREATE INDEX workflow_status_queue_rest_index ON dbos.workflow_status USING btre
 CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (status) WHERE (status <> 'SUCCESS'::text);
 
 ALTER TABLE dbos.notifications ADD CONSTRAINT notifications_destination_uuid_fkey FOREIGN KEY (destination_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
+
+CREATE OR REPLACE FUNCTION dbos.append_execution_event(id text, event_type text, event_data text)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    place integer;
+BEGIN
+    -- This gives the transaction its xid, before it draws a number: whoever has seen the event, and then gets an xid, has
+    -- a higher one than every transaction that drew a smaller number.
+    UPDATE "dbos".execution AS e SET next_event = e.next_event + 1
+     WHERE e.workflow_uuid = id
+    RETURNING e.next_event - 1 INTO place;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO "dbos".execution_event (workflow_uuid, event_index, type, data, created_at)
+    VALUES (id, place, event_type, event_data, "dbos".now_ms());
+    PERFORM pg_notify('processor_executions', id);
+    RETURN place;
+END;
+$function$;
 
 CREATE OR REPLACE FUNCTION dbos.debounce(workflow_name text, debounce_key text, call text, wait_ms bigint, max_wait_ms bigint, queue text, new_inputs text, new_request text, timeout_ms bigint, place bigint)
  RETURNS text
@@ -490,9 +561,36 @@ BEGIN
         DELETE FROM "dbos".message_key AS k WHERE k.destination_uuid = ANY (ids);
         DELETE FROM "dbos".waiting AS x WHERE x.workflow_uuid = ANY (ids);
         DELETE FROM "dbos".recovery AS r WHERE r.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".execution AS e WHERE e.workflow_uuid = ANY (ids);
+        DELETE FROM "dbos".execution_event AS e WHERE e.workflow_uuid = ANY (ids);
     END IF;
     RETURN NULL;
 END;
+$function$;
+
+CREATE OR REPLACE FUNCTION dbos.execution_changed()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    PERFORM "dbos".append_execution_event(NEW.workflow_uuid, 'status', json_build_object(
+        'status', "dbos".execution_status(NEW.status, NEW.started_at_epoch_ms),
+        'previous', "dbos".execution_status(OLD.status, OLD.started_at_epoch_ms))::text);
+    RETURN NULL;
+END;
+$function$;
+
+CREATE OR REPLACE FUNCTION dbos.execution_status(status text, started_at bigint)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT CASE status
+           WHEN 'ENQUEUED' THEN 'created'
+           WHEN 'PENDING' THEN CASE WHEN started_at IS NULL THEN 'created' ELSE 'running' END
+           WHEN 'SUCCESS' THEN 'completed'
+           WHEN 'CANCELLED' THEN 'stopped'
+           ELSE 'failed' END
 $function$;
 
 CREATE OR REPLACE FUNCTION dbos.executor_is_gone(id text)
@@ -744,6 +842,8 @@ CREATE CONSTRAINT TRIGGER processor_wake_receiver AFTER INSERT ON dbos.notificat
 CREATE TRIGGER dbos_workflow_events_trigger AFTER INSERT ON dbos.workflow_events FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.workflow_events_function();
 
 CREATE TRIGGER delete_what_hangs_on AFTER DELETE ON dbos.workflow_status REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbos.delete_what_hangs_on();
+
+CREATE TRIGGER execution_changed AFTER UPDATE OF status, started_at_epoch_ms ON dbos.workflow_status FOR EACH ROW WHEN ((new.kafka_execution AND (dbos.execution_status(new.status, new.started_at_epoch_ms) <> dbos.execution_status(old.status, old.started_at_epoch_ms)))) EXECUTE FUNCTION dbos.execution_changed();
 
 CREATE TRIGGER workflow_queue_changed AFTER UPDATE OF status, executor_id ON dbos.workflow_status FOR EACH ROW WHEN (((new.queue_name IS NOT NULL) AND (new.kafka_source IS NULL) AND ((new.status IS DISTINCT FROM old.status) OR (new.executor_id IS DISTINCT FROM old.executor_id)) AND (current_setting('onceflow.ledger'::text, true) IS DISTINCT FROM 'kept'::text))) EXECUTE FUNCTION dbos.workflow_queue_function();
 

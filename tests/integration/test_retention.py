@@ -169,6 +169,11 @@ async def test_everything_that_hangs_on_a_row_goes_with_it(database: str, rows: 
             "INSERT INTO dbos.workflow_queue (workflow_uuid, queue_name) VALUES (%s, 'q')",
             "INSERT INTO dbos.waiting (workflow_uuid, kind, target) VALUES (%s, 'event', 'another')",
             "INSERT INTO dbos.recovery (workflow_uuid, worker_id, reason, recovered_at) VALUES (%s, 'e', 'died', 1)",
+            (
+                "INSERT INTO dbos.execution (workflow_uuid, flow_id, owner_id, execution_depth, created_at, updated_at)"
+                " VALUES (%s, 'f', 'o', 0, 1, 1)"
+            ),
+            "SELECT dbos.append_execution_event(%s, 'status', '{}')",
         ):
             rows.execute(statement.encode(), (workflow_id,))
 

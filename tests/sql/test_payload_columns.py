@@ -22,8 +22,16 @@ READABLE = {
     | {"note": BY_OPERATORS}
     | dict.fromkeys(("record_key", "record_value", "record_headers", "error"), APART),
     "event_dispatch_kv": dict.fromkeys(("service_name", "workflow_fn_name", "key", "value"), OURS),
-    "executor": dict.fromkeys(("executor_id", "name", "hostname", "application_version"), OURS),
     "executor_schedule": dict.fromkeys(("executor_id", "name", "expression", "timezone", "catch_up", "version"), OURS),
+    "execution": dict.fromkeys(
+        (
+            *("workflow_uuid", "flow_id", "owner_id", "root_execution_id", "parent_execution_id", "error_node_id"),
+            *("options", "paused_node_id"),
+        ),
+        OURS,
+    ),
+    "execution_event": dict.fromkeys(("workflow_uuid", "type"), OURS),
+    "executor": dict.fromkeys(("executor_id", "name", "hostname", "application_version", "claim_of"), OURS),
     "executor_workflow": dict.fromkeys(("executor_id", "name", "version"), OURS),
     "gap": dict.fromkeys(("kafka_source",), OURS) | dict.fromkeys(("reason", "decided_by"), BY_OPERATORS),
     "hold": dict.fromkeys(("service_name", "key", "kind", "workflow_uuid"), OURS) | {"reason": REASON},
