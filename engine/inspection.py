@@ -180,6 +180,8 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
              WHERE w.kafka_source IS NULL
                AND w.status = 'PENDING'
                AND (w.owner_xid IS NULL OR {schema}.executor_is_gone(w.executor_id))
+               -- Left by a worker outside of engines: an execution that needs recovery (engine/execution_recovery.py).
+               AND NOT (w.kafka_execution IS TRUE AND w.application_version IS NULL)
                AND ((w.queue_name IS NOT NULL AND l.queue_name IS NULL)
                     OR NOT EXISTS (SELECT FROM running AS r
                                     WHERE r.name = w.name AND r.version = w.application_version))

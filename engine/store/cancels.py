@@ -32,7 +32,7 @@ _CANCEL: Final = """
     RETURNING w.workflow_uuid, w.kafka_source
 """
 
-_WITH_WAITS: Final = """
+WITH_WAITS: Final = """
     , awaited AS (
         DELETE FROM {schema}.waiting AS x USING chosen WHERE x.workflow_uuid = chosen.workflow_uuid
     ), woken AS MATERIALIZED (
@@ -61,7 +61,7 @@ def cancel(*, ids: Sequence[str], interrupt: bool) -> Statement[CancelledRow]:
              ORDER BY w.workflow_uuid
                FOR NO KEY UPDATE OF w
         )"""
-        + _WITH_WAITS
+        + WITH_WAITS
         + _CANCEL,
         {"ids": ids, "interrupt": interrupt or None},
         args_row(CancelledRow),
@@ -79,7 +79,7 @@ def cancel_sources(*, sources: Sequence[str]) -> Statement[CancelledRow]:
              ORDER BY w.workflow_uuid
                FOR NO KEY UPDATE OF w
         )"""
-        + _WITH_WAITS
+        + WITH_WAITS
         + _CANCEL,
         {"sources": sources, "interrupt": None},
         args_row(CancelledRow),
@@ -99,7 +99,7 @@ def expire(*, limit: int) -> Statement[CancelledRow]:
              LIMIT %(limit)s
                FOR NO KEY UPDATE OF w SKIP LOCKED
         )"""
-        + _WITH_WAITS
+        + WITH_WAITS
         + _CANCEL,
         {"limit": limit, "interrupt": None},
         args_row(CancelledRow),

@@ -18,7 +18,7 @@ class Renewal(NamedTuple):
     progress: list[list[Any]] | None
     """[service, key, epoch, value] of the attached partitions."""
     executors: list[list[Any]] | None
-    """[executor, counter] of everyone alive, for P2."""
+    """[executor, counter] of every process alive, for P2."""
     timeline: str
     lsn: str
 
@@ -64,6 +64,15 @@ def renew(
                    lease_until = {schema}.now_ms() + %(lease)s
              WHERE executor_id = %(id)s AND died_at IS NULL
             RETURNING executor_id
+        ), over AS (
+            -- Claims of executions (decision 0016): by Postgres's clock, and in a commit before anybody takes one.
+            UPDATE {schema}.executor AS e
+               SET died_at = {schema}.now_ms()
+             WHERE e.executor_id IN (SELECT c.executor_id
+                                       FROM {schema}.executor AS c
+                                      WHERE c.claim_of IS NOT NULL AND c.died_at IS NULL
+                                        AND c.lease_until <= {schema}.now_ms()
+                                        FOR NO KEY UPDATE SKIP LOCKED)
         )
         SELECT EXISTS (SELECT FROM me),
                (SELECT json_agg(json_build_array(r.service_name, r.key, r.executor_id, r.generation,
@@ -78,7 +87,7 @@ def renew(
                   JOIN {schema}.event_dispatch_kv AS k
                     ON k.service_name = t.service AND k.service_name LIKE 'kafka:%%' AND k.key = t.key),
                (SELECT json_agg(json_build_array(e.executor_id, e.counter))
-                  FROM {schema}.executor AS e WHERE e.died_at IS NULL),
+                  FROM {schema}.executor AS e WHERE e.died_at IS NULL AND e.claim_of IS NULL),
                left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
                pg_current_wal_insert_lsn()::text
         """,

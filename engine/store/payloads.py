@@ -37,6 +37,8 @@ TABLES: Final = (
     Table("workflow_events", (Column("value"),)),
     Table("workflow_events_history", (Column("value"),)),
     Table("streams", (Column("value"),)),
+    Table("execution", (Column("integration"), Column("external_events"), Column("last_failure_reason"))),
+    Table("execution_event", (Column("data"),)),
 )
 """Dead letters, whose bytes say it by their headers, have statements of their own."""
 
