@@ -18,11 +18,12 @@ from typing import Any
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
+from engine.execution_gates import gate_of
 from engine.failures import as_recorded, decode_error, summary
 from engine.handlers import Step
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
-from engine.store.operation_outputs import Checkpoint
+from engine.store.operation_outputs import Checkpoint, CheckpointRow
 
 
 class MixedCallError(EngineError):
@@ -43,7 +44,7 @@ def call_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             require_loop(run, step.name)
         return _run_async(run, step, function_id, args, kwargs)
     require_thread(run, step.name)
-    if step.timeout is not None:
+    if step.timeout is not None or gate_of(run, function_id) is not None:
         return in_loop(run, _run_async(run, _threaded(step, run), function_id, args, kwargs))
     return _run_sync(run, step, function_id, args, kwargs)
 
@@ -64,10 +65,10 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
-        if recorded.error is not None:
-            run.error_given = True
-            raise decode_error(recorded.error)
-        return step.decode(recorded.output or "null")
+        return _answered(run, step, recorded)
+    if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
+        async with gate.passed(step.name, function_id):
+            return await _run_async(run, gate.limited(step), function_id, args, kwargs)
     if not run.is_ready():
         await run.ready()
     run.running_steps += 1
@@ -105,6 +106,13 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
             await run.ready()
     finally:
         run.step_ended()
+
+
+def _answered(run: Run, step: Step, recorded: CheckpointRow) -> Any:
+    if recorded.error is not None:
+        run.error_given = True
+        raise decode_error(recorded.error)
+    return step.decode(recorded.output or "null")
 
 
 def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.crashpoints import CrashPoint, reach
 from engine.errors import EngineStoppedError, RecoveryExceededError
+from engine.execution_gates import open_gate
 from engine.failures import encode_error, summary
 from engine.flush import Work
 from engine.handlers import Handler, HandlerKind
@@ -102,6 +103,8 @@ class Desk:
             except Exception as error:  # noqa: BLE001  # a row of another program's, or of other code: its failure
                 self.fail(run, error, "undecodable")
                 return
+        if self.handler.is_flow:
+            open_gate(run)
         run.start()
 
     def ended(self, run: Run, ending: Ending | None) -> None:
@@ -351,6 +354,8 @@ class Commons:
         if self.runs.get(run.id) is run:
             del self.runs[run.id]
             _desk(run).left()
+        if engine.gates:
+            engine.gates.pop(run, None)
         uncount(run)
         if run.standing is Standing.REFUSED and self.is_open:
             engine.spawn(self._disown(run.id, run.owner))

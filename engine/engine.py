@@ -31,6 +31,7 @@ from engine.depths import Depths
 from engine.dispatcher import Dispatcher
 from engine.errors import ConfigurationError
 from engine.events import Events
+from engine.execution_gates import Gate
 from engine.failures import summary
 from engine.fences import DatabaseFence
 from engine.fused import journaled
@@ -93,6 +94,8 @@ class Engine:
         self.database = DatabaseFence()
         self.has_extras = False
         """Whether any checkpoint or rest here ever brought more than itself (engine/effects.py)."""
+        self.gates: dict[Run, Gate] = {}
+        """Of runs of executions with options (engine/execution_gates.py)."""
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.backlog_bytes = 0

@@ -97,6 +97,7 @@ class Handler:
         version: Fingerprint of the code, `workflow_status.application_version`.
         arguments: Of the function, where it can be started without a record.
         cron: When it is started, with the tick's times as its argument; `None`: no schedule starts it.
+        is_flow: Whether its argument is an `Execution`, whose options hold for its steps.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Handler:
     version: str = ""
     arguments: Arguments | None = None
     cron: Cron | None = None
+    is_flow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

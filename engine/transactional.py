@@ -24,6 +24,7 @@ from engine.checkpoint import in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
+from engine.execution_gates import gate_of
 from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
@@ -62,19 +63,29 @@ def call_transaction(step: TransactionStep, args: tuple[Any, ...], kwargs: dict[
 
 
 async def run_transaction(
-    run: Run, step: TransactionStep, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    run: Run,
+    step: TransactionStep,
+    function_id: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    alone: bool = False,
 ) -> Any:
-    """Answer from the history, or run the transaction until it is decided."""
+    """Answer from the history, or run the transaction until it is decided. `alone`: never in a group."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         if recorded.error is not None:
             run.error_given = True
             raise decode_error(recorded.error)
         return step.decode(recorded.output or "null")
+    if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
+        async with gate.passed(step.name, function_id):
+            limited = gate.limited_transaction(step)
+            return await run_transaction(run, limited, function_id, args, kwargs, alone=gate.limits_time)
     if not run.is_ready():
         await run.ready()
     run.running_steps += 1
     try:
-        if step.isolation == "read committed" and not step.read_only:
+        if step.isolation == "read committed" and not step.read_only and not alone:
             with suppress(NotCommittedError):
                 return await _grouped(run, step, function_id, args, kwargs)
         return await _decided(run, step, function_id, args, kwargs)

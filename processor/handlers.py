@@ -15,6 +15,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from engine.cron import Cron
 from engine.errors import ConfigurationError
+from engine.execution_rows import Execution
 from engine.handlers import Handler, HandlerKind, Step, TransactionStep, UndecodableError, record_key
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.retries import NEVER, Retry
@@ -78,6 +79,7 @@ class Registration:
             version=self.code_version,
             arguments=self.arguments,
             cron=self.cron,
+            is_flow=self.is_flow,
         )
         if topic is None:
             return common
@@ -100,6 +102,15 @@ class Registration:
     def code_version(self) -> str:
         """The version given, or the fingerprint of the code."""
         return self.version or fingerprint(cast("FunctionType", self.function))
+
+    @cached_property
+    def is_flow(self) -> bool:
+        """Whether its one argument is an `Execution`: then it is a flow, its steps are nodes, and options hold for them."""
+        parameters = list(inspect.signature(self.function).parameters)
+        if len(parameters) != 1 or self.topic is not None or self.kind is not HandlerKind.JOURNALED:
+            return False
+        function = cast("FunctionType", self.function)
+        return annotation_of(function, parameters[0], "workflow") is Execution
 
     @cached_property
     def arguments(self) -> CallArguments | None:
