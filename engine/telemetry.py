@@ -179,7 +179,7 @@ class SuspectStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkflowsTaken(Event):
-    """Workflows without a source were taken. `reason`: 'due' (they rested), 'dead' (their executor died, P29)."""
+    """Workflows without a source were taken. `reason`: 'due' (they rested), 'dead' (their executor died, P29), 'left' (by a worker of executions)."""
 
     reason: str
     count: int

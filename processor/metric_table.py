@@ -42,7 +42,7 @@ METRICS: tuple[Metric, ...] = (
         Kind.COUNTER,
         "workflows",
         ("reason",),
-        "Workflows without a source that this process took: reason=due (they rested), dead (their executor died).",
+        "Workflows without a source that this process took: reason=due (they rested), dead (their executor died), left (a worker of executions was lost).",
     ),
     Metric(
         "workflows_expired_total", Kind.COUNTER, "workflows", (), "Workflows cancelled because their time was over."

@@ -1,0 +1,413 @@
+"""Workers of executions: a queue with limits, recovery by one of all, kills, lost leases (P22, P29, decision 0016)."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from engine.crashpoints import CrashPoint
+from engine.execution_events import ExecutionEventBus
+from engine.execution_recovery import ExecutionRecovery
+from engine.execution_rows import Execution, ExecutionLimits, ExecutionOptions, ExecutionStatus
+from engine.executions import ExecutionStore as EngineStore
+from engine.executions import UpdateExecutionStatusParams
+from processor import App, ConfigurationError, WorkflowConflictError
+from processor.executions import ExecutionStore, ExecutionWorker, SyncExecutionStore
+from processor.testing import Bench
+from tests.integration.flows import Summarising, ended, until_event
+from tests.integration.protocol import FAST, PATIENCE_S
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def execution(id: str = "e-1", flow: str = "summarise", **columns: object) -> Execution:
+    return Execution(id=id, flow_id=flow, owner_id="ada", **columns)  # pyright: ignore[reportArgumentType]
+
+
+class Interpreter:
+    """A service that executes flows which are no workflows."""
+
+    def __init__(self) -> None:
+        self.executed: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def execute(self, execution: Execution, /) -> dict[str, str]:
+        self.executed.append(execution.id)
+        await self.gate.wait()
+        if execution.flow_id == "broken":
+            raise ValueError("no such edge")
+        return {"ran": execution.flow_id}
+
+
+async def test_a_worker_executes_what_is_enqueued(database: str) -> None:
+    """The seed's usage, from constructor to stop."""
+    store = ExecutionStore(database)
+    service = Interpreter()
+    worker = ExecutionWorker(store, None, concurrency=100, worker_concurrency=5)
+    worker.initialize_execute_flow_step(service)
+    assert not worker.is_worker_running()
+
+    await worker.start()
+    await worker.start()
+    assert worker.is_worker_running()
+    assert await worker.get_queue().enqueue(execution("e-1", "anything"))
+    assert not await worker.get_queue().enqueue(execution("e-1", "anything"))
+    assert await worker.get_queue().enqueue(execution("e-2", "broken"))
+    done, failed = await ended(store, "e-1"), await ended(store, "e-2")
+    result = await worker.app.retrieve("e-1").result()
+    await worker.stop()
+
+    assert (done.status, result) == ("completed", {"ran": "anything"})
+    assert (failed.status, failed.error_message, failed.error_node_id) == ("failed", "no such edge", "execute_flow")
+    assert not worker.is_worker_running()
+    assert not store.is_open
+    with pytest.raises(ConfigurationError, match="is not open"):
+        await store.get("e-1")
+    await worker.start()
+    await worker.get_queue().enqueue(execution("e-3", "anything"))
+    assert (await ended(store, "e-3")).status == "completed"
+    await worker.stop()
+    assert sorted(service.executed) == ["e-1", "e-2", "e-3"]
+
+
+async def test_a_sync_service_has_a_thread(database: str) -> None:
+    class Sync:
+        def execute(self, execution: Execution, /) -> str:
+            return execution.id.upper()
+
+    store = ExecutionStore(database)
+    worker = ExecutionWorker(store, Sync())
+    await worker.start()
+    try:
+        await worker.get_queue().enqueue(execution("e-1", "anything"))
+        await ended(store, "e-1")
+        assert await worker.app.retrieve("e-1").result() == "E-1"
+    finally:
+        await worker.stop()
+
+
+async def test_no_more_executions_run_at_a_time_than_a_worker_may(database: str) -> None:
+    store = ExecutionStore(database)
+    service = Interpreter()
+    service.gate.clear()
+    worker = ExecutionWorker(store, service, concurrency=3, worker_concurrency=2)
+    await worker.start()
+    try:
+        for number in range(5):
+            await worker.get_queue().enqueue(execution(f"e-{number}", "anything"))
+        await until_event(store, "e-1", status="running")
+        # The third has had its turn when the queue was looked at once more.
+        await worker.get_queue().enqueue(execution("last", "anything"))
+        assert len(await store.get_active_claims()) == 2
+        service.gate.set()
+        for name in [*(f"e-{number}" for number in range(5)), "last"]:
+            assert (await ended(store, name)).status == "completed"
+    finally:
+        await worker.stop()
+
+
+async def test_two_workers_share_the_queue_and_its_limit(database: str) -> None:
+    """Exact over all processes; every execution runs once."""
+    stores = [ExecutionStore(database), ExecutionStore(database)]
+    services = [Interpreter(), Interpreter()]
+    workers = [
+        ExecutionWorker(store, service, concurrency=3, worker_concurrency=2)
+        for store, service in zip(stores, services, strict=True)
+    ]
+    for service in services:
+        service.gate.clear()
+    for worker in workers:
+        await worker.start()
+    try:
+        for number in range(12):
+            await workers[number % 2].get_queue().enqueue(execution(f"e-{number}", "anything"))
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(len(service.executed) for service in services) < 3:
+                await asyncio.sleep(0.01)
+        assert len(await stores[0].get_active_claims()) == 3
+        for service in services:
+            service.gate.set()
+        for number in range(12):
+            assert (await ended(stores[0], f"e-{number}")).status == "completed"
+    finally:
+        for worker in workers:
+            await worker.stop()
+    executed = [name for service in services for name in service.executed]
+    assert sorted(executed) == sorted(f"e-{number}" for number in range(12))
+    assert all(service.executed for service in services)
+
+
+async def test_the_workflows_of_an_app_are_flows(database: str) -> None:
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        async with Bench(flows.app, database):
+            await worker.start()
+            try:
+                limits = ExecutionOptions(execution=ExecutionLimits(flow_timeout_ms=3_600_000))
+                await worker.get_queue().enqueue(execution(options=limits))
+                assert (await ended(store, "e-1")).status == "completed"
+                assert await flows.summarise.retrieve("e-1").result() == "WHY"
+                with pytest.raises(
+                    ConfigurationError, match="no flow 'translate'; there are gather, in_a_thread, summarise, wait_long"
+                ):
+                    await worker.get_queue().enqueue(execution("e-2", "translate"))
+                with pytest.raises(WorkflowConflictError, match="flow_id 'summarise', not 'gather'"):
+                    await worker.get_queue().enqueue(execution("e-1", "gather"))
+            finally:
+                await worker.stop()
+        assert store.is_open
+
+
+async def test_a_worker_without_flows_says_so(database: str) -> None:
+    with pytest.raises(ConfigurationError, match="has no flow"):
+        await ExecutionWorker(ExecutionStore(database), app=App("empty")).start()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        CrashPoint.DEQUEUED,
+        CrashPoint.STEP_CALLED,
+        CrashPoint.CHECKPOINTED,
+        CrashPoint.FLUSH_SENT,
+        CrashPoint.FLUSH_DURABLE,
+    ],
+)
+async def test_a_killed_worker_leaves_its_execution_to_the_next(database: str, point: CrashPoint) -> None:
+    """P22, P29: at every gap of its way; what was recorded is not repeated, and the history says who took it."""
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        async with Bench(flows.app, database) as bench:
+            bench.crash(at=point)
+            await worker.get_queue().enqueue(execution())
+            while (done := await store.get("e-1")) is None or done.status != "completed":
+                await bench.settle()
+            assert bench.crashes == 1
+            statuses = [e.data["status"] for e in await ExecutionEventBus(store).history("e-1")]
+            assert statuses in (
+                ["created", "running", "completed"],
+                ["created", "running", "created", "running", "completed"],
+            )
+    assert max(flows.calls.values()) <= 2
+    assert flows.calls["keep"] == 1
+
+
+async def test_an_execution_of_a_worker_that_lost_its_lease_runs_elsewhere_and_the_first_writes_nothing(
+    database: str,
+) -> None:
+    """P1, P2, P7: its process lives, but renews nothing; another takes over, and the history says from whom."""
+    one, two = Summarising(), Summarising()
+    one.gate.clear()
+    settings = replace(FAST, conninfo=database)
+    async with ExecutionStore(database) as store:
+        worker, _ = ExecutionWorker(store, app=one.app), ExecutionWorker(store, app=two.app)
+        async with Bench(one.app, database, executor="one", settings=settings) as first:
+            await worker.get_queue().enqueue(execution())
+            async with asyncio.timeout(PATIENCE_S):
+                while not one.calls:
+                    await asyncio.sleep(0.01)
+            lost = first.engine.executor_id
+            first.engine.lease.is_held_back = True
+            async with Bench(two.app, database, executor="two", settings=settings):
+                done = await ended(store, "e-1")
+                one.gate.set()
+                first.engine.lease.is_held_back = False
+                [recovery] = await store.get_recovery_history("e-1")
+    assert done.status == "completed"
+    assert (recovery.previous_worker_id, recovery.previous_status) == (lost, "running")
+    assert one.calls == {"fetch 1": 1}
+    assert two.calls == {"fetch 1": 1, "ask": 1, "keep": 1}
+
+
+# -- recovery of what workers outside of the engine leave --
+
+
+def recovery_of(worker: ExecutionWorker, store: ExecutionStore) -> ExecutionRecovery:
+    return ExecutionRecovery(store, worker.call_of, worker_id="rescuer", every=timedelta(seconds=30))
+
+
+def over(database: str) -> None:
+    """The time of every claim is over."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE dbos.executor SET lease_until = 0 WHERE claim_of IS NOT NULL")
+
+
+async def test_what_a_worker_outside_left_is_executed_by_an_engine(database: str) -> None:
+    """Counted, noted, and the worker that wakes is fenced (P7)."""
+    flows = Summarising()
+    async with ExecutionStore(database) as outside, ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        await outside.create(execution())
+        await outside.claim_execution("e-1", "w", 60_000)
+        await outside.update_execution_status(
+            UpdateExecutionStatusParams(execution_id="e-1", status=ExecutionStatus.RUNNING)
+        )
+        over(database)
+        async with Bench(flows.app, database):
+            assert await recovery_of(worker, store).look() == 1
+            done = await ended(store, "e-1")
+
+            assert not await outside.extend_claim("e-1", "w", 60_000)
+            assert not await outside.update_execution_status(
+                UpdateExecutionStatusParams(execution_id="e-1", status=ExecutionStatus.FAILED)
+            )
+        [noted] = await store.get_recovery_history("e-1")
+    assert (done.status, done.failure_count, done.last_failure_reason) == ("completed", 1, "worker w was lost")
+    assert (noted.worker_id, noted.previous_status, noted.previous_worker_id) == ("rescuer", "running", "w")
+
+
+async def test_what_was_created_and_forgotten_is_enqueued_but_not_what_is_new(database: str) -> None:
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        await store.create(execution("old", created_at=LONG_AGO))
+        await store.create(execution("new"))
+        await store.create(execution("other", "translate", created_at=LONG_AGO))
+
+        assert await recovery_of(worker, store).look() == 1
+        assert await recovery_of(worker, store).look() == 0
+
+        needing = {each.id for each in await store.get_executions_needing_recovery()}
+        assert needing == {"new", "other"}
+        async with Bench(flows.app, database):
+            done = await ended(store, "old")
+    assert (done.status, done.failure_count) == ("completed", 0)
+
+
+async def test_an_execution_that_loses_its_worker_too_often_is_given_up(database: str) -> None:
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        await store.create(execution(failure_count=4, last_failure_at=LONG_AGO))
+        await store.claim_execution("e-1", "w", 60_000)
+        over(database)
+
+        assert await recovery_of(worker, store).look() == 1
+
+        failed = await store.get("e-1")
+        [noted] = await store.get_recovery_history("e-1")
+        assert await recovery_of(worker, store).look() == 0
+    assert failed is not None
+    assert (failed.status, failed.failure_count) == ("failed", 5)
+    assert failed.error_message == "given up: its worker was lost 5 times"
+    assert noted.reason == "worker w was lost, given up"
+
+
+async def test_one_of_all_recovers_and_its_successor_comes_when_it_is_gone(database: str) -> None:
+    flows, others = Summarising(), Summarising()
+    async with ExecutionStore(database) as store, ExecutionStore(database) as other:
+        first = recovery_of(ExecutionWorker(store, app=flows.app), store)
+        second = recovery_of(ExecutionWorker(other, app=others.app), other)
+        assert await first.look() == 0
+        await store.create(execution(created_at=LONG_AGO))
+
+        assert await second.look() == 0
+        await store.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while await second.look() == 0:
+                await asyncio.sleep(0.02)
+        assert await other.get_executions_needing_recovery() == []
+
+
+async def test_a_worker_that_claims_while_it_is_recovered_keeps_it(database: str) -> None:
+    """The lock of the row decides, not what was read before."""
+    flows = Summarising()
+    async with ExecutionStore(database) as store, ExecutionStore(database) as outside:
+        worker = ExecutionWorker(store, app=flows.app)
+        for number in range(20):
+            await store.create(execution(f"e-{number}", created_at=LONG_AGO))
+        recovery = recovery_of(worker, store)
+
+        results = await asyncio.gather(
+            recovery.look(), *(outside.claim_execution(f"e-{number}", "w", 60_000) for number in range(20))
+        )
+
+        claimed = {f"e-{number}" for number, won in enumerate(results[1:]) if won}
+        active = {claim.execution_id for claim in await store.get_active_claims()}
+        assert claimed == active
+        with psycopg.connect(database) as connection:
+            rows = connection.execute(
+                "SELECT workflow_uuid FROM dbos.workflow_status WHERE status = 'ENQUEUED' AND queue_name IS NOT NULL"
+            )
+            assert {row[0] for row in rows.fetchall()} == {f"e-{number}" for number in range(20)} - claimed
+
+
+async def test_claims_of_workers_outside_do_not_disturb_engines(database: str) -> None:
+    """None of them is ever the first that lives, or buried for a silent counter (P2)."""
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        await store.create(execution("e-1"))
+        await store.create(execution("e-2"))
+        await store.claim_execution("e-1", "w", 3_600_000)
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("UPDATE dbos.executor SET executor_id = '0' || executor_id")
+            connection.execute(
+                "UPDATE dbos.workflow_status SET executor_id = '0' || executor_id WHERE executor_id IS NOT NULL"
+            )
+        async with Bench(flows.app, database, settings=replace(FAST, conninfo=database)) as bench:
+            await store.claim_execution("e-2", "w", 1)
+            until = bench.engine.lease.renewals + 8
+            async with asyncio.timeout(PATIENCE_S):
+                while bench.engine.lease.renewals < until:
+                    await asyncio.sleep(0.02)
+            assert bench.engine.lease.is_first
+            claims = [claim.execution_id for claim in await store.get_active_claims()]
+            dead = await bench.fetch_all("SELECT claim_of FROM dbos.executor WHERE died_at IS NOT NULL")
+    assert claims == ["e-1"]
+    assert dead == [("e-2",)]
+
+
+# -- from threads --
+
+
+def test_a_program_without_a_loop_works_with_executions(database: str) -> None:
+    """The same 19 methods."""
+    store = SyncExecutionStore(database)
+    with pytest.raises(ConfigurationError, match="is not open"):
+        store.get("e-1")
+    with store, SyncExecutionStore(database) as other:
+        store.create(execution())
+        child = execution("e-2", root_execution_id="e-1", parent_execution_id="e-1", execution_depth=1)
+        store.create(child)
+        assert [each.id for each in store.get_child_executions("e-1")] == ["e-2"]
+        assert [root.total_nested for root in store.get_root_executions("summarise")] == [1]
+        assert [node.level for node in store.get_execution_tree("e-1")] == [0, 1]
+        assert {each.id for each in store.get_executions_needing_recovery()} == {"e-1", "e-2"}
+        assert store.claim_execution("e-1", "w", timedelta(minutes=1))
+        assert not other.claim_execution("e-1", "v", 60_000)
+        assert store.extend_claim("e-1", "w", 60_000)
+        assert [claim.worker_id for claim in other.get_active_claims()] == ["w"]
+        assert other.get_claim_for_execution("e-1") == store.get_active_claims()[0]
+        running = UpdateExecutionStatusParams(execution_id="e-1", status=ExecutionStatus.RUNNING)
+        assert not other.update_execution_status(running)
+        assert store.update_execution_status(running)
+        assert store.update_failure_info("e-1", 1, "why")
+        store.record_recovery("e-1", "w", "asked for", "running", "v")
+        assert [each.reason for each in other.get_recovery_history("e-1")] == ["asked for"]
+        assert store.try_acquire_recovery_lock(1)
+        assert not other.try_acquire_recovery_lock(1)
+        store.release_recovery_lock(1)
+        assert other.try_acquire_recovery_lock(1)
+        store.release_execution("e-1", "w")
+        assert store.expire_old_claims() == 0
+        found = store.get("e-1")
+        assert found is not None
+        assert (found.status, found.failure_count, found.processing_worker_id) == ("running", 1, None)
+        assert store.delete("e-1")
+
+
+def test_the_sync_store_has_every_method_of_the_store() -> None:
+    """The seed's 19; what is beside them is for the bus, the debugger and the worker."""
+    public = {name for name in vars(SyncExecutionStore) if not name.startswith("_")} - {"open", "close"}
+    beside = {name for base in EngineStore.__mro__ for name in vars(base) if not name.startswith("_")} - public
+
+    assert len(public) == 19
+    assert beside == {
+        *("open", "close", "is_open", "connection", "transaction", "one", "first", "all"),
+        *("hint", "locked", "sealed", "token_of", "holds_recovery_lock"),
+    }
