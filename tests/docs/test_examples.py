@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 from consumers.mock import MockCluster
 from examples import (
     approvals,
+    executions,
     failures,
     formats,
     fulfil,
@@ -23,6 +24,7 @@ from examples import (
     topics,
 )
 from processor import Settings, Topic
+from processor.executions import ExecutionStore
 from processor.testing import Bench
 from tests.docs.readme import blocks
 
@@ -262,3 +264,30 @@ async def test_mails_wait_for_their_turn_and_an_index_for_quiet(database: str) -
         await bench.advance(timedelta(seconds=30))
         await bench.settle()
         assert sorted(queues.indexed) == ["a", "b"]
+
+
+async def test_research_is_watched_paused_and_done_elsewhere(database: str) -> None:
+    async with ExecutionStore(database) as store, ExecutionStore(database) as elsewhere:
+        worker = executions.worker_of(store)
+        async with Bench(executions.app, database):
+            await executions.start_research(worker, "r-1", "whales", "ada", watched=True)
+            seen: list[str] = []
+            async with asyncio.timeout(60):
+                async for line in executions.watch(store, "r-1"):
+                    seen.append(line)
+                    if line == "paused at read":
+                        assert await executions.go_on(store, "r-1", "ada") == "read"
+            assert seen == [
+                *("created", "running"),
+                *["paused at read", "resumed at read"] * 3,
+                "completed",
+            ]
+            books = [f"whales, volume {volume}: read" for volume in (1, 2, 3)]
+            assert await executions.research.retrieve("r-1").result() == books
+
+            await store.create(executions.Execution(id="r-2", flow_id="research", owner_id="ada"))
+            assert await executions.work_elsewhere(elsewhere, "typescript-7", "r-2")
+            assert not await executions.work_elsewhere(store, "typescript-8", "r-2")
+            done = await store.get("r-2")
+            assert done is not None
+            assert done.status == "completed"
