@@ -13,6 +13,9 @@ import pytest
 from psycopg import AsyncConnection, sql
 
 from engine.dead_letters import list_dead_letters, opened, retry
+from engine.execution_events import ExecutionEventBus
+from engine.execution_rows import Execution
+from engine.executions import ExecutionStore
 from engine.inspection import connected
 from engine.payloads import PayloadKeys, Payloads, UnreadablePayloadError
 from engine.pool import connect
@@ -159,11 +162,20 @@ async def deliver_everything(bench: Bench, topics: Sequence[Topic[Any]]) -> None
         await bench.deliver(topic, json.dumps({"key": CANARY, "n": 6, "more": "x" * 200_000}).encode(), headers=headers)
 
 
+async def create_an_execution(bench: Bench) -> None:
+    async with ExecutionStore(bench.settings) as store:
+        said = {CANARY: [CANARY]}
+        await store.create(Execution(id="e-1", flow_id="f", owner_id="o", integration=said, external_events=[said]))
+        await store.update_failure_info("e-1", 1, CANARY)
+        await ExecutionEventBus(store).publish("e-1", "progress", said)
+
+
 async def test_nothing_of_a_user_is_readable_in_any_table(database: str) -> None:
     """Inputs inline and apart, results, errors, dead letters, holds, keys and headers; of every kind of handler."""
     app, topics = everything()
     async with Bench(app, database, settings=sealed()) as bench:
         await deliver_everything(bench, topics)
+        await create_an_execution(bench)
         await bench.settle()
 
         assert await readable(bench) == []
@@ -178,6 +190,7 @@ async def test_without_a_key_it_would_be_found(database: str) -> None:
     app, topics = everything()
     async with Bench(app, database, settings=FAST) as bench:
         await deliver_everything(bench, topics)
+        await create_an_execution(bench)
         await bench.settle()
 
         expected = {f"{table.name}.{column.name}" for table in TABLES for column in table.columns}
