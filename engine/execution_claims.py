@@ -31,8 +31,8 @@ from engine.pool import connect
 from engine.settings import EngineSettings
 from engine.store import execution_claims as claims
 from engine.store import executions as store
-from engine.store.execution_claims import ClaimRow
-from engine.store.statement import send
+from engine.store.execution_claims import ClaimRow, NeedingRow
+from engine.store.statement import Statement, send
 
 FAILURES_MAX: Final = 5
 """Failures after which nobody tries an execution again."""
@@ -144,9 +144,8 @@ class ExecutionClaims(ExecutionDatabase):
         - Running, with a claim that is over, or was given back. An engine's that died is on the way to another engine.
         """
         check_limit(limit)
-        rest_ms = int(FAILURE_REST.total_seconds() * 1000)
-        rows = await self.all(claims.needing_recovery(limit=limit, failures_max=FAILURES_MAX, rest_ms=rest_ms))
-        return [execution_of(row, self.payloads) for row in rows]
+        rows = await self.all(needing_recovery(limit))
+        return [execution_of(row.execution, self.payloads) for row in rows]
 
     async def record_recovery(
         self,
@@ -219,6 +218,12 @@ class ExecutionClaims(ExecutionDatabase):
             with suppress(psycopg.OperationalError):  # the session has ended, and its locks with it
                 await send(connection, self.settings.schema, claims.unlock(lock_id=lock_id))
             await connection.close()
+
+
+def needing_recovery(limit: int, behind: tuple[int, str] | None = None) -> Statement[NeedingRow]:
+    """The statement of `get_executions_needing_recovery`, from a place on."""
+    rest_ms = int(FAILURE_REST.total_seconds() * 1000)
+    return claims.needing_recovery(limit=limit, failures_max=FAILURES_MAX, rest_ms=rest_ms, behind=behind)
 
 
 def _claim_of(row: ClaimRow) -> ExecutionClaim:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from engine.execution_claims import FAILURES_MAX
 from engine.execution_database import ExecutionDatabase
 from engine.execution_events import ExecutionNotFoundError
-from engine.execution_rows import Execution, ExecutionFailedError, ExecutionStatus, reason_text
+from engine.execution_rows import Execution, ExecutionFailedError, ExecutionStatus, StoredExecution, reason_text
 from engine.failures import encode_error
 from engine.store import execution_claims as claims
 from engine.store import execution_queue as store
@@ -58,43 +58,48 @@ async def recover(database: ExecutionDatabase, execution: Execution, call: FlowC
 
     In one commit with its history, and only if it is still so: whoever has claimed it meanwhile keeps it.
     """
-    lost = execution.processing_worker_id
-    count = execution.failure_count + (1 if lost is not None else 0)
-    reason = "nobody had it" if lost is None else f"worker {lost} was lost"
-    gives_up = count >= FAILURES_MAX
     requeue = _statement(database, execution.id, call, again=True)
 
     async def act(connection: AsyncConnection[Any]) -> bool:
         if await database.locked(connection, execution.id) is None:
             return False
+        row = await database.one(connection, executions.read(ids=[execution.id]))
+        assert row is not None, "it is locked"
         if await database.one(connection, requeue) is None:
             return False
-        if lost is not None:
-            sealed = database.sealed(reason_text(reason))
-            assert sealed is not None, "the reason is text"
-            await database.one(
-                connection, executions.update_failure(execution_id=execution.id, count=count, reason=sealed)
-            )
-        if gives_up:
-            error = encode_error(ExecutionFailedError(f"given up: its worker was lost {count} times"))
-            failed = StatusChange(ExecutionStatus.FAILED.stored, None, None, database.sealed(error), None)
-            await database.one(connection, executions.change(execution_id=execution.id, to=failed))
-        await database.one(
-            connection,
-            claims.record(
-                execution_id=execution.id,
-                worker_id=worker_id,
-                reason=f"{reason}, given up" if gives_up else reason,
-                previous_status=execution.status,
-                previous_worker_id=lost,
-            ),
-        )
+        await _note(database, connection, row, worker_id)
         return True
 
     done = await database.transaction(act)
     if done:
         await _say(database, call)
     return done
+
+
+async def _note(
+    database: ExecutionDatabase, connection: AsyncConnection[Any], row: StoredExecution, worker_id: str
+) -> None:
+    """Count the worker that was lost, if one was, give up after too many, and write the history. `row`: as it was before."""
+    lost = row.worker
+    count = row.failure_count + (1 if lost is not None else 0)
+    reason = "nobody had it" if lost is None else f"worker {lost} was lost"
+    gives_up = count >= FAILURES_MAX
+    if lost is not None:
+        sealed = database.sealed(reason_text(reason))
+        assert sealed is not None, "the reason is text"
+        await database.one(connection, executions.update_failure(execution_id=row.id, count=count, reason=sealed))
+    if gives_up:
+        error = encode_error(ExecutionFailedError(f"given up: its worker was lost {count} times"))
+        failed = StatusChange(ExecutionStatus.FAILED.stored, None, None, database.sealed(error), None)
+        await database.one(connection, executions.change(execution_id=row.id, to=failed))
+    recorded = claims.record(
+        execution_id=row.id,
+        worker_id=worker_id,
+        reason=f"{reason}, given up" if gives_up else reason,
+        previous_status=row.status,
+        previous_worker_id=lost,
+    )
+    await database.one(connection, recorded)
 
 
 def _statement(database: ExecutionDatabase, execution_id: str, call: FlowCall, *, again: bool) -> Any:

@@ -14,19 +14,22 @@ from typing import Final
 
 import psycopg
 
-from engine.execution_claims import ExecutionClaims
+from engine.execution_claims import ExecutionClaims, needing_recovery
 from engine.execution_queue import FlowCall, recover
-from engine.execution_rows import Execution, ExecutionStatus
+from engine.execution_rows import Execution, ExecutionStatus, StoredExecution, execution_of
 from engine.faults import Fault, fault_of
 from engine.payloads import UnreadablePayloadError
 from engine.tasks import end
 from engine.telemetry import Event, ServiceFailed, WorkflowsTaken
 
-LOCK_ID: Final = 1
-"""Of the recovery of executions, in each schema."""
+LOCK_ID: Final = int.from_bytes(b"onceflow")
+"""Of the recovery of executions, in each schema: a number that no program takes for a lock of its own."""
 
 BATCH_MAX: Final = 100
-"""Executions of one look; a full batch is followed by the next at once."""
+"""Executions read at once."""
+
+LOOK_MAX: Final = 10_000
+"""Executions of one look. Where there are more, of flows that nobody here knows, the next look goes on behind them."""
 
 Tell = Callable[[Event], None]
 
@@ -60,6 +63,8 @@ class ExecutionRecovery:
         self._tell = tell
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
+        self._behind: tuple[int, str] | None = None
+        """Where the next look begins."""
 
     @property
     def is_running(self) -> bool:
@@ -83,19 +88,34 @@ class ExecutionRecovery:
         if not (await self._store.holds_recovery_lock(LOCK_ID) or await self._store.try_acquire_recovery_lock(LOCK_ID)):
             return 0
         await self._store.expire_old_claims()
-        recovered = 0
-        while True:
-            found = await self._store.get_executions_needing_recovery(BATCH_MAX)
+        recovered = seen = 0
+        unreadable: UnreadablePayloadError | None = None
+        while seen < LOOK_MAX:
+            page = await self._store.all(needing_recovery(BATCH_MAX, self._behind))
             done = 0
-            for execution in found:
-                call = None if self._is_new(execution) else self._call_of(execution)
-                if call is not None and await recover(self._store, execution, call, worker_id=self._worker_id):
-                    done += 1
+            for row in page:
+                try:
+                    done += await self._recover(row.execution)
+                except UnreadablePayloadError as error:
+                    unreadable = unreadable or error
             recovered += done
+            seen += len(page)
             if done:
                 self._tell(WorkflowsTaken("left", done))
-            if len(found) < BATCH_MAX or not done:
-                return recovered
+            if len(page) < BATCH_MAX:
+                self._behind = None
+                break
+            self._behind = page[-1].entered_ms, page[-1].execution.id
+        if unreadable is not None:
+            # Somebody else has the key, or will: nothing is lost, and it is said at every look.
+            self._tell(ServiceFailed("execution recovery", unreadable, self._every.total_seconds()))
+        return recovered
+
+    async def _recover(self, row: StoredExecution) -> bool:
+        """Bring one back to work, if it is run here. Raises `UnreadablePayloadError`."""
+        execution = execution_of(row, self._store.payloads)
+        call = None if self._is_new(execution) else self._call_of(execution)
+        return call is not None and await recover(self._store, execution, call, worker_id=self._worker_id)
 
     def _is_new(self, execution: Execution) -> bool:
         """Whether whoever created it may still be about to enqueue or claim it."""
@@ -106,9 +126,6 @@ class ExecutionRecovery:
         while True:
             try:
                 await self.look()
-            except UnreadablePayloadError as error:
-                # Somebody else has the key, or will: nothing is lost, and it is said at every look.
-                self._tell(ServiceFailed("execution recovery", error, self._every.total_seconds()))
             except psycopg.Error as error:
                 if fault_of(error) is not Fault.WEATHER:
                     self._failed(error)

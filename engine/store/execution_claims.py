@@ -230,24 +230,50 @@ _NEEDS_RECOVERY: Final = """
 """
 
 
-def needing_recovery(*, limit: int, failures_max: int, rest_ms: int) -> Statement[StoredExecution]:
-    """Executions that nobody has and nobody will come to by himself, oldest first.
+class NeedingRow(NamedTuple):
+    """An execution that needs recovery, and where it stands among them."""
+
+    execution: StoredExecution
+    entered_ms: int
+
+
+def _needing(*values: Any) -> NeedingRow:
+    *execution, entered = values
+    return NeedingRow(StoredExecution._make(execution), entered)
+
+
+_NEEDING_ROW: Final = args_row(_needing)
+
+
+def needing_recovery(
+    *, limit: int, failures_max: int, rest_ms: int, behind: tuple[int, str] | None = None
+) -> Statement[NeedingRow]:
+    """Executions that nobody has and nobody will come to by himself, oldest first; only those behind a place.
 
     Created ones of a queue wait for their turn; at rest between two steps they have their engine's version.
     """
+    entered, behind_id = behind or (None, None)
     return Statement(
         EXECUTION
+        + ", w.created_at"
         + FROMS
         + """
          WHERE w.kafka_execution AND w.status IN ('PENDING', 'ENQUEUED')
         """
         + _NEEDS_RECOVERY
         + """
-         ORDER BY w.created_at
+           AND (%(behind)s::bigint IS NULL OR (w.created_at, w.workflow_uuid) > (%(behind)s::bigint, %(behind_id)s::text))
+         ORDER BY w.created_at, w.workflow_uuid
          LIMIT %(limit)s
         """,
-        {"limit": limit, "failures_max": failures_max, "rest_ms": rest_ms},
-        args_row(StoredExecution),
+        {
+            "limit": limit,
+            "failures_max": failures_max,
+            "rest_ms": rest_ms,
+            "behind": entered,
+            "behind_id": behind_id,
+        },
+        _NEEDING_ROW,
     )
 
 

@@ -42,6 +42,13 @@ def enqueue(
             INSERT INTO {schema}.workflow_inputs (workflow_uuid, inputs)
             SELECT c.workflow_uuid, %(large)s FROM chosen AS c WHERE %(large)s::text IS NOT NULL
                 ON CONFLICT (workflow_uuid) DO UPDATE SET inputs = EXCLUDED.inputs
+        ), ledger AS (
+            -- Its status may stay as it is, so the trigger that notes who waits has nothing to see (0011).
+            INSERT INTO {schema}.workflow_queue AS q (workflow_uuid, queue_name, created_at_epoch_ms)
+            SELECT c.workflow_uuid, %(queue)s, {schema}.now_ms() FROM chosen AS c WHERE %(queue)s::text IS NOT NULL
+                ON CONFLICT (workflow_uuid) DO UPDATE
+               SET queue_name = EXCLUDED.queue_name, started_at_epoch_ms = NULL, completed_at_epoch_ms = NULL,
+                   executor_id = NULL
         )
         UPDATE {schema}.workflow_status AS w
            SET status = CASE WHEN %(queue)s::text IS NULL THEN 'PENDING' ELSE 'ENQUEUED' END,

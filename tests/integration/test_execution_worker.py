@@ -3,16 +3,20 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 
 import psycopg
 import pytest
 
 from engine.crashpoints import CrashPoint
 from engine.execution_events import ExecutionEventBus
-from engine.execution_recovery import ExecutionRecovery
+from engine.execution_recovery import BATCH_MAX, ExecutionRecovery
 from engine.execution_rows import Execution, ExecutionLimits, ExecutionOptions, ExecutionStatus
 from engine.executions import ExecutionStore as EngineStore
 from engine.executions import UpdateExecutionStatusParams
+from engine.payloads import PayloadKeys
+from engine.settings import EngineSettings
+from engine.telemetry import Event, ServiceFailed, WorkflowsTaken
 from processor import App, ConfigurationError, WorkflowConflictError
 from processor.executions import ExecutionStore, ExecutionWorker, SyncExecutionStore
 from processor.testing import Bench
@@ -71,6 +75,31 @@ async def test_a_worker_executes_what_is_enqueued(database: str) -> None:
     assert (await ended(store, "e-3")).status == "completed"
     await worker.stop()
     assert sorted(service.executed) == ["e-1", "e-2", "e-3"]
+
+
+async def test_an_execution_has_its_row_in_the_ledger_from_enqueueing_to_its_end(database: str) -> None:
+    """As every member of a queue; also what a worker outside of the engine had first."""
+    flows = Summarising()
+    ledger: LiteralString = """
+        SELECT q.workflow_uuid, q.queue_name, q.started_at_epoch_ms IS NOT NULL, q.completed_at_epoch_ms IS NOT NULL
+          FROM dbos.workflow_queue AS q
+         ORDER BY q.workflow_uuid
+    """
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        await store.create(execution("e-2"))
+        await store.claim_execution("e-2", "w", 60_000)
+        over(database)
+        await worker.get_queue().enqueue(execution("e-1"))
+        assert await recovery_of(worker, store).look() == 1
+
+        with psycopg.connect(database) as connection:
+            waiting = connection.execute(ledger).fetchall()
+        async with Bench(flows.app, database) as bench:
+            await bench.settle()
+            done = await bench.fetch_all(ledger)
+    assert waiting == [("e-1", "executions", False, False), ("e-2", "executions", False, False)]
+    assert done == [("e-1", "executions", True, True), ("e-2", "executions", True, True)]
 
 
 async def test_a_sync_service_has_a_thread(database: str) -> None:
@@ -277,6 +306,57 @@ async def test_what_was_created_and_forgotten_is_enqueued_but_not_what_is_new(da
         async with Bench(flows.app, database):
             done = await ended(store, "old")
     assert (done.status, done.failure_count) == ("completed", 0)
+
+
+async def test_flows_that_nobody_here_knows_hide_none_behind_them(database: str) -> None:
+    """I8: however many there are; each look goes on where the last one ended."""
+    flows = Summarising()
+    async with ExecutionStore(database) as store:
+        worker = ExecutionWorker(store, app=flows.app)
+        for number in range(BATCH_MAX + 1):
+            await store.create(execution(f"other-{number}", "translate", created_at=LONG_AGO))
+        await store.create(execution("ours", created_at=LONG_AGO))
+
+        assert await recovery_of(worker, store).look() == 1
+
+        needing = {each.id for each in await store.get_executions_needing_recovery()}
+    assert "ours" not in needing
+    assert len(needing) == 100
+
+
+async def test_an_execution_that_cannot_be_opened_is_said_and_hides_none_behind_it(database: str) -> None:
+    """I8: its key may come; the others have theirs."""
+    flows = Summarising()
+    told: list[Event] = []
+    keys = PayloadKeys({"theirs": bytes(32)}, "theirs")
+    async with (
+        ExecutionStore(database) as store,
+        EngineStore(EngineSettings(conninfo=database, payload_keys=keys)) as sealing,
+    ):
+        worker = ExecutionWorker(store, app=flows.app)
+        await sealing.create(execution("sealed", created_at=LONG_AGO, integration={"question": "why"}))
+        await store.create(execution("readable", created_at=LONG_AGO))
+        recovery = ExecutionRecovery(
+            store, worker.call_of, worker_id="rescuer", every=timedelta(seconds=30), tell=told.append
+        )
+
+        assert await recovery.look() == 1
+
+        [left] = await sealing.get_executions_needing_recovery()
+    assert left.id == "sealed"
+    [taken, failed] = told
+    assert taken == WorkflowsTaken("left", 1)
+    assert isinstance(failed, ServiceFailed)
+    assert "execution sealed: integration is sealed with key 'theirs'" in str(failed.error)
+
+
+async def test_a_lock_of_the_programs_own_does_not_keep_workers_from_recovering(database: str) -> None:
+    flows = Summarising()
+    async with ExecutionStore(database) as store, ExecutionStore(database) as other:
+        assert await other.try_acquire_recovery_lock(1)
+        await store.create(execution(created_at=LONG_AGO))
+
+        assert await recovery_of(ExecutionWorker(store, app=flows.app), store).look() == 1
 
 
 async def test_an_execution_that_loses_its_worker_too_often_is_given_up(database: str) -> None:
