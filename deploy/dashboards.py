@@ -468,6 +468,18 @@ POSTGRES = Dashboard(
             ),
             Panel("Paused", of_process("retention_paused"), meaning="processor retention resume"),
         ],
+        "HTTP": [
+            Panel("Requests", rate("http_requests_total", "route, method"), "reqps", "Triggers and the admin API."),
+            Panel(
+                "Not answered with success",
+                {
+                    f'sum by (route, status) (rate(processor_http_requests_total{{S, status=~"[45].."}}[{RATE}]))': "{{status}} {{route}}"
+                },
+                "reqps",
+                "401, 403: refused. 409: a key that is taken. 429, 503: too many. 500: a workflow failed, or the log says why.",
+            ),
+            Panel("An answer takes", quantiles("http_request_seconds", "route"), "s", "Waits for results included."),
+        ],
         "Leases": [
             Panel(
                 "Left of the lease", of_process("lease_remaining_seconds"), "s", "At 0 a process begins nothing more."

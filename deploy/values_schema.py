@@ -83,7 +83,9 @@ def kubernetes(name: str) -> Schema:
 
 STRINGS = mapping({"type": "string"})
 COUNT_OR_SHARE: Schema = {"anyOf": [number(0), text(r"^([1-9]?[0-9]|100)%$")]}
-READ_BY_TEMPLATES = frozenset({"executor.drain", "http.enabled", "http.host", "http.port"})
+READ_BY_TEMPLATES = frozenset(
+    {"executor.drain", "http.enabled", "http.host", "http.port", "web.enabled", "web.host", "web.port"}
+)
 """Settings that decide what is rendered (grace period, probes, ports): what they are in a Secret nobody could compare."""
 SECRET_KEY = section("secret", "key", secret=text(NAME), key=text("^[-._a-zA-Z0-9]+$"))
 
@@ -138,6 +140,7 @@ def schema() -> Schema:
         networkPolicy=section(
             enabled=flag(),
             metricsFrom=items(kubernetes("io.k8s.api.networking.v1.NetworkPolicyPeer")),
+            webFrom=items(kubernetes("io.k8s.api.networking.v1.NetworkPolicyPeer")),
             dns=flag(),
             postgres=peer(),
             kafka=peer(),
@@ -248,9 +251,10 @@ def settings() -> Schema:
         {"type": "object", "additionalProperties": False, "properties": whole["properties"]}, whole["$defs"]
     )
     assert not re.search(r'"\$ref"', json.dumps(tree)), "every section is in place"
-    _properties(tree, "http")["enabled"] = flag()
-    _properties(tree, "http")["host"] = one_of("0.0.0.0", "::")  # noqa: S104  # probes and scrapes come from outside
-    _properties(tree, "http")["port"] = number(1, 65_535)
+    for section in ("http", "web"):
+        _properties(tree, section)["enabled"] = flag()
+        _properties(tree, section)["host"] = one_of("0.0.0.0", "::")  # noqa: S104  # called from outside of the pod
+        _properties(tree, section)["port"] = number(1, 65_535)
     # Read by the template: in words, so that it can be compared with the grace period.
     _properties(tree, "executor")["drain"] = {"anyOf": [{"type": "number", "minimum": 0}, text(DURATION)]}
     # All pods read the same file: what must differ from pod to pod cannot be the same word for all.

@@ -23,6 +23,7 @@ from engine.clock import now_ms
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import DeduplicatedError, WorkflowConflictError
 from engine.failures import as_recorded, decode_error
+from engine.identity import NotAuthorizedError
 from engine.ids import WorkflowId
 from engine.results import value_of
 from engine.row_flush import own
@@ -89,11 +90,14 @@ def child_id(run: Run, function_id: int) -> WorkflowId:
     return WorkflowId(f"{run.id}-{function_id}")
 
 
-async def start_child(run: Run, start: Start, *, function_id: int, has_own_id: bool) -> None:
+async def start_child(
+    run: Run, start: Start, *, function_id: int, has_own_id: bool, refused: NotAuthorizedError | None = None
+) -> None:
     """Start a workflow from a workflow: goes on at once, its row comes with the next flush.
 
     Raises:
         WorkflowConflictError: The ID it was given is another workflow's.
+        NotAuthorizedError: It is `refused`; remembered, whatever roles are required later.
         Suspended: The run may not go on here.
     """
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
@@ -106,10 +110,12 @@ async def start_child(run: Run, start: Start, *, function_id: int, has_own_id: b
         start.deadline_ms = min(run.deadline_ms, start.deadline_ms or run.deadline_ms)
     now = now_ms()
     is_new = True
-    if has_own_id:
+    if has_own_id or refused is not None:
         try:
+            if refused is not None:
+                raise refused
             is_new = not await once_readable(run, lambda: stands(run.home.engine, start))
-        except WorkflowConflictError as error:
+        except (WorkflowConflictError, NotAuthorizedError) as error:
             text, given = as_recorded(error)
             run.checkpoint(Checkpoint(run.id, function_id, start.name, None, text, now, now))
             run.error_given = True
@@ -151,7 +157,8 @@ async def stands(engine: Engine, start: Start) -> bool:
     row = await through_weather(read)
     if row is None:
         return False
-    start.must_be(name=row.name, inputs=engine.payloads.open(row.inputs, f"workflow {start.id}: inputs"))
+    inputs = engine.payloads.open(row.inputs, f"workflow {start.id}: inputs")
+    start.must_be(name=row.name, inputs=inputs, user=row.user)
     return True
 
 
@@ -167,18 +174,16 @@ async def deduplicated_by(engine: Engine, start: Start) -> str | None:
     return await through_weather(read)
 
 
-async def start_deduplicated(run: Run, start: Start, *, function_id: int, verdict_id: int, has_own_id: bool) -> None:
-    """Start a workflow with a deduplication ID from a workflow: waits until it is decided which of the two it is.
+async def decide_deduplicated(run: Run, start: Start, *, verdict_id: int) -> None:
+    """Behind `start_child`, of a workflow with a deduplication ID: waits until it is decided which of the two it is.
 
     Its row comes with the checkpoint of the call, unless the ID is taken (P31). Whether it came is looked at behind that
     commit, and remembered as well: a replay gets the same answer, though the other may have ended since.
 
     Raises:
         DeduplicatedError: Another workflow of the queue has the ID.
-        WorkflowConflictError: The ID it was given is another workflow's.
         Suspended: The run may not go on here.
     """
-    await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
     if run.history is not None and (recorded := run.history.get(verdict_id)) is not None:
         if recorded.error is not None:
             run.error_given = True

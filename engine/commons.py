@@ -25,12 +25,13 @@ from engine.execution_gates import open_gate
 from engine.failures import encode_error, summary
 from engine.flush import Work
 from engine.handlers import Handler, HandlerKind
+from engine.identity import NOBODY
 from engine.ids import OwnerToken, WorkflowId
 from engine.in_flight import count, uncount
 from engine.payloads import UnreadablePayloadError
 from engine.row_flush import RowCommitter, RowFlush, Starting
 from engine.runner import Ending, Phase, Row, Run, Standing
-from engine.sealed_rows import opened_history
+from engine.sealed_rows import opened_history, opened_origin
 from engine.starts import Start
 from engine.states import WorkflowStatus
 from engine.store import open_work
@@ -229,7 +230,9 @@ class Commons:
         """A row is durable: run it here if it is ours, or let whoever has room look for it."""
         reach(CrashPoint.STARTED)
         if start.owner is not None:
-            self._enter(self._run(start.name, start.id, start.owner, start.inputs, start.deadline_ms))
+            run = self._run(start.name, start.id, start.owner, start.inputs, start.deadline_ms)
+            run.origin = start.origin
+            self._enter(run)
         elif start.status is WorkflowStatus.PENDING:
             if start.wake_at is None:
                 self.has_more = True
@@ -264,6 +267,7 @@ class Commons:
             run.attempt = row.attempt
             try:
                 run.argument = Inputs(payloads.open(row.inputs, f"workflow {run.id}: inputs"))
+                run.origin = opened_origin(row, payloads)
                 opened = opened_history(history, payloads)
             except UnreadablePayloadError as error:
                 self._end(run, put_off(run, error))
@@ -291,7 +295,7 @@ class Commons:
     ) -> Run:
         desk = desk or Desk(self, self.handlers[name], owner)
         run = Run(desk, offset=0, key=None, record=None)
-        run.id, run.row = workflow_id, Row.RUNNING
+        run.id, run.row, run.origin = workflow_id, Row.RUNNING, NOBODY
         run.argument = Inputs(inputs)
         run.deadline_ms = deadline_ms
         return run

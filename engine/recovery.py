@@ -13,6 +13,7 @@ the sweep hands them over, within two leases.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.crashpoints import CrashPoint, reach
@@ -109,11 +110,27 @@ class Recovery:
             if limit <= 0:
                 commons.has_more = True
                 return False
-            if await self._take(dead, limit) < limit:
+            if len(await self._take(dead, limit)) < limit:
                 return False
         return True
 
-    async def _take(self, dead: list[str] | None, limit: int) -> int:
+    async def recover(self, executors: Sequence[str]) -> list[WorkflowId]:
+        """Take over now what these executors ran and this one can run; returns which. The next look would find it as well.
+
+        One that lives keeps what it runs: nothing of it is taken. What partitions own comes with their claims.
+        """
+        taken: list[WorkflowId] = []
+        for _ in range(BATCHES_MAX):
+            limit = min(BATCH_MAX, self._engine.commons.room())
+            if limit <= 0:
+                break
+            batch = await self._take(list(executors), limit)
+            taken += batch
+            if len(batch) < limit:
+                break
+        return taken
+
+    async def _take(self, dead: list[str] | None, limit: int) -> list[WorkflowId]:
         engine = self._engine
         commons = engine.commons
         token = new_token()
@@ -138,7 +155,7 @@ class Recovery:
         if rows:
             engine.telemetry.emit(WorkflowsTaken("dead" if dead is not None else "due", len(rows)))
             commons.take(rows, histories, token)
-        return len(rows)
+        return [row.workflow_id for row in rows]
 
     async def _fenced(self, connection: AsyncConnection[Any], statement: Statement[TakenRow]) -> list[TakenRow]:
         """A statement's rows, in a database that has not gone back (P4)."""

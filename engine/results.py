@@ -67,7 +67,7 @@ class Results:
             WorkflowNotFoundError: There is none of this ID.
         """
         found = await self._asked.get(workflow_id)
-        if found is None and await through_weather(lambda: self._may_come(workflow_id)):
+        if found is None and await through_weather(lambda: self.may_come(workflow_id)):
             until = time.monotonic() + UNKNOWN_WAIT_S
             while found is None and time.monotonic() < until:
                 await asyncio.sleep(UNKNOWN_LOOK_S)
@@ -81,7 +81,7 @@ class Results:
             cursor = await send(connection, self._engine.settings.schema, store.outcomes(ids=ids))
             return {row[0]: Outcome(WorkflowStatus(row[1]), row[2], row[3]) for row in await cursor.fetchall()}
 
-    async def _may_come(self, workflow_id: str) -> bool:
+    async def may_come(self, workflow_id: str) -> bool:
         """Whether the ID is of a record of a topic that some group has registered."""
         head, _, offset = workflow_id.rpartition("-")
         topic, _, partition = head.rpartition("-")

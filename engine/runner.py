@@ -24,6 +24,7 @@ from engine.clock import now_ms
 from engine.current import current_run
 from engine.errors import NondeterminismError, Suspended
 from engine.failures import encode_error, summary
+from engine.identity import Origin
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
 from engine.records import Record
 from engine.sealed_rows import sealed_checkpoint
@@ -158,6 +159,7 @@ class Run:
         "key",
         "needs_first_row",
         "offset",
+        "origin",
         "phase",
         "place",
         "record",
@@ -179,6 +181,8 @@ class Run:
     closed_streams: set[str] | None
     task: asyncio.Task[None] | None
     context: Context | None
+    origin: Origin
+    """Of one without a source."""
 
     def __init__(self, home: Home, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
         self.home = home

@@ -1,6 +1,7 @@
 """Rows with what is of users sealed, and back (decision 0012). Only reached where payloads are sealed, but for the reading.
 
-`request` keeps the record's coordinates and time readable; key and headers are one sealed member of it. Dead letters
+`request` keeps the record's coordinates and time readable; key and headers are one sealed member of it, as are path,
+query, headers and address of an HTTP call. Dead letters
 have bytes of their own: they are sealed where `record_headers` is an object, `{"sealed": …}`.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from engine.identity import Origin
 from engine.payloads import Payloads, from_member, key_id_of, member_of
 from engine.records import Record
 from engine.rows import allowed, bytes_text, headers_text, record_of, row_texts
@@ -19,10 +21,15 @@ from engine.store.payloads import StoredLetter
 if TYPE_CHECKING:
     from engine.runner import Ending
     from engine.starts import Start
+    from engine.store.commons import TakenRow
     from engine.store.operation_outputs import Checkpoint, CheckpointRow
+    from engine.store.turns import QueuedRow
     from engine.store.workflow_status import AcquiredRow
 
 Seal = Callable[[str], str]
+
+OF_CALLER = ("path", "query", "headers", "client")
+"""What of an HTTP call's `request` is of its caller; method and route are the app's."""
 
 
 def sealed_texts(record: Record, *, embeds_json: bool, stored_headers: frozenset[str], seal: Seal) -> tuple[str, str]:
@@ -41,12 +48,24 @@ def sealed_starts(starts: Sequence[Start], seal: Seal | None) -> Sequence[Start]
     """New workflows on their way to their rows. The starts themselves stay readable: they run here, and are compared."""
     if seal is None:
         return starts
-    return [replace(each, inputs=seal(each.inputs)) for each in starts]
+    return [
+        replace(
+            each,
+            inputs=seal(each.inputs),
+            request=None if each.request is None else sealed_request(each.request, seal),
+        )
+        for each in starts
+    ]
 
 
 def sealed_request(request: str, seal: Seal) -> str:
-    """A readable `request` of a record with what of it is to be sealed; another one as it is."""
+    """A readable `request` of a record or an HTTP call with what of it is to be sealed; another one as it is."""
     whole = _object(request)
+    if "method" in whole:
+        apart = {name: whole.pop(name) for name in OF_CALLER if whole.get(name)}
+        if not apart:
+            return request
+        return f"{json.dumps(whole)[:-1]}, {member_of(seal(json.dumps(apart)))}}}"
     if whole.get("key") is None and not whole.get("headers"):
         return request
     apart = {"key": whole["key"], "headers": whole.pop("headers", [])}
@@ -60,6 +79,14 @@ def opened_request(request: str, payloads: Payloads, where: str) -> str:
     whole = _object(request)
     apart: dict[str, Any] = json.loads(payloads.open(from_member(whole.pop("sealed")), f"{where}: request"))
     return json.dumps(whole | apart)
+
+
+def opened_origin(row: TakenRow | QueuedRow, payloads: Payloads) -> Origin:
+    """Whose workflow it is, and what asked for it. Raises `UnreadablePayloadError`."""
+    request = row.request
+    if request is not None:
+        request = opened_request(request, payloads, f"workflow {row.workflow_id}")
+    return Origin(row.user, row.role, row.roles, request)
 
 
 def opened_record(row: AcquiredRow, payloads: Payloads) -> Record:
@@ -165,7 +192,7 @@ def _object(request: str) -> dict[str, Any]:
         found: Any = json.loads(request)
     except ValueError:
         return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) and "topic" in found else {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) and ("topic" in found or "method" in found) else {}
 
 
 def _step(row: CheckpointRow) -> str:

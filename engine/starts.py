@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ConfigurationError, WorkflowConflictError
+from engine.identity import Identity, Origin, roles_text
 from engine.ids import OwnerToken, WorkflowId
 from engine.states import WorkflowStatus
 
@@ -57,11 +58,26 @@ class Start:
     roles: str | None = None
     forked_from: str | None = None
 
+    is_private: bool = False
+    """Whether what stands under its ID is only the same workflow if it is the same user's: a client chose the ID."""
+
     def __post_init__(self) -> None:
         check_id(self.id)
 
-    def must_be(self, *, name: str, inputs: str) -> None:
+    @property
+    def origin(self) -> Origin:
+        """Whose it is, and what asked for it."""
+        return Origin(self.user, self.role, self.roles, self.request)
+
+    def belongs_to(self, identity: Identity | None) -> None:
+        """Give it somebody's identity."""
+        if identity is not None:
+            self.user, self.role, self.roles = identity.user, identity.role, roles_text(identity)
+
+    def must_be(self, *, name: str, inputs: str, user: str | None = None) -> None:
         """Raise `WorkflowConflictError` unless what stands under this ID is this very workflow."""
+        if self.is_private and user != self.user:
+            raise WorkflowConflictError(self.id, "it is somebody else's")
         if name != self.name:
             raise WorkflowConflictError(self.id, f"it is a {name!r}, this is a {self.name!r}")
         if inputs != self.inputs and not _same_inputs(inputs, self.inputs):

@@ -17,6 +17,7 @@ from engine.errors import (
 )
 from engine.handlers import UndecodableError
 from engine.handles import StepInfo, WorkflowInfo
+from engine.identity import Identity, NotAuthorizedError
 from engine.outgoing import PublishError
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
@@ -53,6 +54,7 @@ from processor.policies import (
 from processor.queues import PlaceOptions, Queue
 from processor.recorded import now, random, uuid4
 from processor.records import RawRecord, Record
+from processor.routes import Http, HttpRequest, IncomingRequest, acting_as
 from processor.schedules import CatchUp, Cron, Tick
 from processor.schema_registry import using_registry
 from processor.triggers import Topic
@@ -73,9 +75,14 @@ __all__ = [
     "EngineStoppedError",
     "FailurePolicy",
     "HaltPartition",
+    "Http",
+    "HttpRequest",
+    "Identity",
+    "IncomingRequest",
     "Json",
     "JsonSchema",
     "NondeterminismError",
+    "NotAuthorizedError",
     "NotYet",
     "Ordering",
     "PlaceOptions",
@@ -111,6 +118,7 @@ __all__ = [
     "WorkflowInfo",
     "WorkflowNotFoundError",
     "WorkflowStatus",
+    "acting_as",
     "close_stream",
     "current_step",
     "current_workflow",

@@ -5,6 +5,7 @@
     @app.step(retry=Retry(attempts=5))          at least once, its result is remembered
     @app.transaction()                          exactly once, in Postgres
     @app.workflow(on=orders)                    for every record of a topic, durably
+    @app.post("/orders/{order_id}")             for every request, durably
     @app.workflow(on=Cron("0 3 * * *"))         at times of day
     @app.transaction(on=payments)               the whole handler is one transaction
     @app.batch(on=clicks, size=500)             many records, one transaction
@@ -13,7 +14,7 @@ Registration refuses what could not run: see the errors of each decorator.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
@@ -22,6 +23,8 @@ from engine.current import current_run
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
+from engine.identity import checked_roles
+from processor.app_messages import Messages
 from processor.config import Settings
 from processor.decorators import (
     BatchDecorator,
@@ -42,11 +45,11 @@ from processor.handlers import (
 )
 from processor.handles import WorkflowHandle
 from processor.inline import run_step
-from processor.messaging import StreamReader, event_of, send_to, stream_of
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.queues import Queue
 from processor.registry import Registry
+from processor.routes import Http, Routes, check_http
 from processor.schedules import Cron, TickDecorator, check_tick_handler, refuse_options_of_records
 from processor.triggers import Topic
 from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
@@ -69,21 +72,23 @@ _BREAKER = Breaker()
 _DEAD_LETTER = DeadLetter()
 
 
-class App:
+class App(Routes, Messages):
     """A set of handlers that are deployed together.
 
     Attributes:
         name: Of the consumer group unless the settings name another, and in logs.
         lifespan: Called with the app, once per process: an async context manager around everything that runs, for
             clients and pools of the user's. It is left when the last step has ended.
+        required_roles: One of these must somebody have to start a workflow that says nothing else (`roles=`).
     """
 
-    def __init__(self, name: str, *, lifespan: Lifespan | None = None) -> None:
+    def __init__(self, name: str, *, lifespan: Lifespan | None = None, required_roles: Sequence[str] = ()) -> None:
         if not name or "|" in name:
             raise ConfigurationError(f"App({name!r}): a name, without '|', which separates groups in workflow IDs")
         check_callable(f"App({name!r})", lifespan=lifespan)
         self.name = name
         self.lifespan = lifespan
+        self.required_roles = checked_roles(f"App({name!r})", required_roles)
         self.engines: list[Engine] = []
         """Those that run the app in this process, the newest last."""
         self._registry = Registry(name)
@@ -274,12 +279,18 @@ class App:
     ) -> TickDecorator: ...
     @overload
     def workflow(
-        self, *, on: None = None, name: str | None = None, retry: Retry = NEVER, version: str | None = None
+        self,
+        *,
+        on: Http | None = None,
+        name: str | None = None,
+        retry: Retry = NEVER,
+        version: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> CallableDecorator: ...
     def workflow(
         self,
         *,
-        on: Topic[Any] | Cron | None = None,
+        on: Topic[Any] | Cron | Http | None = None,
         name: str | None = None,
         retry: Retry = NEVER,
         on_failure: FailurePolicy = _DEAD_LETTER,
@@ -288,6 +299,7 @@ class App:
         version: str | None = None,
         renamed_from: str | None = None,
         group: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> Any:
         """Run a function durably for every record of a topic: interrupted, it goes on behind its last recorded step.
 
@@ -297,8 +309,8 @@ class App:
         error that it does not catch ends it, after `retry`, in ERROR, and `on_failure` decides what follows.
 
         Args:
-            on: Topic whose records it handles; at most one handler per topic and group. A `Cron`: when it runs. `None`:
-                it is registered, and runs when it is called.
+            on: Topic whose records it handles; at most one handler per topic and group. A `Cron`: when it runs. `Http`:
+                requests start it. `None`: it is registered, and runs when it is called.
             name: `workflow_status.name`; the function's unless given. Unique in the app. A schedule has this name too:
                 under another one it is another schedule, which begins anew.
             retry: Attempts of the workflow as a whole; each continues with the step that failed.
@@ -309,10 +321,12 @@ class App:
             version: Instead of the fingerprint of its code.
             renamed_from: The name this handler had, if its progress is stored under that.
             group: Consumer group of its own, to handle a topic a second time.
+            roles: One of these must whoever calls or starts it have, in this program (`acting_as`), in a workflow or by
+                HTTP; else nothing is written. `None`: those of the app. Records need none.
 
         Raises:
             ConfigurationError: At registration: an event of another type than the topic's, arguments or a result
-                that cannot be written as JSON, a name or topic that is taken.
+                that cannot be written as JSON, a name, topic or path that is taken.
         """
 
         def decorate(fn: Callable[..., Any]) -> WorkflowFunction[..., Any]:
@@ -328,7 +342,12 @@ class App:
                 group=group,
             )
             chosen = checked_name(name, function, "workflow")
-            cron, topic = (on, None) if isinstance(on, Cron) else (None, on)
+            cron = on if isinstance(on, Cron) else None
+            http = on if isinstance(on, Http) else None
+            topic = None if isinstance(on, Cron | Http) else on
+            required = self.required_roles if roles is None else checked_roles(f"workflow {chosen!r}", roles)
+            if http is not None and http.public and roles is None:
+                required = ()
             if cron is not None:
                 check_tick_handler(function, cron, chosen)
                 refuse_options_of_records(
@@ -341,6 +360,8 @@ class App:
                 )
             elif topic is None:
                 check_arguments(function, "workflow")
+            if http is not None:
+                check_http(function, http, required)
             wants = topic is not None and takes_record(function, topic, kind=HandlerKind.JOURNALED, what="workflow")
             registration = Registration(
                 name=chosen,
@@ -348,6 +369,8 @@ class App:
                 function=function,
                 topic=topic,
                 cron=cron,
+                http=http,
+                roles=required,
                 wants_record=wants,
                 result=result_of(function, "workflow"),
                 group=group,
@@ -441,34 +464,6 @@ class App:
         `fulfil.retrieve(id)` reads the result as that workflow's.
         """
         return WorkflowHandle(id, self.engine, json.loads)
-
-    def send(
-        self, destination_id: str, message: Any, topic: str | None = None, *, idempotency_key: str | None = None
-    ) -> Coroutine[Any, Any, None]:
-        """Send a message to a workflow from anywhere in this program: durable when it returns. See `processor.send`."""
-        return send_to(self.engine, destination_id, message, topic, idempotency_key)
-
-    @overload
-    def get_event(
-        self, workflow_id: str, key: str, *, timeout: timedelta | None = None
-    ) -> Coroutine[Any, Any, Any]: ...
-    @overload
-    def get_event(
-        self, workflow_id: str, key: str, *, model: type[E], timeout: timedelta | None = None
-    ) -> Coroutine[Any, Any, E | None]: ...
-    def get_event(
-        self, workflow_id: str, key: str, *, model: Any = Any, timeout: timedelta | None = None
-    ) -> Coroutine[Any, Any, Any]:
-        """An event of a workflow, once it is set, for anybody in this program. See `processor.get_event`."""
-        return event_of(self.engine, workflow_id, key, model, timeout)
-
-    @overload
-    def read_stream(self, workflow_id: str, key: str, *, offset: int = 0) -> StreamReader[Any]: ...
-    @overload
-    def read_stream(self, workflow_id: str, key: str, *, model: type[E], offset: int = 0) -> StreamReader[E]: ...
-    def read_stream(self, workflow_id: str, key: str, *, model: Any = Any, offset: int = 0) -> StreamReader[Any]:
-        """Read a stream of a workflow from anywhere in this program. See `processor.read_stream`."""
-        return stream_of(self.engine, workflow_id, key, model, offset)
 
     def running(
         self, settings: Settings | None = None, *, kafka: bool = True

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from processor.config_formats import PayloadSettings, RegistrySettings
+from processor.config_web import WebSettings
 from processor.section import DURATION_SCHEMA, Duration, Section, Size, positive
 from processor.units import duration
 
@@ -468,6 +469,7 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
     payloads: PayloadSettings = PayloadSettings()
     http: HttpSettings = HttpSettings()
+    web: WebSettings = WebSettings()
     logs: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
 

@@ -7,8 +7,10 @@ from typing import Any, cast
 from engine.current import CurrentStep, current_run
 from engine.current import current_step as running_step
 from engine.errors import ConfigurationError
+from engine.identity import Identity, identity_of, origin_of
 from engine.runner import Run
 from processor.records import Record, view
+from processor.routes import HttpRequest
 
 log = logging.getLogger("processor.workflow")
 
@@ -28,6 +30,16 @@ class CurrentWorkflow:
     attempt: int
     logger: "WorkflowLogger"
     _run: Run
+
+    @property
+    def identity(self) -> Identity | None:
+        """Whose it is: that of the request, of `acting_as`, or of the workflow that started it. `None`: nobody's."""
+        return identity_of(self._run)
+
+    @property
+    def request(self) -> HttpRequest | None:
+        """The HTTP request that started it; `None`: none did."""
+        return HttpRequest.of(origin_of(self._run).request)
 
     @property
     def record(self) -> Record[Any]:

@@ -25,6 +25,7 @@ from processor.codec import Result, UnencodableTypeError, result_codec, type_nam
 from processor.fingerprint import fingerprint
 from processor.policies import Ordering
 from processor.records import RawRecord, Record, view
+from processor.routes import Http
 from processor.triggers import Topic, key_bytes
 
 NAME_MAX = 255
@@ -46,6 +47,8 @@ class Registration:
         group: Consumer group of its own; `None`: the one of the settings.
         renamed_from: Its former name, under which progress may be stored.
         version: Given instead of a fingerprint.
+        http: What of HTTP starts it; `None`: nothing.
+        roles: One of which somebody must have to start it; none: anybody may.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Registration:
     batch_max: int = 500
     persist_first: bool = False
     cron: Cron | None = None
+    http: Http | None = None
+    roles: tuple[str, ...] = ()
 
     def handler(self) -> Handler:
         """What the engine runs. Late, because a fingerprint needs the functions that are defined further below."""

@@ -397,6 +397,21 @@ METRICS: tuple[Metric, ...] = (
         (),
         "For how long the oldest snapshot has been seen to keep deleted rows in the tables. Shown by the same process.",
     ),
+    # -- the HTTP server
+    Metric(
+        "http_requests_total",
+        Kind.COUNTER,
+        "requests",
+        ("route", "method", "status"),
+        "Requests answered by the HTTP server (`web`), by route as it is declared: 401 and 403 are refused, 429 and 503 too many.",
+    ),
+    Metric(
+        "http_request_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("route", "method"),
+        "From a request's head to its answer, waits for results included.",
+    ),
     # -- the process
     Metric("service_failures_total", Kind.COUNTER, "errors", ("service",), "Unexpected errors of a service's loop."),
     Metric(

@@ -21,6 +21,7 @@ from engine.ids import SourceRef
 from engine.telemetry import Event
 from processor.instruments import Counter, Histogram, Kind, Sample, gauge_family
 from processor.metric_table import METRICS
+from processor.web.telemetry import HttpAnswered
 
 DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Upper bounds for times that are not latencies of records."""
@@ -235,6 +236,14 @@ class Metrics(Collector):
                 self._add("client_errors_total", 1, event.meaning)
             case kafka.ClientRecreated():
                 self._add("client_recreated_total", 1)
+            case _:
+                self._count_http(event)
+
+    def _count_http(self, event: Event) -> None:
+        match event:
+            case HttpAnswered():
+                self._add("http_requests_total", 1, event.route, event.method, str(event.status))
+                self._take("http_request_seconds", (event.duration_s,), event.route, event.method)
             case _:
                 pass  # nothing to count: attached, paused, refused are read as states
 

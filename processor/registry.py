@@ -99,7 +99,12 @@ class Registry:
                 f"workflow {registration.name!r}: its dead letters go to {dead_letters!r}, which it consumes: one that fails\n"
                 f"  would come back for ever. Name another topic."
             )
+        http = registration.http
         for other in self.workflows.values():
+            if http is not None and other.http is not None and other.http.shape == http.shape:
+                raise ConfigurationError(
+                    f"{http} starts two workflows, {other.name!r} and {registration.name!r}. Give one another path."
+                )
             if topic and other.topic and other.topic.name == topic.name and other.group == registration.group:
                 group = f"group {registration.group!r}" if registration.group else "the app's group"
                 raise ConfigurationError(

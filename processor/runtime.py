@@ -4,18 +4,19 @@
                                                       │            │
                       Metrics, LogObserver ◀──events──┴────────────┘
 
-    start   lifespan ─▶ engine ─▶ relay ─▶ groups          stop   groups ─▶ relay ─▶ engine ─▶ lifespan
+    start   lifespan ─▶ engine ─▶ relay ─▶ groups ─▶ web     stop   web ─▶ groups ─▶ relay ─▶ engine ─▶ lifespan
 
 Nothing is contacted before `Runtime.start`.
 """
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from consumers.group import Group
 from consumers.relay import Relay
@@ -24,6 +25,7 @@ from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
 from processor.app import App
 from processor.config import Settings
+from processor.config_web import WebSettings
 from processor.formats import check_formats
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.loading import load_settings
@@ -41,7 +43,12 @@ from processor.wiring import (
     subscription,
 )
 
+if TYPE_CHECKING:
+    from processor.web.server import WebServer
+
 T = TypeVar("T")
+
+log = logging.getLogger("processor")
 
 POLL_AGE_MAX = timedelta(seconds=30)
 """A poll thread that has not come round for so long is stuck: it comes round many times a second."""
@@ -73,6 +80,7 @@ class Runtime:
         settings: Of this process.
         kafka: Whether to consume.
         relay: Whether to relay the outbox, or stand by for it; `None`: as the settings say, where it consumes.
+        shares_ports: Whether other processes beside this one listen on the same port for HTTP.
         observers: Of telemetry events, beside metrics and logs.
 
     Raises:
@@ -86,6 +94,7 @@ class Runtime:
         *,
         kafka: bool = True,
         relay: bool | None = None,
+        shares_ports: bool = False,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.app = app
@@ -114,6 +123,7 @@ class Runtime:
             )
         wants_relay = kafka and settings.outbox.relay if relay is None else relay
         self.relay = Relay(self.engine, relay_settings(settings), telemetry) if wants_relay else None
+        self.web = web_server(app, settings.web, self.engine, telemetry, shares_port=shares_ports)
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
         self._stop_by = 0.0
@@ -139,6 +149,9 @@ class Runtime:
             for group in self.groups:
                 stack.push_async_callback(self._stop_group, group)
                 await group.start()
+            if self.web is not None:
+                stack.push_async_callback(self._stop_web, self.web)
+                await self.web.start()
             self._stack = stack.pop_all()
         self._is_started = True
 
@@ -156,9 +169,13 @@ class Runtime:
         """Wait until something cannot go on, and return what it was. The process should stop then."""
         services = [*self.groups, *([self.relay] if self.relay is not None else [])]
         ends = [self.engine.failure, *(service.failed for service in services)]
+        if self.web is not None and self.web.failed is not None:
+            ends.append(self.web.failed)
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self.engine.failure.done():
             return self.engine.failure.result()
+        if self.web is not None and self.web.failed is not None and self.web.failed.done():
+            return self.web.failed.result()
         error = next((service.failed.exception() for service in services if service.failed.done()), None)
         assert error is not None, "the future of a group, and of a relay, only fails"
         return error
@@ -170,6 +187,9 @@ class Runtime:
 
     async def _stop_relay(self, relay: Relay) -> None:
         await relay.stop(self._drain_left())
+
+    async def _stop_web(self, web: "WebServer") -> None:
+        await web.stop(self._drain_left())
 
     async def _stop_group(self, group: Group) -> None:
         await group.stop(self._drain_left())
@@ -216,6 +236,23 @@ class Runtime:
     def _poll_ages(self) -> list[tuple[str, float]]:
         snapshots = [_steadily(group.snapshot) for group in self.groups]
         return [(snapshot.group, snapshot.poll_age_s) for snapshot in snapshots]
+
+
+def web_server(
+    app: App, settings: WebSettings, engine: Engine, telemetry: Telemetry, *, shares_port: bool
+) -> "WebServer | None":
+    """What serves HTTP, if anything does. Raises `ConfigurationError` where its libraries are missing."""
+    if not settings.enabled:
+        if any(registration.http is not None for registration in app.workflows.values()):
+            log.warning("HTTP triggers are not served", extra={"setting": "web.enabled"})
+        return None
+    from processor.web import missing_extra
+
+    try:
+        from processor.web.server import WebServer
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from None
+    return WebServer(app, engine, settings, telemetry.emit, shares_port=shares_port)
 
 
 class _SignsOfLife:

@@ -22,15 +22,17 @@ from engine.checkpoint import require_loop, require_thread
 from engine.children import (
     DEDUPLICATE,
     child_id,
+    decide_deduplicated,
     place_of_result,
     result_in_workflow,
     start_child,
-    start_deduplicated,
     start_outside,
 )
 from engine.clock import now_ms
+from engine.current import current_run
 from engine.engine import Engine
 from engine.errors import ConfigurationError
+from engine.identity import Identity, NotAuthorizedError, acting, authorized, identity_of
 from engine.ids import WorkflowId
 from engine.queues import QueueSpec, check_place, enter
 from engine.runner import Run
@@ -134,6 +136,10 @@ class WorkflowFunction(Generic[P, R_co]):
         Raises:
             ConfigurationError: An option is none.
         """
+        if self._registration.roles:
+            raise ConfigurationError(
+                f"workflow {self.name!r} requires roles, and what many calls debounce to is nobody's: start it, or roles=()"
+            )
         options = DebounceOptions(key, wait, max_wait, queue, timeout)
         return Debouncer(self.fn, self.starter, options)
 
@@ -187,7 +193,7 @@ class _Starter:
         inputs, given = self._inputs(args, kwargs), _taken(id)
         if run is None:
             return self._start_outside(inputs, given, timeout)
-        return self._start_child(run, *self._child(run, inputs, given, timeout))
+        return self._start_child(run, self._child(run, inputs, given, timeout))
 
     def start_sync(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], *, id: str | None, timeout: timedelta | None
@@ -219,16 +225,16 @@ class _Starter:
         run = workflow_here(f"{self._registration.name}.enqueue()")
         inputs, given = self._inputs(args, kwargs), _taken(id)
         if run is None:
-            start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
+            start = self._outside(inputs, given, timeout)
             enter(start, queue, **placed)
             return self._enqueue_outside(start)
-        start, function_id, has_own_id = self._child(run, inputs, given, timeout)
-        enter(start, queue, **placed)
-        if start.deduplication_id is None:
-            return self._start_child(run, start, function_id, has_own_id)
+        child = self._child(run, inputs, given, timeout)
+        enter(child.start, queue, **placed)
+        if child.start.deduplication_id is None:
+            return self._start_child(run, child)
         # Both places in the history are taken now: gathered calls keep theirs in every replay.
         verdict_id = run.next_function_id(DEDUPLICATE)
-        return self._enqueue_deduplicated(run, start, function_id, verdict_id, has_own_id=has_own_id)
+        return self._enqueue_deduplicated(run, child, verdict_id)
 
     def enqueue_sync(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], queue: QueueSpec, options: PlaceOptions
@@ -241,11 +247,10 @@ class _Starter:
         await start_outside(self._engine(), start)
         return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
 
-    async def _enqueue_deduplicated(
-        self, run: Run, start: StartRow, function_id: int, verdict_id: int, *, has_own_id: bool
-    ) -> WorkflowHandle[Any]:
-        await start_deduplicated(run, start, function_id=function_id, verdict_id=verdict_id, has_own_id=has_own_id)
-        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+    async def _enqueue_deduplicated(self, run: Run, child: "_Child", verdict_id: int) -> WorkflowHandle[Any]:
+        await child.begin(run)
+        await decide_deduplicated(run, child.start, verdict_id=verdict_id)
+        return WorkflowHandle(child.start.id, self._engine, self._registration.result.decode)
 
     # -- call --
 
@@ -266,13 +271,12 @@ class _Starter:
         if run is None:
             return self._call_outside(inputs, given)
         # Both places in the history are taken now: gathered calls keep theirs in every replay.
-        start, function_id, has_own_id = self._child(run, inputs, given, None)
-        place = place_of_result(run, None)
-        return self._call_child(run, start, function_id, place, has_own_id=has_own_id)
+        child = self._child(run, inputs, given, None)
+        return self._call_child(run, child, place_of_result(run, None))
 
-    async def _call_child(self, run: Run, start: StartRow, function_id: int, place: Place, *, has_own_id: bool) -> Any:
-        await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
-        return self._registration.result.decode(await result_in_workflow(run, start.id, place))
+    async def _call_child(self, run: Run, child: "_Child", place: Place) -> Any:
+        await child.begin(run)
+        return self._registration.result.decode(await result_in_workflow(run, child.start.id, place))
 
     async def _call_outside(self, inputs: str, given: str | None) -> Any:
         handle = await self._start_outside(inputs, given, None)
@@ -280,21 +284,31 @@ class _Starter:
 
     # -- inside --
 
-    async def _start_child(self, run: Run, start: StartRow, function_id: int, has_own_id: bool) -> WorkflowHandle[Any]:
-        await start_child(run, start, function_id=function_id, has_own_id=has_own_id)
-        return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+    async def _start_child(self, run: Run, child: "_Child") -> WorkflowHandle[Any]:
+        await child.begin(run)
+        return WorkflowHandle(child.start.id, self._engine, self._registration.result.decode)
 
-    def _child(self, run: Run, inputs: str, given: str | None, timeout: timedelta | None) -> tuple[StartRow, int, bool]:
+    def _child(self, run: Run, inputs: str, given: str | None, timeout: timedelta | None) -> "_Child":
         function_id = run.next_function_id(self._registration.name)
         start = self._row(child_id(run, function_id) if given is None else given, inputs, timeout)
         start.request = json.dumps({"parent": run.id, "function_id": function_id})
-        return start, function_id, given is not None
+        refused: NotAuthorizedError | None = None
+        try:
+            start.belongs_to(authorized(start.name, identity_of(run), self._registration.roles))
+        except NotAuthorizedError as error:
+            refused = error
+        return _Child(start, function_id, given is not None, refused)
 
     async def _start_outside(self, inputs: str, given: str | None, timeout: timedelta | None) -> WorkflowHandle[Any]:  # noqa: ASYNC109  # of the workflow
-        engine = self._engine()
-        start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
-        await start_outside(engine, start)
+        start = self._outside(inputs, given, timeout)
+        await start_outside(self._engine(), start)
         return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
+
+    def _outside(self, inputs: str, given: str | None, timeout: timedelta | None) -> StartRow:
+        identity = authorized(self._registration.name, _identity_here(), self._registration.roles)
+        start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
+        start.belongs_to(identity)
+        return start
 
     def _row(self, id: str, inputs: str, timeout: timedelta | None) -> StartRow:
         timeout_ms = None if timeout is None else _timeout_ms(timeout)
@@ -310,6 +324,27 @@ class _Starter:
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         arguments = self._registration.arguments or self._registration.call_arguments()  # which says why not
         return arguments.encode(args, kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A child on its way: its row, its place in the parent's history, whether it was given its ID, why it may not be."""
+
+    start: StartRow
+    function_id: int
+    has_own_id: bool
+    refused: NotAuthorizedError | None
+
+    async def begin(self, run: Run) -> None:
+        await start_child(
+            run, self.start, function_id=self.function_id, has_own_id=self.has_own_id, refused=self.refused
+        )
+
+
+def _identity_here() -> Identity | None:
+    """Whose identity what is started here gets: in a step, that of its workflow."""
+    run = current_run.get()
+    return acting.get() if run is None else identity_of(run)
 
 
 def _taken(id: str | None) -> str | None:

@@ -25,6 +25,9 @@ class TakenRow(NamedTuple):
     attempt: int
     alone: int
     deadline_ms: int | None
+    user: str | None
+    role: str | None
+    roles: str | None
     previous: str | None
     """The dead executor it was taken from."""
 
@@ -106,7 +109,8 @@ def take_due(
         RETURNING w.workflow_uuid, w.name,"""
         + INPUTS
         + """, w.request, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0),
-                  COALESCE(w.kafka_alone, 0), w.workflow_deadline_epoch_ms, NULL
+                  COALESCE(w.kafka_alone, 0), w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role,
+                  w.authenticated_roles, NULL
         """,
         {
             "executor": executor_id,
@@ -169,7 +173,7 @@ def take_over(
         RETURNING w.workflow_uuid, w.name,"""
         + INPUTS
         + """, w.request, w.recovery_attempts::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0),
-                  w.workflow_deadline_epoch_ms, o.executor_id
+                  w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role, w.authenticated_roles, o.executor_id
         """,
         {
             "executor": executor_id,

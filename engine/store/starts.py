@@ -19,6 +19,7 @@ class ExistingRow(NamedTuple):
     status: str
     name: str
     source: str | None
+    user: str | None
     inputs: str
 
 
@@ -150,7 +151,8 @@ def existing(*, ids: Sequence[str]) -> Statement[ExistingRow]:
     """Rows as they stand, to tell the same workflow from another one under its ID."""
     return Statement(
         """
-        SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.kafka_source,"""
+        SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.kafka_source,
+               w.authenticated_user,"""
         + INPUTS
         + """
           FROM {schema}.workflow_status AS w

@@ -29,6 +29,9 @@ class QueuedRow(NamedTuple):
     attempt: int
     alone: int
     deadline_ms: int | None
+    user: str | None
+    role: str | None
+    roles: str | None
     previous: str | None
     """The dead executor it was taken from."""
     key: str
@@ -90,7 +93,8 @@ _ROW: Final = (
         RETURNING w.workflow_uuid, w.name,"""
     + INPUTS
     + """, w.request, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0),
-                  COALESCE(w.kafka_alone, 0), w.workflow_deadline_epoch_ms,
+                  COALESCE(w.kafka_alone, 0), w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role,
+                  w.authenticated_roles,
 """
 )
 

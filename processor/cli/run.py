@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.processes > 1:
         return _supervise(arguments, settings)
     said_port = _obey_supervisor(arguments.worker) if arguments.worker else None
-    return run_until_stopped(Runtime(load_app(arguments.app), settings), settings, said_port=said_port)
+    runtime = Runtime(load_app(arguments.app), settings, shares_ports=said_port is not None)
+    return run_until_stopped(runtime, settings, said_port=said_port)
 
 
 def _count_of_processes(text: str) -> int:

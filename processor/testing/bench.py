@@ -27,6 +27,7 @@ from engine.crashpoints import CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError, NotYet
+from engine.identity import Identity
 from engine.ids import SourceRef
 from engine.outbox import LIST_MAX, waiting
 from engine.pool import connect
@@ -45,6 +46,8 @@ from processor.triggers import Topic
 
 if TYPE_CHECKING:
     from consumers.settings import RegistrySettings
+    from processor.config_web import WebSettings
+    from processor.testing.http import HttpClient
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -251,6 +254,30 @@ class Bench:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    def http(self, *, settings: "WebSettings | None" = None, identity: Identity | None = None) -> "HttpClient":
+        """A client of the app's triggers and of the admin API, without a port. Needs the extra `web`.
+
+        Args:
+            settings: Tokens and bounds.
+            identity: Whose calls they are, without a token; `None`: as the app or the tokens say.
+        """
+        from processor.config_web import WebSettings
+        from processor.web import missing_extra
+
+        try:
+            from processor.testing.http import HttpClient
+            from processor.web.application import Site
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from None
+        site = Site(
+            self.app,
+            lambda: self.engine,
+            settings or WebSettings(),
+            tell=self._observe,
+            authentication=None if identity is None else lambda _: identity,
+        )
+        return HttpClient(site.asgi)
 
     # -- crashing --
 

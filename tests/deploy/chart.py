@@ -137,6 +137,11 @@ OPTIONS: dict[str, Values] = {
         },
     },
     "dashboards": {"dashboards": {"enabled": True, "namespace": "grafana", "annotations": {"folder": "onceflow"}}},
+    "web": {
+        "settings": {"web": {"enabled": True, "port": 8081, "access": {"on-call": "operator"}}},
+        "secretSettings": {"web.tokens": {"secret": "shop-web", "key": "tokens"}},
+        "networkPolicy": {"webFrom": [{"namespaceSelector": {"matchLabels": {"name": "gateway"}}}]},
+    },
     "no tests": {"tests": {"enabled": False}},
 }
 """Each on its own is a way somebody installs it; what is off in one is on in another."""
@@ -159,6 +164,7 @@ EVERYTHING = (
     "pod monitor",
     "alerts",
     "dashboards",
+    "web",
 )
 """Options that go together, as many as there are."""
 

@@ -259,6 +259,7 @@ def test_the_second_phase_comes_after_the_upgrade_and_only_then() -> None:
             {"settings": {"http": {"enabled": False}}, "podMonitor": {"enabled": True}},
             "nothing for a monitor to scrape",
         ),
+        ({"settings": {"web": {"enabled": True, "port": 9464}}}, "a port each"),
         ({"prometheusRule": {"enabled": True}}, "enable one of them"),
         ({"extraEnv": [{"name": "PROCESSOR_EXECUTOR_DRAIN", "value": "9m"}]}, "settings have one place"),
         ({"keda": {"enabled": True}}, "nothing to scale on"),
@@ -342,6 +343,24 @@ def test_a_network_policy_lets_out_what_is_named_and_in_only_scrapes() -> None:
     ]
     for pod in pods(objects):
         assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_web_server_has_a_port_a_service_and_a_way_in_where_it_is_enabled() -> None:
+    """Off by default. Its tokens come from a Secret, and only workers have them as variables."""
+    none = render(OPTIONS["network policy"])
+    objects = render(OPTIONS["network policy"], OPTIONS["web"])
+    service = named("Service", "shop-onceflow-web", objects)["spec"]
+    policy = named("NetworkPolicy", "shop-onceflow", objects)["spec"]
+    (container,) = containers(workload(objects)["spec"]["template"])
+
+    assert not [each for each in none if each["kind"] == "Service"]
+    assert service["ports"] == [{"name": "web", "port": 8081, "targetPort": "web"}]
+    assert service["selector"].items() <= workload(objects)["spec"]["template"]["metadata"]["labels"].items()
+    assert {"name": "web", "containerPort": 8081} in container["ports"]
+    gateway = [{"namespaceSelector": {"matchLabels": {"name": "gateway"}}}]
+    assert {"ports": [{"port": "web", "protocol": "TCP"}], "from": gateway} in policy["ingress"]
+    tokens = next(each for each in container["env"] if each["name"] == "PROCESSOR_WEB_TOKENS")
+    assert tokens["valueFrom"]["secretKeyRef"] == {"name": "shop-web", "key": "tokens"}
 
 
 # -- observation

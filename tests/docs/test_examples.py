@@ -15,6 +15,7 @@ from examples import (
     failures,
     formats,
     fulfil,
+    http_orders,
     in_a_program,
     payments,
     publishing,
@@ -23,7 +24,7 @@ from examples import (
     schedules,
     topics,
 )
-from processor import Settings, Topic
+from processor import Identity, NotAuthorizedError, Settings, Topic
 from processor.executions import ExecutionStore
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -160,6 +161,28 @@ async def test_events_are_published_with_their_cause(database: str) -> None:
         assert [state for order_id, state in states if order_id == "o-2"] == ["accepted"]
         dead = Topic("orders.dead", placed)
         assert sorted(order.order_id for order in await bench.published(dead)) == ["o-1", "o-2"]
+
+
+async def test_orders_by_http_are_placed_once_for_each_key(database: str) -> None:
+    async with Bench(http_orders.app, database) as bench:
+        await bench.execute("CREATE TABLE placed (order_id text, item text, amount int, customer text)")
+        client = bench.http(identity=Identity("ada", ("customer",)))
+        answer = await client.post("/orders/o-1", json={"item": "book"}, headers={"Idempotency-Key": "o-1"})
+        assert answer.status == 202
+        await bench.settle()
+        own = await client.get("/workflows/o-1")
+        assert own.json()["result"] == "o-1 for ada"
+        await client.post("/orders/o-1", json={"item": "book"}, headers={"Idempotency-Key": "o-1"})
+        assert await http_orders.order_at_night() == "o-2 for night-shift"
+        with pytest.raises(NotAuthorizedError):
+            await http_orders.place.start("o-3", http_orders.Order(item="book"))
+        behind = bench.http().with_headers(x_user="eve", x_roles="clerk")
+        assert (await behind.get("/prices/book")).json() == {"item": "book", "price": "4.00 EUR"}
+        assert (await behind.post("/orders/o-4", json={"item": "book"})).status == 403
+        assert (await bench.http().get("/prices/book")).status == 401
+
+        found = await bench.fetch_all("SELECT * FROM placed ORDER BY 1")
+        assert found == [("o-1", "book", 1, "ada"), ("o-2", "book", 1, "night-shift")]
 
 
 async def test_failures_are_retried_and_block_their_key(database: str) -> None:

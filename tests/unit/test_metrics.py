@@ -13,6 +13,7 @@ from engine.states import WorkflowStatus
 from processor.instruments import LABEL_SETS_MAX, OTHER, Counter, Kind, Metric
 from processor.metric_table import METRICS
 from processor.metrics import Metrics
+from processor.web.telemetry import HttpAnswered
 
 SOURCE = SourceRef("shop", "fulfil", "orders", 3)
 
@@ -51,6 +52,16 @@ def test_events_of_partitions_carry_group_topic_and_partition(metrics: Metrics) 
     assert value(metrics, "claims_total", **place, after_death="true") == 1
     assert value(metrics, "rebalance_lost_total", group="shop") == 1
     assert value(metrics, "rebalance_revoked_total", group="shop") is None
+
+
+def test_answers_of_the_http_server_are_counted_by_route(metrics: Metrics) -> None:
+    metrics.observe(HttpAnswered("/orders/{order_id}", "POST", 202, 0.02))
+    metrics.observe(HttpAnswered("other", "GET", 404, 0.001))
+
+    route = {"route": "/orders/{order_id}", "method": "POST"}
+    assert value(metrics, "http_requests_total", **route, status="202") == 1
+    assert value(metrics, "http_request_seconds_count", **route) == 1
+    assert value(metrics, "http_requests_total", route="other", method="GET", status="404") == 1
 
 
 def test_what_the_relay_does_is_counted(metrics: Metrics) -> None:

@@ -52,6 +52,9 @@
 {{- fail "settings.http.enabled: false: there is nothing for a monitor to scrape" -}}
 {{- end -}}
 {{- end -}}
+{{- if and (include "onceflow.hasWeb" .) (include "onceflow.hasHttp" .) (eq (include "onceflow.webPort" .) (include "onceflow.httpPort" .)) -}}
+{{- fail "settings.web.port: it is that of settings.http.port; the two servers have a port each" -}}
+{{- end -}}
 {{- if and .Values.prometheusRule.enabled (not .Values.podMonitor.enabled) (not .Values.serviceMonitor.enabled) -}}
 {{- fail "prometheusRule: the alerts select this release by labels that podMonitor or serviceMonitor gives; enable one of them" -}}
 {{- end -}}

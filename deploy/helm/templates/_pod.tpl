@@ -53,10 +53,18 @@ spec:
         - name: PROCESSOR_EXECUTOR_NAME
           value: $(POD_NAMESPACE)/$(POD_NAME)
         {{- end }}
-      {{- if include "onceflow.hasHttp" . }}
+      {{- if or (include "onceflow.hasHttp" .) (include "onceflow.hasWeb" .) }}
       ports:
+        {{- if include "onceflow.hasHttp" . }}
         - name: http
           containerPort: {{ include "onceflow.httpPort" . }}
+        {{- end }}
+        {{- if include "onceflow.hasWeb" . }}
+        - name: web
+          containerPort: {{ include "onceflow.webPort" . }}
+        {{- end }}
+      {{- end }}
+      {{- if include "onceflow.hasHttp" . }}
       startupProbe:
         httpGet: {path: /readyz, port: http}
         {{- toYaml .Values.probes.startup | nindent 8 }}

@@ -13,6 +13,7 @@
 - registry.oauth.client_secret
 - registry.ssl.key_password
 - payloads.keys
+- web.tokens
 {{- end -}}
 
 {{/* The value of a setting, `kafka.sasl.password`, or nothing: (dict "context" $ "name" "…" "default" …). */}}
@@ -75,4 +76,13 @@
 
 {{- define "onceflow.httpPort" -}}
 {{ include "onceflow.setting" (dict "context" . "name" "http.port" "default" "9464") | float64 | int }}
+{{- end -}}
+
+{{/* Whether there is an HTTP server for triggers and the admin API; nothing if not. */}}
+{{- define "onceflow.hasWeb" -}}
+{{- if eq (include "onceflow.setting" (dict "context" . "name" "web.enabled" "default" "false")) "true" -}}yes{{- end -}}
+{{- end -}}
+
+{{- define "onceflow.webPort" -}}
+{{ include "onceflow.setting" (dict "context" . "name" "web.port" "default" "8080") | float64 | int }}
 {{- end -}}

@@ -1,0 +1,100 @@
+"""What operators do to workflows by way of a server: each act is a row of `audit`, in the commit of the act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from engine.errors import WorkflowNotFoundError
+from engine.store import cancels, holds
+from engine.store import handles as store
+from engine.store.statement import Statement, send
+from engine.weather import through_weather
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """An act of an operator. `created_at` in epoch ms; `detail` as the act wrote it."""
+
+    audit_id: int
+    created_at: int
+    actor: str
+    action: str
+    subject: str
+    detail: Any
+
+
+async def cancel(engine: Engine, workflow_id: str, *, interrupt: bool, actor: str, note: str) -> bool:
+    """Cancel a workflow, unless it has ended; whether it was cancelled by this.
+
+    Raises:
+        WorkflowNotFoundError: There is none of this ID.
+    """
+    schema = engine.settings.schema
+
+    async def attempt() -> bool:
+        async with engine.pool.connection() as connection, connection.transaction():
+            cursor = await send(connection, schema, cancels.cancel(ids=[workflow_id], interrupt=interrupt))
+            if not await cursor.fetchall():
+                cursor = await send(connection, schema, store.outcomes(ids=[workflow_id]))
+                if await cursor.fetchone() is None:
+                    raise WorkflowNotFoundError(workflow_id)
+                return False
+            await record(connection, schema, actor=actor, action="cancel workflow", subject=workflow_id, detail=note)
+            return True
+
+    if is_done := await through_weather(attempt):
+        engine.cancels.are_cancelled([workflow_id], interrupt=interrupt)
+    return is_done
+
+
+async def recover(engine: Engine, executors: Sequence[str], *, actor: str) -> list[str]:
+    """Take over now what dead executors ran and this process can run; returns which. See `Recovery.recover`."""
+    taken: list[str] = list(await through_weather(lambda: engine.recovery.recover(executors)))
+    detail = f"{len(taken)} workflows taken by {engine.executor_id}"
+
+    async def attempt() -> None:
+        async with engine.pool.connection() as connection:
+            subject = ", ".join(executors)
+            await record(
+                connection, engine.settings.schema, actor=actor, action="recover", subject=subject, detail=detail
+            )
+
+    await through_weather(attempt)
+    return taken
+
+
+async def record(
+    connection: AsyncConnection[Any], schema: str, *, actor: str, action: str, subject: str, detail: str
+) -> None:
+    """A row of `audit`."""
+    await send(connection, schema, holds.audit(actor=actor, action=action, subject=subject, detail=detail))
+
+
+async def list_audit(
+    connection: AsyncConnection[Any], schema: str, *, before: int | None, limit: int
+) -> list[AuditRow]:
+    """Acts, the newest first, with an ID below `before`."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            SELECT a.audit_id, a.created_at, a.actor, a.action, a.subject, a.detail
+              FROM {schema}.audit AS a
+             WHERE %(before)s::bigint IS NULL OR a.audit_id < %(before)s
+             ORDER BY a.audit_id DESC
+             LIMIT %(limit)s
+            """,
+            {"before": before, "limit": limit},
+            class_row(AuditRow),
+        ),
+    )
+    return await cursor.fetchall()

@@ -1,0 +1,276 @@
+"""The admin API: what stands in the database, for operators, and their acts on it. Each act is a row of `audit` with who did it.
+
+    viewer     lists, statuses, histories without payloads          GET /admin/workflows, /admin/workflows/{id}, …
+    operator   payloads; cancel, retry, pause, resume, recover      POST /admin/workflows/{id}/cancel, …
+    admin      discard, release; the audit                          POST /admin/dead-letters/{id}/discard, GET /admin/audit
+
+And the paths of DBOS's admin server: `/dbos-healthz` (open), `/dbos-perf`, `/dbos-workflow-recovery`.
+"""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Body, Path, Query
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+
+from engine import audited, dead_letters, handles, inspection, partitions
+from engine.engine import Engine
+from engine.pages import PAGE_MAX, After, page
+from engine.partitions import Place
+from engine.states import WorkflowStatus
+from engine.weather import through_weather
+from processor.web.guard import caller_of
+from processor.web.models import (
+    Done,
+    ListedWorkflow,
+    Reason,
+    ShownAct,
+    ShownDeadLetter,
+    ShownPartition,
+    ShownStep,
+    ShownWorkflow,
+    StrandedWorkflow,
+    WorkflowPage,
+)
+from processor.web.perf import LoopClock, Utilization
+from processor.web.problems import Problem
+
+Value = TypeVar("Value")
+
+EXECUTORS_MAX = 1_000
+BIGINT_MAX = 2**63 - 1
+
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+Text = Annotated[str, Query(max_length=512)]
+Whole = Annotated[int, Path(ge=1, le=BIGINT_MAX)]
+Named = Annotated[str, Path(max_length=300)]
+WithPayloads = Annotated[bool, Query(description="Also what is of users: for operators.")]
+
+
+class Admin:
+    """Answers operators.
+
+    Args:
+        engine: Through which the database is read and acted on.
+    """
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self._clock = LoopClock()
+
+    # -- DBOS's paths --
+
+    async def healthz(self) -> PlainTextResponse:
+        """Whether this process answers. Open to everybody."""
+        return PlainTextResponse("healthy")
+
+    async def perf(self) -> Utilization:
+        """How busy the event loop of this process was since the last call, by the CPU time of its thread."""
+        return self._clock.lap()
+
+    async def recover(
+        self,
+        http__request: Request,
+        executors: Annotated[list[Annotated[str, Field(max_length=300)]], Body(max_length=EXECUTORS_MAX)],
+    ) -> list[str]:
+        """Take over now what these executors ran, if they are dead: the IDs of the workflows that this process took.
+
+        It happens by itself within a lease. One that lives keeps what it runs.
+        """
+        if not executors:
+            return []
+        return await audited.recover(self._engine(), executors, actor=caller_of(http__request).actor)
+
+    # -- workflows --
+
+    async def workflows(
+        self,
+        *,
+        status: Annotated[list[WorkflowStatus] | None, Query(max_length=len(WorkflowStatus))] = None,
+        name: Text | None = None,
+        user: Text | None = None,
+        prefix: Text | None = None,
+        after: Text | None = None,
+        limit: Limit = 100,
+    ) -> WorkflowPage:
+        """Workflows, the newest first. `prefix`: of their IDs; `after`: as the page before says."""
+        behind = None if after is None else _decoded(after)
+        rows = await self._read(
+            lambda connection, schema: page(
+                connection,
+                schema,
+                statuses=None if status is None else [each.value for each in status],
+                name=name,
+                user=user,
+                prefix=prefix,
+                after=behind,
+                limit=limit,
+            )
+        )
+        last = rows[-1] if len(rows) == limit else None
+        return WorkflowPage(
+            workflows=[ListedWorkflow.of(row) for row in rows],
+            after=None if last is None else _encoded(After(last.created_ms, last.workflow_id)),
+        )
+
+    async def stranded(self, limit: Limit = 100) -> list[StrandedWorkflow]:
+        """Open workflows that no live executor can run, the oldest first, and why."""
+        rows = await self._read(lambda connection, schema: inspection.list_stranded(connection, schema, limit=limit))
+        return [StrandedWorkflow.of(row) for row in rows]
+
+    async def workflow(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> ShownWorkflow:
+        """A workflow, as its row says."""
+        _check_payloads(http__request, payloads=payloads)
+        engine = self._engine()
+        info = await handles.read(engine.pool.connection, engine.settings.schema, engine.payloads, workflow_id)
+        return ShownWorkflow.of(info, payloads=payloads)
+
+    async def steps(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> list[ShownStep]:
+        """What a workflow has recorded, in order."""
+        _check_payloads(http__request, payloads=payloads)
+        engine = self._engine()
+        schema = engine.settings.schema
+        found = await handles.steps(engine.pool.connection, schema, engine.payloads, workflow_id)
+        if not found:
+            await handles.read(engine.pool.connection, schema, engine.payloads, workflow_id)  # or it does not exist
+        return [ShownStep.of(step, payloads=payloads) for step in found]
+
+    async def cancel(self, workflow_id: str, http__request: Request, reason: Reason, interrupt: bool = False) -> Done:
+        """Cancel a workflow, unless it has ended. `interrupt`: also its async steps, where they wait next."""
+        done = await audited.cancel(
+            self._engine(),
+            workflow_id,
+            interrupt=interrupt,
+            actor=caller_of(http__request).actor,
+            note=reason.note,
+        )
+        return Done(done)
+
+    # -- dead letters --
+
+    async def dead_letters(
+        self,
+        *,
+        state: Annotated[str | None, Query(pattern="^(OPEN|RETRIED|DISCARDED)$")] = "OPEN",
+        topic: Text | None = None,
+        handler: Text | None = None,
+        reason: Text | None = None,
+        after: Annotated[int, Query(ge=0, le=BIGINT_MAX)] = 0,
+        limit: Limit = 100,
+    ) -> list[ShownDeadLetter]:
+        """Dead letters, the oldest first, with an ID above `after`."""
+        rows = await self._read(
+            lambda connection, schema: dead_letters.list_dead_letters(
+                connection, schema, state=state, topic=topic, handler=handler, reason=reason, after=after, limit=limit
+            )
+        )
+        return [ShownDeadLetter.of(row, payloads=False) for row in rows]
+
+    async def dead_letter(
+        self, dead_letter_id: Whole, http__request: Request, payloads: WithPayloads = False
+    ) -> ShownDeadLetter:
+        """A dead letter; with its record, as the bytes that came."""
+        _check_payloads(http__request, payloads=payloads)
+        try:
+            row = await self._read(lambda connection, schema: dead_letters.show(connection, schema, dead_letter_id))
+        except dead_letters.DeadLetterError as error:
+            raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+        return ShownDeadLetter.of(
+            dead_letters.opened(row, self._engine().payloads) if payloads else row, payloads=payloads
+        )
+
+    async def retry(self, dead_letter_id: Whole, http__request: Request) -> Done:
+        """Put the workflow of a dead letter back to work."""
+        actor = caller_of(http__request).actor
+        await self._act(
+            lambda connection, schema: dead_letters.retry(connection, schema, [dead_letter_id], actor=actor)
+        )
+        return Done(done=True)
+
+    async def discard(self, dead_letter_id: Whole, http__request: Request, reason: Reason) -> Done:
+        """Give a dead letter up, with a reason; a key that it blocks goes on."""
+        note, actor = _given(reason), caller_of(http__request).actor
+        await self._act(
+            lambda connection, schema: dead_letters.discard(
+                connection, schema, [dead_letter_id], note=note, actor=actor
+            )
+        )
+        return Done(done=True)
+
+    # -- partitions --
+
+    async def partitions(self, group: Text | None = None) -> list[ShownPartition]:
+        """Every partition with progress, by group and name."""
+        rows = await self._read(lambda connection, schema: inspection.list_partitions(connection, schema, group=group))
+        return [ShownPartition.of(row) for row in rows]
+
+    async def pause(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
+        """Stop a partition (`topic-partition`) until it is resumed, whoever owns it."""
+        note, actor = _given(reason), caller_of(http__request).actor
+        place = Place(group, partition)
+        return Done(await self._act(lambda c, schema: partitions.pause(c, schema, place, note=note, actor=actor)))
+
+    async def resume(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
+        """Take an operator's pause away; what else holds the partition stays."""
+        note, actor, place = reason.note, caller_of(http__request).actor, Place(group, partition)
+        count = await self._act(lambda c, schema: partitions.resume(c, schema, place, note=note, actor=actor))
+        return Done(done=count > 0)
+
+    async def release(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
+        """Lift every hold of a partition and of its keys."""
+        note, actor, place = reason.note, caller_of(http__request).actor, Place(group, partition)
+        count = await self._act(lambda c, schema: partitions.release(c, schema, place, note=note, actor=actor))
+        return Done(done=count > 0)
+
+    # -- the audit --
+
+    async def audit(
+        self, before: Annotated[int | None, Query(ge=0, le=BIGINT_MAX)] = None, limit: Limit = 100
+    ) -> list[ShownAct]:
+        """Acts of operators, by whichever way, the newest first, with an ID below `before`."""
+        rows = await self._read(
+            lambda connection, schema: audited.list_audit(connection, schema, before=before, limit=limit)
+        )
+        return [ShownAct.of(row) for row in rows]
+
+    # -- inside --
+
+    async def _read(self, read: Callable[[Any, str], Awaitable[Value]]) -> Value:
+        """Read, again while Postgres is away: the request's time bounds it."""
+        return await through_weather(lambda: self._act(read))
+
+    async def _act(self, act: Callable[[Any, str], Awaitable[Value]]) -> Value:
+        """Act once: a reply that is lost leaves open whether it was done, and whoever asked is told so."""
+        engine = self._engine()
+        async with engine.pool.connection() as connection:
+            return await act(connection, engine.settings.schema)
+
+
+def _check_payloads(request: Request, *, payloads: bool) -> None:
+    if payloads and not caller_of(request).sees_payloads():
+        raise Problem(HTTPStatus.FORBIDDEN, "payloads take the access of operator: web.access")
+
+
+def _given(reason: Reason) -> str:
+    if not reason.note.strip():
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "note: say why; it is recorded")
+    return reason.note
+
+
+def _encoded(after: After) -> str:
+    return urlsafe_b64encode(json.dumps(after).encode()).decode().rstrip("=")
+
+
+def _decoded(text: str) -> After:
+    try:
+        created_ms, workflow_id = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        if not (isinstance(created_ms, int) and isinstance(workflow_id, str) and abs(created_ms) <= BIGINT_MAX):
+            raise ValueError(text)
+    except (ValueError, TypeError):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "after: as `after` of the page before has it") from None
+    return After(created_ms, workflow_id)
