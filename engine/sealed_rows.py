@@ -62,8 +62,8 @@ def sealed_request(request: str, seal: Seal) -> str:
     """A readable `request` of a record or an HTTP call with what of it is to be sealed; another one as it is."""
     whole = _object(request)
     if "method" in whole:
-        apart = {name: whole.pop(name) for name in OF_CALLER if whole.get(name)}
-        if not apart:
+        apart = {name: whole.pop(name) for name in OF_CALLER if name in whole}
+        if not any(apart.values()):
             return request
         return f"{json.dumps(whole)[:-1]}, {member_of(seal(json.dumps(apart)))}}}"
     if whole.get("key") is None and not whole.get("headers"):
