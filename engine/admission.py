@@ -54,7 +54,7 @@ def raw_key_of(handler: Handler, record: Record) -> OrderingKey | None:
 def undecodable(error: Exception) -> Ending:
     """The ending of a record that the format, the filter or the key refuses: a dead letter at once (design section 7)."""
     cause = error if isinstance(error, UndecodableError) else UndecodableError(summary(error))
-    return Ending(WorkflowStatus.ERROR, error=encode_error(cause), reason="undecodable", summary=summary(cause))
+    return Ending(WorkflowStatus.ERROR, error=encode_error(cause), reason=cause.reason, summary=summary(cause))
 
 
 class Decisions:

@@ -93,6 +93,7 @@ class Engine:
         }
         self.database = DatabaseFence()
         self.has_extras = False
+        self.has_origins = any(handler.origin is not None for handler in handlers.values())
         """Whether any checkpoint or rest here ever brought more than itself (engine/effects.py)."""
         self.gates: dict[Run, Gate] = {}
         """Of runs of executions with options (engine/execution_gates.py)."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.handlers import REFUSED
+from engine.identity import NOBODY, Origin
 from engine.rows import row_texts
 from engine.runner import Ending, Row, Run
 from engine.sealed_rows import outcome, sealed_texts
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from engine.ids import ExecutorId
     from engine.store.statement import Statement
 
-NOT_EMBEDDED = frozenset({"undecodable", "unstorable"})
+NOT_EMBEDDED = REFUSED | {"unstorable"}
 """Reasons of dead letters whose bytes are stored raw, since they are not what their topic says."""
 
 
@@ -43,6 +45,7 @@ def first_rows(works: Sequence[Work], executor_id: ExecutorId, inputs_inline_max
         owners = [_owner(work) for work in works]
         attempts = [ending and ending.attempt for ending in endings]
         wakes = [ending and ending.wake_at for ending in endings]
+    origins = [_origin(run) for run in runs] if runs[0].home.engine.has_origins else None
     if seal is not None:
         sealed = [outcome(work.ending, seal) for work in works]
         outputs, errors = [output for output, _ in sealed], [error for _, error in sealed]
@@ -63,6 +66,7 @@ def first_rows(works: Sequence[Work], executor_id: ExecutorId, inputs_inline_max
         starts=[run.started_ms or None for run in runs],
         attempts=attempts,
         wakes=wakes,
+        origins=origins,
         inputs_inline_max=inputs_inline_max,
     )
 
@@ -75,6 +79,11 @@ def _texts(run: Run, ending: Ending | None) -> tuple[str, str]:
     if (seal := run.home.seal) is not None:
         return sealed_texts(record, embeds_json=embeds, stored_headers=handler.stored_headers, seal=seal)
     return row_texts(record, embeds_json=embeds, stored_headers=handler.stored_headers)
+
+
+def _origin(run: Run) -> Origin:
+    record, origin = run.record, run.inbox.handler.origin
+    return NOBODY if origin is None or record is None else origin(record)
 
 
 def _owner(work: Work) -> str | None:

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from engine.cron import Cron
+from engine.identity import Origin
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.records import Record
 from engine.retries import NEVER, Retry
@@ -35,6 +36,19 @@ class Decision(Enum):
 
 class UndecodableError(Exception):
     """A record's bytes are not what its topic says. The record becomes a dead letter with its raw bytes, at once."""
+
+    reason = "undecodable"
+    """Of its dead letter."""
+
+
+class UnauthorizedRecordError(UndecodableError):
+    """A record does not say credibly whose it is, or whose it is may not start the workflow: a dead letter, not looked into."""
+
+    reason = "unauthorized"
+
+
+REFUSED = frozenset({UndecodableError.reason, UnauthorizedRecordError.reason})
+"""Reasons of dead letters that were never decoded: no policy of the handler's is asked about them."""
 
 
 class Format(Protocol):
@@ -98,6 +112,7 @@ class Handler:
         arguments: Of the function, where it can be started without a record.
         cron: When it is started, with the tick's times as its argument; `None`: no schedule starts it.
         is_flow: Whether its argument is an `Execution`, whose options hold for its steps.
+        origin: Whose a record is, by its stored headers; never raises. `None`: records are nobody's.
     """
 
     name: str
@@ -121,6 +136,7 @@ class Handler:
     arguments: Arguments | None = None
     cron: Cron | None = None
     is_flow: bool = False
+    origin: Callable[[Record], Origin] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

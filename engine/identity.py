@@ -88,8 +88,11 @@ acting: ContextVar[Identity | None] = ContextVar("acting_identity", default=None
 
 
 def origin_of(run: Run) -> Origin:
-    """Whose workflow a run is, and what asked for it; of a record's, nobody's."""
-    return NOBODY if run.home.has_source else run.origin
+    """Whose workflow a run is, and what asked for it; of a record's, what its headers say."""
+    if not run.home.has_source:
+        return run.origin
+    of_record, record = run.handler.origin, run.record
+    return NOBODY if of_record is None or record is None else of_record(record)
 
 
 def identity_of(run: Run) -> Identity | None:

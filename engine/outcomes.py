@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from engine.handlers import Handler
+from engine.handlers import REFUSED, Handler
 from engine.ids import OrderingKey
 from engine.policies import BlockKey, HaltPartition
 from engine.runner import Ending, Run
@@ -37,7 +37,7 @@ class Outcomes:
                 share = sum(self._last) / breaker.window
                 if share > breaker.ratio:
                     return "halt", None, f"breaker: {share:.0%} of the last {breaker.window} records failed"
-        if ending.reason == "undecodable":
+        if ending.reason in REFUSED:
             return None
         policy = self._handler.on_failure
         if isinstance(policy, HaltPartition):

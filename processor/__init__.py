@@ -52,6 +52,7 @@ from processor.policies import (
     TerminalError,
 )
 from processor.queues import PlaceOptions, Queue
+from processor.record_identity import FromHeaders
 from processor.recorded import now, random, uuid4
 from processor.records import RawRecord, Record
 from processor.routes import Http, HttpRequest, IncomingRequest, acting_as
@@ -74,6 +75,7 @@ __all__ = [
     "EngineError",
     "EngineStoppedError",
     "FailurePolicy",
+    "FromHeaders",
     "HaltPartition",
     "Http",
     "HttpRequest",

@@ -155,6 +155,7 @@ class App(Routes, Messages):
         version: str | None = None,
         renamed_from: str | None = None,
         group: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> FusedDecorator[E]: ...
     def transaction(
         self,
@@ -169,6 +170,7 @@ class App(Routes, Messages):
         version: str | None = None,
         renamed_from: str | None = None,
         group: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> Any:
         """Run a function in a transaction that commits together with the record of having run.
 
@@ -190,6 +192,7 @@ class App(Routes, Messages):
             version: As for `workflow`.
             renamed_from: As for `workflow`.
             group: As for `workflow`.
+            roles: As for `workflow`, of records.
 
         Raises:
             ConfigurationError: At registration: no `tx` of the function's colour, an event of another type than the
@@ -207,6 +210,7 @@ class App(Routes, Messages):
             version=version,
             renamed_from=renamed_from,
             group=group,
+            roles=self._required("transaction", roles),
         )
 
     def batch(
@@ -221,6 +225,7 @@ class App(Routes, Messages):
         version: str | None = None,
         renamed_from: str | None = None,
         group: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> BatchDecorator[E]:
         """Handle many records of one partition in one transaction, in offset order.
 
@@ -237,6 +242,7 @@ class App(Routes, Messages):
             version: As for `workflow`.
             renamed_from: As for `workflow`.
             group: As for `workflow`.
+            roles: As for `workflow`, of records.
 
         Raises:
             ConfigurationError: At registration, as for `transaction`.
@@ -255,7 +261,11 @@ class App(Routes, Messages):
             renamed_from=renamed_from,
             group=group,
             batch_max=size,
+            roles=self._required("batch", roles),
         )
+
+    def _required(self, what: str, roles: Sequence[str] | None) -> tuple[str, ...]:
+        return self.required_roles if roles is None else checked_roles(what, roles)
 
     # -- workflows --
 
@@ -272,6 +282,7 @@ class App(Routes, Messages):
         version: str | None = None,
         renamed_from: str | None = None,
         group: str | None = None,
+        roles: Sequence[str] | None = None,
     ) -> HandlerDecorator[E]: ...
     @overload
     def workflow(
@@ -322,7 +333,7 @@ class App(Routes, Messages):
             renamed_from: The name this handler had, if its progress is stored under that.
             group: Consumer group of its own, to handle a topic a second time.
             roles: One of these must whoever calls or starts it have, in this program (`acting_as`), in a workflow or by
-                HTTP; else nothing is written. `None`: those of the app. Records need none.
+                HTTP; else nothing is written. `None`: those of the app. A record without is a dead letter (`Topic(identity=)`).
 
         Raises:
             ConfigurationError: At registration: an event of another type than the topic's, arguments or a result
@@ -345,7 +356,7 @@ class App(Routes, Messages):
             cron = on if isinstance(on, Cron) else None
             http = on if isinstance(on, Http) else None
             topic = None if isinstance(on, Cron | Http) else on
-            required = self.required_roles if roles is None else checked_roles(f"workflow {chosen!r}", roles)
+            required = self._required(f"workflow {chosen!r}", roles)
             if http is not None and http.public and roles is None:
                 required = ()
             if cron is not None:

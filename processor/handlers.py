@@ -20,6 +20,7 @@ from engine.handlers import Handler, HandlerKind, Step, TransactionStep, Undecod
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.retries import NEVER, Retry
 from engine.transaction import SyncTransaction, Transaction
+from processor import record_identity
 from processor.arguments import CallArguments
 from processor.codec import Result, UnencodableTypeError, result_codec, type_name
 from processor.fingerprint import fingerprint
@@ -88,9 +89,15 @@ class Registration:
         )
         if topic is None:
             return common
+        identity = topic.identity
         return replace(
             common,
-            format=EventFormat(topic, wants_record=self.wants_record),
+            format=EventFormat(
+                topic,
+                wants_record=self.wants_record,
+                refuse=None if identity is None else record_identity.check(identity, self.name, self.roles),
+            ),
+            origin=None if identity is None else record_identity.origin(identity, self.name, self.roles),
             ordering_key=ordering_key(topic, wants_record=self.wants_record),
             ordered_by_partition=topic.ordering is Ordering.PARTITION,
             orders_by_argument=topic.order_by is not None,
@@ -153,17 +160,22 @@ class NoEvents:
 class EventFormat:
     """A topic's codec, as the engine calls it: a record in, the handler's argument out."""
 
-    __slots__ = ("_allowed", "_decode", "_delivers_tombstones", "_wants_record", "embeds_json")
+    __slots__ = ("_allowed", "_decode", "_delivers_tombstones", "_refuse", "_wants_record", "embeds_json")
 
-    def __init__(self, topic: Topic[Any], *, wants_record: bool) -> None:
+    def __init__(
+        self, topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None] | None = None
+    ) -> None:
         self._decode: Callable[[bytes, RawRecord], Any] = topic.codec.decode
         self._wants_record = wants_record
+        self._refuse = refuse
         self._allowed = topic.headers
         self._delivers_tombstones = topic.tombstone == "deliver"
         self.embeds_json = topic.codec.embeds_json
 
     def decode(self, record: RawRecord) -> Any:
         """The event or its `Record`. Raises `UndecodableError`; a codec's other exceptions count as one."""
+        if self._refuse is not None:
+            self._refuse(record)
         value = record.value
         if value is not None:
             event = self._decode(value, record)

@@ -99,6 +99,11 @@ class Registry:
                 f"workflow {registration.name!r}: its dead letters go to {dead_letters!r}, which it consumes: one that fails\n"
                 f"  would come back for ever. Name another topic."
             )
+        if topic is not None and registration.roles and topic.identity is None:
+            raise ConfigurationError(
+                f"workflow {registration.name!r} requires one of the roles {', '.join(registration.roles)}, and no record of {topic!r}\n"
+                f"  says whose it is: Topic(..., identity=FromHeaders('user', roles='roles')), or roles=() for everybody."
+            )
         http = registration.http
         for other in self.workflows.values():
             if http is not None and other.http is not None and other.http.shape == http.shape:

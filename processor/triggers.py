@@ -17,6 +17,7 @@ from processor.codec import Codec, UnencodableTypeError, codec_for, type_name
 from processor.formats import RegistryFormat
 from processor.options import check_callable
 from processor.policies import Ordering
+from processor.record_identity import FromHeaders
 from processor.records import RawRecord
 
 E = TypeVar("E")
@@ -42,6 +43,7 @@ class Topic(Generic[E]):
             of its headers before it is decoded, and must depend on nothing else: a record may be asked about again.
             An exception of it is a failure of the record, never a pass.
         headers: Names of headers that are stored and shown to the handler. Others may hold secrets and are not.
+        identity: Which headers say whose a record is; they are stored as well. `None`: records are nobody's.
         codec: Bytes to event and back: JSON unless `format=` says another; `Avro()`, `JsonSchema()` and `Protobuf()` are
             those of a schema registry.
     """
@@ -58,6 +60,7 @@ class Topic(Generic[E]):
         tombstone: Literal["skip"] = "skip",
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
+        identity: FromHeaders | None = None,
         format: Codec[M] | RegistryFormat | None = None,
     ) -> None: ...
     @overload
@@ -72,6 +75,7 @@ class Topic(Generic[E]):
         tombstone: Literal["deliver"],
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
+        identity: FromHeaders | None = None,
         format: Codec[M] | RegistryFormat | None = None,
     ) -> None: ...
     def __init__(
@@ -85,6 +89,7 @@ class Topic(Generic[E]):
         tombstone: Literal["skip", "deliver"] = "skip",
         where: Callable[[RawRecord], bool] | None = None,
         headers: Iterable[str] = (),
+        identity: FromHeaders | None = None,
         format: Codec[Any] | RegistryFormat | None = None,  # noqa: A002  # the user's word for it; nothing here formats
     ) -> None:
         """Raises `ConfigurationError` for a name Kafka has not, a model no codec decodes, or options at odds."""
@@ -110,6 +115,7 @@ class Topic(Generic[E]):
         self.tombstone: Literal["skip", "deliver"] = tombstone
         self.where = where
         self.headers = frozenset(headers)
+        self.identity = _checked(name, identity)
         self.codec: Codec[Any] = _codec(name, model, format)
 
     @property
@@ -120,7 +126,8 @@ class Topic(Generic[E]):
     @property
     def stored_headers(self) -> frozenset[str]:
         """Names of the headers that are stored: those for the handler, and what the codec reads."""
-        return self.headers | getattr(self.codec, "headers", frozenset[str]())
+        of_identity = frozenset[str]() if self.identity is None else self.identity.headers
+        return self.headers | of_identity | getattr(self.codec, "headers", frozenset[str]())
 
     def covers(self, other: str) -> bool:
         """Whether records of topic `other` are this topic's. For two patterns: whether they are the same."""
@@ -145,6 +152,12 @@ class Topic(Generic[E]):
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, {type_name(self.model)})"
+
+
+def _checked(name: str, identity: object) -> FromHeaders | None:
+    if identity is not None and not isinstance(identity, FromHeaders):
+        raise ConfigurationError(f"topic {name!r}: identity={identity!r}; it takes FromHeaders('user', roles='roles')")
+    return identity
 
 
 def key_bytes(key: object) -> bytes | None:

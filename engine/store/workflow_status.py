@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from psycopg.rows import args_row
 
+from engine.identity import Origin
 from engine.ids import ExecutorId, OwnerToken, WorkflowId
 from engine.store.columns import packed
 from engine.store.statement import Statement
@@ -93,15 +94,32 @@ _INSERT: Final = """
                    started, attempt, wake)
 """
 
+_INSERT_WITH_ORIGINS: Final = (
+    _INSERT.replace(
+        "executor_id, created_at", "authenticated_user, assumed_role, authenticated_roles, executor_id, created_at"
+    )
+    .replace(
+        "%(executor)s, c.now",
+        """COALESCE(t."user", %(one_user)s), COALESCE(t.role, %(one_role)s),
+           COALESCE(t.roles, %(one_roles)s), %(executor)s, c.now""",
+    )
+    .replace(
+        "%(offsets)s::bigint[]",
+        """string_to_array(%(user)s, %(separator)s, %(null)s),
+                  string_to_array(%(role)s, %(separator)s, %(null)s),
+                  string_to_array(%(roles)s, %(separator)s, %(null)s),
+                  %(offsets)s::bigint[]""",
+    )
+    .replace("source, kafka_offset, key,", 'source, "user", role, roles, kafka_offset, key,')
+)
+"""Where records say whose they are. Three columns more for everybody would cost those who have none."""
+
 # One command: the foreign key is checked when it has ended.
-_INSERT_WITH_LARGE: Final = (
-    "WITH record AS ("
-    + _INSERT
-    + """)
+_LARGE_FIRST: Final = "WITH record AS ("
+_LARGE: Final = """)
     INSERT INTO {schema}.workflow_inputs (workflow_uuid, inputs)
     SELECT t.id, t.inputs FROM unnest(%(large_ids)b::text[], %(large_inputs)b::text[]) AS t (id, inputs)
     """
-)
 
 
 def insert(
@@ -123,10 +141,12 @@ def insert(
     attempts: Sequence[int | None],
     wakes: Sequence[int | None],
     inputs_inline_max: int,
+    origins: Sequence[Origin] | None = None,
 ) -> Statement[Any]:
     """New rows of records, PENDING or already terminal (P8). Plain: a conflict is an error, never a dedup (I2).
 
-    Inputs of more than `inputs_inline_max` characters go to `workflow_inputs`, by the same statement.
+    Inputs of more than `inputs_inline_max` characters go to `workflow_inputs`, by the same statement. `origins`: whose the
+    records are, where any says so.
     """
     large: dict[str, list[str]] = {}
     if places := [place for place, text in enumerate(inputs) if len(text) > inputs_inline_max]:
@@ -134,8 +154,13 @@ def insert(
         inputs = list(inputs)
         for place in places:
             inputs[place] = INPUTS_ELSEWHERE
+    whose: dict[str, Sequence[str | None]] = {}
+    if origins is not None:
+        for name in ("user", "role", "roles"):
+            whose[name] = [getattr(origin, name) for origin in origins]
+    text = _INSERT if origins is None else _INSERT_WITH_ORIGINS
     return Statement(
-        _INSERT if not large else _INSERT_WITH_LARGE,
+        text if not large else _LARGE_FIRST + text + _LARGE,
         {
             "executor": executor_id,
             **large,
@@ -151,6 +176,7 @@ def insert(
                     "errors": errors,
                     "owners": owners,
                     "sources": sources,
+                    **whose,
                 },
                 {"offsets": offsets, "keys": keys, "starts": starts, "attempts": attempts, "wakes": wakes},
             ),

@@ -33,6 +33,9 @@ KEEP_ALIVE_S = 20
 CONNECTIONS_PER_REQUEST = 4
 """Connections there may be for each request that may be answered at the same time; more are refused with 503."""
 
+STOP_MAX = timedelta(seconds=5)
+"""Longest a stop waits for requests under way: the rest of the drain is for steps."""
+
 log = logging.getLogger("processor.web")
 
 
@@ -105,7 +108,7 @@ class WebServer:
             return
         self._site.closing.set()
         # Read when it shuts down, which is not before the next turn of its loop.
-        self._server.config.timeout_graceful_shutdown = max(1, int(within.total_seconds()))
+        self._server.config.timeout_graceful_shutdown = max(1, int(min(within, STOP_MAX).total_seconds()))
         self._server.should_exit = True
         await asyncio.wait({self._task})
 

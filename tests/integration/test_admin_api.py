@@ -100,9 +100,10 @@ async def test_workflows_are_listed_newest_first_page_by_page_and_shown(bench: B
 async def test_what_dead_executors_ran_is_recovered_and_what_lives_is_left(bench: Bench) -> None:
     """P29: the paths of DBOS. Of a live executor nothing is taken, whoever asks."""
     await bench.execute(
-        "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_version, inputs, executor_id, owner_xid,"
-        " created_at, updated_at) SELECT 'of-' || e, 'PENDING', 'place', '1', '{\"args\": [\"o-1\"], \"kwargs\": {}}', e,"
-        " 'token', 1, 1 FROM unnest(ARRAY['ghost', 'other', '" + bench.engine.executor_id + "']) AS e"
+        """INSERT INTO dbos.workflow_status
+                  (workflow_uuid, status, name, application_version, inputs, executor_id, owner_xid, created_at, updated_at)
+           SELECT 'of-' || e, 'PENDING', 'place', '1', '{"args": ["o-1"], "kwargs": {}}', e, 'token', 1, 1
+             FROM (SELECT executor_id FROM dbos.executor UNION VALUES ('ghost'), ('other')) AS x (e)"""
     )
     operator = client(bench, "on-call")
 
