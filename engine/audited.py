@@ -1,4 +1,7 @@
-"""What operators do to workflows by way of a server: each act is a row of `audit`, in the commit of the act."""
+"""What operators do to workflows by way of a server: each act is a row of `audit`, in the commit of the act.
+
+Recovery is many commits, and of the engine's own: its row says before it that it was asked for.
+"""
 
 from __future__ import annotations
 
@@ -57,18 +60,16 @@ async def cancel(engine: Engine, workflow_id: str, *, interrupt: bool, actor: st
 
 async def recover(engine: Engine, executors: Sequence[str], *, actor: str) -> list[str]:
     """Take over now what dead executors ran and this process can run; returns which. See `Recovery.recover`."""
-    taken: list[str] = list(await through_weather(lambda: engine.recovery.recover(executors)))
-    detail = f"{len(taken)} workflows taken by {engine.executor_id}"
+    subject, detail = ", ".join(executors), f"by {engine.executor_id}"
 
-    async def attempt() -> None:
+    async def ask() -> None:
         async with engine.pool.connection() as connection:
-            subject = ", ".join(executors)
             await record(
                 connection, engine.settings.schema, actor=actor, action="recover", subject=subject, detail=detail
             )
 
-    await through_weather(attempt)
-    return taken
+    await through_weather(ask)
+    return list(await through_weather(lambda: engine.recovery.recover(executors)))
 
 
 async def record(

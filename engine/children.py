@@ -31,7 +31,7 @@ from engine.runner import Phase, Run
 from engine.sealed_rows import sealed_starts
 from engine.signals import Signal
 from engine.starts import Start
-from engine.states import OPEN
+from engine.states import OPEN, WorkflowStatus
 from engine.store import queues
 from engine.store import starts as store
 from engine.store.operation_outputs import Checkpoint
@@ -114,7 +114,7 @@ async def start_child(
         try:
             if refused is not None:
                 raise refused
-            is_new = not await once_readable(run, lambda: stands(run.home.engine, start))
+            is_new = await once_readable(run, lambda: stands(run.home.engine, start)) is None
         except (WorkflowConflictError, NotAuthorizedError) as error:
             text, given = as_recorded(error)
             run.checkpoint(Checkpoint(run.id, function_id, start.name, None, text, now, now))
@@ -125,8 +125,10 @@ async def start_child(
     run.checkpoint(Checkpoint(run.id, function_id, start.name, json.dumps(start.id), None, now, now, start.id))
 
 
-async def start_outside(engine: Engine, start: Start) -> None:
+async def start_outside(engine: Engine, start: Start) -> WorkflowStatus:
     """Start a workflow that no workflow starts; returns when its row is durable, this one's or that of its first start.
+
+    What it returns is the status of that row, as it was then.
 
     Raises:
         WorkflowConflictError: The ID is another workflow's, or this one's with other inputs.
@@ -135,14 +137,15 @@ async def start_outside(engine: Engine, start: Start) -> None:
         EngineStoppedError: The engine does not run.
     """
     while not await engine.commons.start(start):
-        if await stands(engine, start):
-            return
+        if (status := await stands(engine, start)) is not None:
+            return status
         if start.deduplication_id is not None and (holder := await deduplicated_by(engine, start)) is not None:
             raise DeduplicatedError(start.queue or "", start.deduplication_id, holder)
+    return start.status
 
 
-async def stands(engine: Engine, start: Start) -> bool:
-    """Whether this very workflow has its row already.
+async def stands(engine: Engine, start: Start) -> WorkflowStatus | None:
+    """The status of this very workflow, if it has its row already.
 
     Raises:
         WorkflowConflictError: Another one has its ID.
@@ -156,10 +159,10 @@ async def stands(engine: Engine, start: Start) -> bool:
 
     row = await through_weather(read)
     if row is None:
-        return False
+        return None
     inputs = engine.payloads.open(row.inputs, f"workflow {start.id}: inputs")
     start.must_be(name=row.name, inputs=inputs, user=row.user)
-    return True
+    return WorkflowStatus(row.status)
 
 
 async def deduplicated_by(engine: Engine, start: Start) -> str | None:

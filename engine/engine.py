@@ -93,10 +93,11 @@ class Engine:
         }
         self.database = DatabaseFence()
         self.has_extras = False
-        self.has_origins = any(handler.origin is not None for handler in handlers.values())
         """Whether any checkpoint or rest here ever brought more than itself (engine/effects.py)."""
         self.gates: dict[Run, Gate] = {}
         """Of runs of executions with options (engine/execution_gates.py)."""
+        self.has_origins = any(handler.origin is not None for handler in handlers.values())
+        """Whether records of any topic say whose they are: else their rows have no columns for it (engine/first_rows.py)."""
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.backlog_bytes = 0

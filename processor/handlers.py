@@ -90,13 +90,10 @@ class Registration:
         if topic is None:
             return common
         identity = topic.identity
+        refuse = None if identity is None else record_identity.check(identity, self.name, self.roles)
         return replace(
             common,
-            format=EventFormat(
-                topic,
-                wants_record=self.wants_record,
-                refuse=None if identity is None else record_identity.check(identity, self.name, self.roles),
-            ),
+            format=event_format(topic, wants_record=self.wants_record, refuse=refuse),
             origin=None if identity is None else record_identity.origin(identity, self.name, self.roles),
             ordering_key=ordering_key(topic, wants_record=self.wants_record),
             ordered_by_partition=topic.ordering is Ordering.PARTITION,
@@ -160,22 +157,17 @@ class NoEvents:
 class EventFormat:
     """A topic's codec, as the engine calls it: a record in, the handler's argument out."""
 
-    __slots__ = ("_allowed", "_decode", "_delivers_tombstones", "_refuse", "_wants_record", "embeds_json")
+    __slots__ = ("_allowed", "_decode", "_delivers_tombstones", "_wants_record", "embeds_json")
 
-    def __init__(
-        self, topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None] | None = None
-    ) -> None:
+    def __init__(self, topic: Topic[Any], *, wants_record: bool) -> None:
         self._decode: Callable[[bytes, RawRecord], Any] = topic.codec.decode
         self._wants_record = wants_record
-        self._refuse = refuse
         self._allowed = topic.headers
         self._delivers_tombstones = topic.tombstone == "deliver"
         self.embeds_json = topic.codec.embeds_json
 
     def decode(self, record: RawRecord) -> Any:
         """The event or its `Record`. Raises `UndecodableError`; a codec's other exceptions count as one."""
-        if self._refuse is not None:
-            self._refuse(record)
         value = record.value
         if value is not None:
             event = self._decode(value, record)
@@ -184,6 +176,28 @@ class EventFormat:
         else:
             raise UndecodableError(f"{record}: it has no value, and its topic does not deliver tombstones")
         return view(event, record, self._allowed) if self._wants_record else event
+
+
+class JudgedFormat(EventFormat):
+    """That of a topic whose records say whose they are: judged by their headers, before anybody looks into them."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(self, topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None]) -> None:
+        super().__init__(topic, wants_record=wants_record)
+        self._refuse = refuse
+
+    def decode(self, record: RawRecord) -> Any:
+        """The same. Raises also `UnauthorizedRecordError`."""
+        self._refuse(record)
+        return super().decode(record)
+
+
+def event_format(topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None] | None) -> EventFormat:
+    """The format of a topic; `refuse` judges its records, if they say whose they are."""
+    if refuse is None:
+        return EventFormat(topic, wants_record=wants_record)
+    return JudgedFormat(topic, wants_record=wants_record, refuse=refuse)
 
 
 def ordering_key(topic: Topic[Any], *, wants_record: bool) -> Callable[[RawRecord, Any], bytes | None]:

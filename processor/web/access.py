@@ -1,8 +1,8 @@
 """Who calls: by token, or as the app's own function says; what they may; how often.
 
-Authorization: Bearer …  ─▶ name ─▶ web.access ─▶ viewer, operator, admin     the admin API
-└──▶ web.roles  ─▶ roles of the app            triggers, unless …
-app.authenticate(request) ────────▶ Identity(user, roles)                     … the app has this
+Authorization: Bearer … ─▶ name ─┬─▶ web.access ─▶ viewer, operator, admin    the admin API
+                                 └─▶ web.roles ──▶ roles of the app           triggers, unless …
+app.authenticate(request) ─────────▶ Identity(user, roles)                    … the app has this
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Doorkeeper:
         caller = self._by_token(request)
         if caller is None:
             raise self._refused(request)
-        self._count(f"user {caller.identity}")
+        self._count_user(caller)
         if caller.access is None or caller.access < least:
             raise Problem(HTTPStatus.FORBIDDEN, f"it takes the access of {least.title}: web.access")
         return caller
@@ -100,7 +100,7 @@ class Doorkeeper:
             caller = await self._by_function(self._authentication, request, route)
         if caller is None:
             raise self._refused(request)
-        self._count(f"user {caller.identity}")
+        self._count_user(caller)
         return caller
 
     def anybody(self, request: Request) -> Caller:
@@ -128,6 +128,10 @@ class Doorkeeper:
         if not isinstance(said, Identity):
             raise TypeError(f"app.authenticate returned {type(said).__name__}; it returns an Identity, or None")
         return Caller(said)
+
+    def _count_user(self, caller: Caller) -> None:
+        assert caller.identity is not None, "it has said who it is"
+        self._count(f"user {caller.identity.user}")  # whatever roles it has by now
 
     def _count(self, key: str) -> None:
         if wait_s := self._rates.take(key, time.monotonic()):

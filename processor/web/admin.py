@@ -7,9 +7,11 @@
 And the paths of DBOS's admin server: `/dbos-healthz` (open), `/dbos-perf`, `/dbos-workflow-recovery`.
 """
 
+import asyncio
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -42,6 +44,9 @@ from processor.web.problems import Problem
 
 Value = TypeVar("Value")
 
+STATEMENTS_MAX = 2
+"""Statements of operators under way at the same time: lists can be slow, and the pool (`postgres.pool_max`) is there for work."""
+
 EXECUTORS_MAX = 1_000
 BIGINT_MAX = 2**63 - 1
 
@@ -62,6 +67,7 @@ class Admin:
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
         self._clock = LoopClock()
+        self._turns = asyncio.Semaphore(STATEMENTS_MAX)
 
     # -- DBOS's paths --
 
@@ -127,7 +133,7 @@ class Admin:
         """A workflow, as its row says."""
         _check_payloads(http__request, payloads=payloads)
         engine = self._engine()
-        info = await handles.read(engine.pool.connection, engine.settings.schema, engine.payloads, workflow_id)
+        info = await handles.read(self._connection, engine.settings.schema, engine.payloads, workflow_id)
         return ShownWorkflow.of(info, payloads=payloads)
 
     async def steps(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> list[ShownStep]:
@@ -135,9 +141,9 @@ class Admin:
         _check_payloads(http__request, payloads=payloads)
         engine = self._engine()
         schema = engine.settings.schema
-        found = await handles.steps(engine.pool.connection, schema, engine.payloads, workflow_id)
+        found = await handles.steps(self._connection, schema, engine.payloads, workflow_id)
         if not found:
-            await handles.read(engine.pool.connection, schema, engine.payloads, workflow_id)  # or it does not exist
+            await handles.read(self._connection, schema, engine.payloads, workflow_id)  # or it does not exist
         return [ShownStep.of(step, payloads=payloads) for step in found]
 
     async def cancel(self, workflow_id: str, http__request: Request, reason: Reason, interrupt: bool = False) -> Done:
@@ -246,9 +252,14 @@ class Admin:
 
     async def _act(self, act: Callable[[Any, str], Awaitable[Value]]) -> Value:
         """Act once: a reply that is lost leaves open whether it was done, and whoever asked is told so."""
-        engine = self._engine()
-        async with engine.pool.connection() as connection:
-            return await act(connection, engine.settings.schema)
+        async with self._connection() as connection:
+            return await act(connection, self._engine().settings.schema)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[Any]:
+        """One of the engine's, when it is its turn: the request's time bounds the wait."""
+        async with self._turns, self._engine().pool.connection() as connection:
+            yield connection
 
 
 def _check_payloads(request: Request, *, payloads: bool) -> None:

@@ -1,10 +1,12 @@
 """All routes of one server, and whom each lets in: read here what is open to whom.
 
-/dbos-healthz                                       everybody
-the app's triggers                                  who has the roles they require; public ones: everybody
-/workflows/{id}                                     whoever calls triggers: of their own workflows
-/openapi.json, GET /admin/…, /dbos-perf             viewers
-POST /admin/…, /dbos-workflow-recovery              operators; what gives up or overrides: admins
+    /dbos-healthz                                       everybody
+    the app's triggers                                  who has the roles they require; public ones: everybody
+    /workflows/{id}                                     whoever calls triggers: of their own workflows
+    /openapi.json, GET /admin/…, /dbos-perf             viewers
+    POST /admin/…, /dbos-workflow-recovery              operators; what gives up or overrides: admins
+
+The server's own come first: a trigger at `/{name}` takes none of them.
 """
 
 import asyncio
@@ -79,11 +81,11 @@ class Site:
         for error in (HTTPException, RequestValidationError):
             self.api.add_exception_handler(error, _answer)
         triggers = Triggers(engine, self._door, self.closing)
+        self._add_admin(Admin(engine))
+        self._add_own(triggers)
         for registration in app.workflows.values():
             if registration.http is not None:
                 self._add_trigger(triggers, registration, registration.http)
-        self._add_own(triggers)
-        self._add_admin(Admin(engine))
         self.asgi: ASGIApp = Limits(self.api, settings, tell)
 
     # -- routes --
@@ -234,8 +236,3 @@ def _described(made: dict[str, Any]) -> dict[str, Any]:
 async def _answer(request: Request, error: Exception) -> Response:
     del request
     return problem_of(error).response()
-
-
-def trigger_routes(app: App) -> list[Http]:
-    """What of HTTP starts workflows of an app."""
-    return [each.http for each in app.workflows.values() if each.http is not None]

@@ -17,7 +17,9 @@ from processor.web.problems import Problem, retry_later
 from processor.web.telemetry import HttpAnswered
 
 OTHER = "other"
-"""Route of what no route has."""
+"""Route of what no route has, and method of what is none of HTTP's: callers choose both, and labels are bounded (I10)."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
@@ -61,7 +63,8 @@ class Limits:
         finally:
             self._in_flight -= 1
             route = getattr(scope.get("route"), "path", OTHER)
-            self._tell(HttpAnswered(route, scope["method"], status, time.monotonic() - began))
+            method = scope["method"] if scope["method"] in METHODS else OTHER
+            self._tell(HttpAnswered(route, method, status, time.monotonic() - began))
 
     def _refusal(self, scope: Scope) -> Problem | None:
         if self._in_flight > self._settings.requests_max:

@@ -46,7 +46,7 @@ WORKFLOWS = "/workflows"
 
 
 class Accepted(BaseModel):
-    """A workflow was started, or stands."""
+    """A workflow was started, or stands: `status` is that of its row then."""
 
     workflow_id: str
     status: WorkflowStatus
@@ -159,10 +159,10 @@ class Triggers:
             is_private=True,
         )
         start.belongs_to(authorized(registration.name, caller.identity, registration.roles))
-        await start_outside(engine, start)
+        status = await start_outside(engine, start)
         if http.wait is not None and (outcome := await self._outcome(start.id, http.wait)) is not None:
             return _ended(engine, start.id, outcome, is_public=http.public)
-        accepted = Accepted(workflow_id=start.id, status=WorkflowStatus.PENDING)
+        accepted = Accepted(workflow_id=start.id, status=status)
         headers = {} if http.public else {"Location": f"{request.scope.get('root_path', '')}{location(start.id)}"}
         return Response(accepted.model_dump_json(), HTTPStatus.ACCEPTED, headers, "application/json")
 

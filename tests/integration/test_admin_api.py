@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 from pydantic import BaseModel
 
 from engine.payloads import PayloadKeys
@@ -16,6 +17,7 @@ from processor import App, Identity, TerminalError, Topic, acting_as, current_wo
 from processor.config_web import WebSettings
 from processor.testing import Bench
 from processor.testing.http import HttpClient
+from processor.web.admin import STATEMENTS_MAX
 from tests.integration.test_sealed_payloads import CANARY, NEW
 
 TOKENS = {name: name.ljust(32, "-") for name in ("looker", "on-call", "boss")}
@@ -198,6 +200,29 @@ async def test_more_than_are_answered_at_a_time_are_told_to_come_back(bench: Ben
     assert sorted({each.status for each in answers}) == [200, 503]
     assert all("retry-after" in each.headers for each in answers if each.status == 503)
     assert (await web.get("/admin/workflows")).status == 200
+
+
+async def test_operators_who_wait_for_slow_lists_leave_connections_for_work(database: str) -> None:
+    """I10: of a pool of three they have two, however many they are."""
+    quiet = EngineSettings(conninfo=database, scan=timedelta(hours=1), pool_max=STATEMENTS_MAX + 1)
+    async with Bench(app, database, settings=quiet) as bench, await AsyncConnection.connect(database) as slow:
+        await slow.execute("LOCK TABLE dbos.dead_letter")
+        viewer = client(bench, "looker")
+        lists = [asyncio.ensure_future(viewer.get("/admin/dead-letters")) for _ in range(20)]
+
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'dbos.dead_letter'::regclass AND NOT granted"
+        async with asyncio.timeout(30):
+            while await bench.fetch_all(waiting) < [(STATEMENTS_MAX,)]:
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(20):  # which is less than Postgres lets a statement take
+            started = await bench.http().post("/orders", json={"order_id": "o"}, headers={"Idempotency-Key": "o-1"})
+        are_done = [each.done() for each in lists]
+        await slow.rollback()
+
+        assert started.status == 202
+        assert not any(are_done)
+        assert {(await each).status for each in lists} == {200}
 
 
 async def test_of_a_request_what_is_its_callers_is_sealed_and_opened(database: str) -> None:

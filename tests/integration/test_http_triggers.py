@@ -142,6 +142,7 @@ async def test_the_same_key_is_the_same_workflow(database: str, shop: Shop) -> N
         again = await client.post("/orders/o-1", json={"item": "a"}, headers=keys[0])
 
         assert {(each.status, each.json()["workflow_id"]) for each in [*answers, again]} == {(202, "k-1")}
+        assert again.json()["status"] == "SUCCESS"
         assert shop.calls == {"o-1": 1}
         assert await count(bench) == 1
 
@@ -397,6 +398,32 @@ async def test_the_apps_own_function_says_who_calls_and_lets_nobody_in_by_an_err
 
         assert [each.status for each in (known, unknown, broken, token)] == [202, 401, 500, 401]
         assert await bench.fetch_all("SELECT authenticated_user FROM dbos.workflow_status") == [("carol",)]
+
+
+async def test_a_trigger_at_any_path_takes_none_of_the_servers_own(database: str) -> None:
+    """Health stays open, operators keep their paths, and of what is closed nothing starts a workflow."""
+    app = App("shop")
+
+    @app.get("/{one}", public=True)
+    async def one(one: str) -> None:
+        pass
+
+    @app.get("/{one}/{two}", public=True)
+    async def two(one: str, two: str) -> None:
+        pass
+
+    async with Bench(app, database) as bench:
+        client = bench.http()
+        own = ("/dbos-perf", "/openapi.json", "/workflows/w", "/admin/workflows", "/admin/audit")
+
+        health = await client.get("/dbos-healthz")
+        closed = [(await client.get(path)).status for path in own]
+        triggers = [(await client.get(path)).status for path in ("/a", "/a/b")]
+
+        assert health.body == b"healthy"
+        assert closed == [401] * len(own)
+        assert triggers == [202, 202]
+        assert await count(bench) == 2
 
 
 async def test_a_public_key_is_nobody_elses(database: str, shop: Shop) -> None:
