@@ -20,11 +20,11 @@ from engine.handlers import Handler, HandlerKind, Step, TransactionStep, Undecod
 from engine.policies import Breaker, DeadLetter, FailurePolicy
 from engine.retries import NEVER, Retry
 from engine.transaction import SyncTransaction, Transaction
-from processor import record_identity
 from processor.arguments import CallArguments
 from processor.codec import Result, UnencodableTypeError, result_codec, type_name
 from processor.fingerprint import fingerprint
 from processor.policies import Ordering
+from processor.record_identity import Judge
 from processor.records import RawRecord, Record, view
 from processor.routes import Http
 from processor.triggers import Topic, key_bytes
@@ -89,12 +89,11 @@ class Registration:
         )
         if topic is None:
             return common
-        identity = topic.identity
-        refuse = None if identity is None else record_identity.check(identity, self.name, self.roles)
+        judge = None if topic.identity is None else Judge(topic.identity, name=self.name, required=self.roles)
         return replace(
             common,
-            format=event_format(topic, wants_record=self.wants_record, refuse=refuse),
-            origin=None if identity is None else record_identity.origin(identity, self.name, self.roles),
+            format=event_format(topic, wants_record=self.wants_record, judge=judge),
+            origin=None if judge is None else judge.origin,
             ordering_key=ordering_key(topic, wants_record=self.wants_record),
             ordered_by_partition=topic.ordering is Ordering.PARTITION,
             orders_by_argument=topic.order_by is not None,
@@ -183,9 +182,9 @@ class JudgedFormat(EventFormat):
 
     __slots__ = ("_refuse",)
 
-    def __init__(self, topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None]) -> None:
+    def __init__(self, topic: Topic[Any], *, wants_record: bool, judge: Judge) -> None:
         super().__init__(topic, wants_record=wants_record)
-        self._refuse = refuse
+        self._refuse = judge.refuse
 
     def decode(self, record: RawRecord) -> Any:
         """The same. Raises also `UnauthorizedRecordError`."""
@@ -193,11 +192,11 @@ class JudgedFormat(EventFormat):
         return super().decode(record)
 
 
-def event_format(topic: Topic[Any], *, wants_record: bool, refuse: Callable[[RawRecord], None] | None) -> EventFormat:
-    """The format of a topic; `refuse` judges its records, if they say whose they are."""
-    if refuse is None:
+def event_format(topic: Topic[Any], *, wants_record: bool, judge: Judge | None) -> EventFormat:
+    """The format of a topic; with a `judge`, of one whose records say whose they are."""
+    if judge is None:
         return EventFormat(topic, wants_record=wants_record)
-    return JudgedFormat(topic, wants_record=wants_record, refuse=refuse)
+    return JudgedFormat(topic, wants_record=wants_record, judge=judge)
 
 
 def ordering_key(topic: Topic[Any], *, wants_record: bool) -> Callable[[RawRecord, Any], bytes | None]:

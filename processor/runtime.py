@@ -80,6 +80,7 @@ class Runtime:
         settings: Of this process.
         kafka: Whether to consume.
         relay: Whether to relay the outbox, or stand by for it; `None`: as the settings say, where it consumes.
+        web: Whether to serve HTTP, where the settings say so.
         shares_ports: Whether other processes beside this one listen on the same port for HTTP.
         observers: Of telemetry events, beside metrics and logs.
 
@@ -94,6 +95,7 @@ class Runtime:
         *,
         kafka: bool = True,
         relay: bool | None = None,
+        web: bool = True,
         shares_ports: bool = False,
         observers: Sequence[Observer] = (),
     ) -> None:
@@ -123,7 +125,7 @@ class Runtime:
             )
         wants_relay = kafka and settings.outbox.relay if relay is None else relay
         self.relay = Relay(self.engine, relay_settings(settings), telemetry) if wants_relay else None
-        self.web = web_server(app, settings.web, self.engine, telemetry, shares_port=shares_ports)
+        self.web = web_server(app, settings.web, self.engine, telemetry, shares_port=shares_ports) if web else None
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
         self._stop_by = 0.0

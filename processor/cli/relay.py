@@ -28,4 +28,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     setup_logging(settings.logs.format, settings.logs.level)
-    return run_until_stopped(Runtime(App("relay"), settings, kafka=False, relay=True), settings)
+    return run_until_stopped(Runtime(App("relay"), settings, kafka=False, relay=True, web=False), settings)

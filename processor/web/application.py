@@ -40,7 +40,23 @@ from processor.web.triggers import KEY_HEADERS, WORKFLOWS, Triggers, answers
 PROBLEM = {
     "type": "object",
     "required": ["title", "status", "detail"],
-    "properties": {"title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}},
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "description": "Of 422: each field that does not fit.",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+        "workflow_id": {"type": "string", "description": "Of 500, where the workflow failed."},
+        "workflow_status": {"type": "string"},
+        "error": {"type": "object", "properties": {"type": {"type": "string"}, "message": {"type": "string"}}},
+    },
 }
 
 

@@ -93,7 +93,8 @@ def test_a_relay_that_is_not_halted_is_not_resumed_and_a_copy_gets_a_name(tmp_pa
 def test_relay_runs_alone_halts_visibly_and_goes_on_when_it_is_resumed(
     tmp_path: Path, kafka: Kafka, outbox: Outbox
 ) -> None:
-    """I9: it knows no app; a halt is no reason to restart it or to take it out of service."""
+    """I9: it knows no app; a halt is no reason to restart it or to take it out of service. It serves no HTTP, whatever
+    the settings say for those who run the app: at that address nobody could."""
     topic = unique("events")
     kafka.create_topic(topic)
     env = {
@@ -101,6 +102,8 @@ def test_relay_runs_alone_halts_visibly_and_goes_on_when_it_is_resumed(
         "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "PROCESSOR_HTTP_HOST": "127.0.0.1",
         "PROCESSOR_HTTP_PORT": "0",
+        "PROCESSOR_WEB_ENABLED": "true",
+        "PROCESSOR_WEB_HOST": "192.0.2.1",
     }
     asyncio.run(outbox.publish("a", topic=topic))
     with running(tmp_path, "relay", env=env) as program:

@@ -2,11 +2,16 @@
 
 import itertools
 
+import pytest
+
 from processor import App, Identity, IncomingRequest
 from processor.config_web import WebSettings
+from processor.web.telemetry import HttpAnswered
+
+pytest.importorskip("fastapi", reason="wants the extra web")
+
 from processor.testing.http import HttpClient
 from processor.web.application import Site
-from processor.web.telemetry import HttpAnswered
 
 
 def no_engine() -> None:
