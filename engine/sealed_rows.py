@@ -77,6 +77,8 @@ def opened_request(request: str, payloads: Payloads, where: str) -> str:
     if '"sealed": "' not in request:
         return request
     whole = _object(request)
+    if "sealed" not in whole:
+        return request  # a header of that name, or another program's
     apart: dict[str, Any] = json.loads(payloads.open(from_member(whole.pop("sealed")), f"{where}: request"))
     return json.dumps(whole | apart)
 

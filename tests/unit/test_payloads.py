@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine import payloads as module
 from engine.errors import ConfigurationError
 from engine.payloads import PayloadKeys, Payloads, UnreadablePayloadError, from_member, key_id_of, member_of
+from engine.sealed_rows import opened_request, sealed_request
 
 BASE64 = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 
@@ -174,3 +175,21 @@ def _nonce(text: str) -> bytes:
     from base64 import b64decode
 
     return b64decode(json.loads(text)["sealed"].partition(":")[2])[1 : 1 + 16 + 8]
+
+
+HTTP = {"method": "POST", "route": "/orders/{id}", "path": "/orders/1", "query": "", "headers": {}, "client": None}
+
+
+@pytest.mark.parametrize(
+    "request_", [HTTP, HTTP | {"headers": {"sealed": "by whom"}}, {"parent": "o-1", "sealed": "a word of another's"}]
+)
+def test_what_asked_for_a_workflow_comes_back_sealed_or_not(request_: Mapping[str, object]) -> None:
+    """A header named as the member is, and what another program writes, are no sealed requests."""
+    text, payloads = json.dumps(request_), sealing()
+    assert payloads.seal is not None
+
+    sealed = sealed_request(text, payloads.seal)
+
+    assert json.loads(opened_request(text, payloads, "row")) == request_
+    assert json.loads(opened_request(sealed, payloads, "row")) == request_
+    assert "/orders/1" not in sealed
