@@ -6,6 +6,7 @@ happens: failures of each kind, a renamed handler, congestion, a Postgres that s
 """
 
 import asyncio
+import http.client
 import json
 import re
 import subprocess
@@ -152,6 +153,7 @@ def settings(private_postgres: PostgresServer, mock_cluster: MockCluster) -> Set
             "kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers},
             # Little room, so that what is slow congests its partition.
             "executor": {"in_flight_max": 20, "backlog_max": 20, "lease": "6s", "heartbeat": "1s"},
+            "web": {"enabled": True, "host": "127.0.0.1", "port": 0},
         }
     )
 
@@ -178,6 +180,8 @@ async def test_every_query_finds_series_in_a_live_processor(
         await until(lambda: told.query("up == 1"), "Prometheus scrapes")
         await runtime.start()
         try:
+            assert runtime.web is not None
+            await asyncio.to_thread(calls, runtime.web.port)
             await an_ordinary_day(mock_cluster, told)
             await an_outage(private_postgres, mock_cluster, told)
             for event in RARE:
@@ -192,6 +196,17 @@ async def test_every_query_finds_series_in_a_live_processor(
         rules = [rule for group in told.ask("/api/v1/rules")["groups"] for rule in group["rules"]]
         assert {rule["name"] for rule in rules} == RULES.keys()
         assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+def calls(port: int) -> None:
+    """One that is answered, and one that is refused."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    for path, status in (("/dbos-healthz", 200), ("/dbos-perf", 401)):
+        connection.request("GET", path)
+        with connection.getresponse() as answer:
+            assert answer.status == status
+            answer.read()
+    connection.close()
 
 
 async def an_ordinary_day(cluster: MockCluster, told: Prometheus) -> None:
