@@ -3,6 +3,7 @@
 import json
 import string
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,7 +178,14 @@ def _nonce(text: str) -> bytes:
     return b64decode(json.loads(text)["sealed"].partition(":")[2])[1 : 1 + 16 + 8]
 
 
-HTTP = {"method": "POST", "route": "/orders/{id}", "path": "/orders/1", "query": "", "headers": {}, "client": None}
+HTTP: dict[str, Any] = {
+    "method": "POST",
+    "route": "/orders/{id}",
+    "path": "/orders/1",
+    "query": "",
+    "headers": {},
+    "client": None,
+}
 
 
 @pytest.mark.parametrize(
