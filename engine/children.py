@@ -104,6 +104,8 @@ async def start_child(
         if recorded.error is not None:
             run.error_given = True
             raise decode_error(recorded.error)
+        if recorded.output is not None:
+            start.id = WorkflowId(json.loads(recorded.output))  # in a fork, its original's child
         return
     await admit(run, undurable_max=0 if has_own_id else UNDURABLE_MAX)
     if run.deadline_ms is not None:

@@ -7,8 +7,7 @@
     look ─────────────┴─▶ take: new owner, history read ─▶ desk …
       └── rows of dead executors ─▶ take over: blamed, recorded
 
-A `Desk` is the home of those runs of one function that were taken together, under one token: of what an owner wrote whose
-reply was lost, nothing meets a row that was taken again (decision 0007).
+Runs are at home at a `Desk` (engine/desk.py).
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from engine.crashpoints import CrashPoint, reach
+from engine.desk import Desk, Inputs, handed_on
 from engine.errors import EngineStoppedError, RecoveryExceededError
-from engine.execution_gates import open_gate
 from engine.failures import encode_error, summary
 from engine.flush import Work
-from engine.handlers import Handler, HandlerKind
+from engine.handlers import Handler
 from engine.identity import NOBODY
 from engine.ids import OwnerToken, WorkflowId
 from engine.in_flight import count, uncount
@@ -39,135 +38,12 @@ from engine.store.commons import TakenRow
 from engine.store.operation_outputs import CheckpointRow
 from engine.store.statement import send
 from engine.store.turns import QueuedRow
-from engine.telemetry import LateResultRefused, SuspectStarted
+from engine.telemetry import SuspectStarted
 from engine.unreadable import put_off
+from engine.versions import body_of_call, runnable
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-
-
-class Inputs(str):
-    """A run's inputs that nobody has looked into yet."""
-
-    __slots__ = ()
-
-
-class Desk:
-    """The home of one function's runs under one token."""
-
-    __slots__ = ("body", "commons", "engine", "handler", "loop", "seal", "submit", "token")
-
-    has_source = False
-    has_place = False
-    id_prefix = ""
-
-    def __init__(self, commons: Commons, handler: Handler, token: OwnerToken) -> None:
-        self.commons = commons
-        self.engine = commons.engine
-        self.loop = commons.engine.loop
-        self.handler = handler
-        self.token = token
-        self.submit = commons.submit
-        self.seal = commons.engine.payloads.seal
-        self.body: Callable[..., Any] = commons.bodies[handler.name]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may still start here."""
-        return self.commons.is_open
-
-    def left(self) -> None:
-        """A run of it is none any more."""
-
-    def start(self, run: Run) -> None:
-        """Start a run, unless a suspect runs alone or it is one itself (P22)."""
-        suspects = self.engine.suspects
-        if run.recovery_attempts >= 2 and not run.is_alone:
-            suspects.put(run)
-        elif suspects.is_closed and not run.is_alone:
-            suspects.defer(run)
-        else:
-            self.begin(run)
-
-    def resume(self, run: Run) -> None:
-        """Start a run that waited for a suspect."""
-        if run.phase is Phase.WAITING:
-            self.start(run)
-
-    def begin(self, run: Run) -> None:
-        """Decode its inputs and run its code."""
-        arguments = self.handler.arguments
-        if isinstance(run.argument, Inputs):
-            assert arguments is not None, "a desk is a function's that can be started"
-            try:
-                run.argument = arguments.decode(run.argument)
-            except Exception as error:  # noqa: BLE001  # a row of another program's, or of other code: its failure
-                self.fail(run, error, "undecodable")
-                return
-        if self.handler.is_flow:
-            open_gate(run)
-        run.start()
-
-    def ended(self, run: Run, ending: Ending | None) -> None:
-        """Its code has ended, and every step it called: an outcome, a rest, or handed on (P12)."""
-        if run.is_alone and run.standing is not Standing.ACTIVE:
-            self.engine.suspects.ended(run)
-        if run.doom is not None:
-            ending = run.doom
-        if run.standing is Standing.ACTIVE and ending is None:
-            self.refuse(run, "suspended")
-        if run.standing in (Standing.ACTIVE, Standing.LATE):
-            self.end(run, ending or _handed_on(run))
-        else:
-            self.commons.forget(run)
-
-    def end(self, run: Run, ending: Ending) -> None:
-        """It has its ending: hand it to the committer. A failure is its row's; there is no record to bury."""
-        run.phase = Phase.ENDED
-        if ending.reason:
-            ending.reason = ""
-        run.ending = ending
-        run.submit()
-
-    def persisted(self, run: Run) -> None:
-        """Never: its row comes before it."""
-
-    def finished(self, run: Run) -> None:
-        """Its outcome, or its rest, is durable."""
-        ending = run.ending
-        assert ending is not None, "finished with an ending"
-        if run.is_alone:
-            self.engine.suspects.ended(run)
-        run.phase = Phase.DONE
-        self.commons.forget(run)
-        if ending.is_final:
-            self.engine.results.ended(run.id, ending)
-        elif ending.wake_at:
-            self.engine.scan.due_at(ending.wake_at)
-        else:
-            self.engine.hints.rows()
-
-    def refuse(self, run: Run, reason: str) -> None:
-        """Its row is no longer PENDING under its token, or not what its code says: it writes nothing more (P7)."""
-        if run.standing not in (Standing.ACTIVE, Standing.LATE):
-            return
-        self.engine.telemetry.emit(LateResultRefused(run.id, reason))
-        run.standing = Standing.REFUSED
-        run.unsent.clear()
-        run.wake_waiters()
-        if not (run.is_running and run.phase is Phase.RUNNING):
-            self.commons.forget(run)
-
-    def fail(self, run: Run, error: BaseException, reason: str = "unstorable") -> None:
-        """What it has done cannot be written as it is: it fails alone (P27)."""
-        run.unsent.clear()
-        run.recorded = run.durable
-        ending = Ending(WorkflowStatus.ERROR, error=encode_error(error), summary=reason)
-        if run.phase is Phase.RUNNING and run.is_running:
-            run.doom = ending
-            run.wake_waiters()
-        else:
-            self.end(run, ending)
 
 
 class Commons:
@@ -184,14 +60,10 @@ class Commons:
         self._starting: deque[Starting] = deque()
         self._empty = asyncio.Event()
         self._empty.set()
-        self.handlers = {
-            name: handler
-            for name, handler in handlers.items()
-            if handler.kind is HandlerKind.JOURNALED and handler.arguments is not None
-        }
-        self.bodies = {name: _body(handler) for name, handler in self.handlers.items()}
-        self.names = list(self.handlers)
-        self.versions = [handler.version for handler in self.handlers.values()]
+        self.handlers = dict(handlers)
+        """Also those that only records start: a fork of such a workflow has no source (P29)."""
+        self._bodies: dict[tuple[str, str | None], Callable[..., Any]] = {}
+        self.runnable = runnable(self.handlers.values())
         self.committer = RowCommitter(self)
 
     # -- starting --
@@ -216,10 +88,22 @@ class Commons:
         self.committer.wants_flush()
         return await starting.inserted
 
-    def can_run(self, name: str, version: str | None) -> bool:
-        """Whether this process has the code."""
-        handler = self.handlers.get(name)
-        return handler is not None and handler.version == version
+    def can_run(self, start: Start) -> bool:
+        """Whether this process has the code, and the object if it is a method."""
+        handler = self.handlers.get(start.name)
+        return (
+            handler is not None
+            and handler.version == start.version
+            and (handler.instances is None) == (start.config_name is None)
+            and (handler.instances is None or start.config_name in handler.instances)
+        )
+
+    def body_of(self, handler: Handler, instance: str | None) -> Callable[..., Any]:
+        """A handler's function, of one of its objects if it is a method, as code of a run's arguments."""
+        place = (handler.name, instance)
+        if (body := self._bodies.get(place)) is None:
+            body = self._bodies[place] = body_of_call(handler, instance)
+        return body
 
     def is_at_work_on(self, workflow_id: str) -> bool:
         """Whether its outcome will come from here: one that was refused may run for long, and has none any more."""
@@ -230,7 +114,8 @@ class Commons:
         """A row is durable: run it here if it is ours, or let whoever has room look for it."""
         reach(CrashPoint.STARTED)
         if start.owner is not None:
-            run = self._run(start.name, start.id, start.owner, start.inputs, start.deadline_ms)
+            instance = start.config_name
+            run = self._run(start.name, start.id, start.owner, start.inputs, start.deadline_ms, instance=instance)
             run.origin = start.origin
             self._enter(run)
         elif start.status is WorkflowStatus.PENDING:
@@ -259,7 +144,16 @@ class Commons:
         for checkpoint in histories:
             by_id.setdefault(checkpoint.workflow_id, []).append(checkpoint)
         for row, desk in zip_longest(rows, desks):
-            run = self._run(row.name, row.workflow_id, owner, row.inputs, row.deadline_ms, desk=desk)
+            run = self._run(
+                row.name,
+                row.workflow_id,
+                owner,
+                row.inputs,
+                row.deadline_ms,
+                desk=desk,
+                request=row.request,
+                instance=row.instance,
+            )
             history = by_id.get(row.workflow_id, [])
             run.durable_ids = sorted(checkpoint.function_id for checkpoint in history)
             run.recorded = run.durable = len(run.durable_ids)
@@ -269,6 +163,7 @@ class Commons:
                 run.argument = Inputs(payloads.open(row.inputs, f"workflow {run.id}: inputs"))
                 run.origin = opened_origin(row, payloads)
                 opened = opened_history(history, payloads)
+                _desk(run).open(f"workflow {run.id}")
             except UnreadablePayloadError as error:
                 self._end(run, put_off(run, error))
                 continue
@@ -292,8 +187,11 @@ class Commons:
         deadline_ms: int | None,
         *,
         desk: Desk | None = None,
+        request: str | None = None,
+        instance: str | None = None,
     ) -> Run:
         desk = desk or Desk(self, self.handlers[name], owner)
+        desk.bind(request, instance)
         run = Run(desk, offset=0, key=None, record=None)
         run.id, run.row, run.origin = workflow_id, Row.RUNNING, NOBODY
         run.argument = Inputs(inputs)
@@ -316,7 +214,7 @@ class Commons:
         if self.is_open:
             _desk(run).start(run)
         else:
-            _desk(run).end(run, _handed_on(run))
+            _desk(run).end(run, handed_on(run))
 
     # -- for the committer --
 
@@ -403,7 +301,7 @@ class Commons:
             if run.phase is Phase.RUNNING:
                 run.wake_waiters()
             else:
-                _desk(run).end(run, _handed_on(run))
+                _desk(run).end(run, handed_on(run))
 
     def drop(self) -> None:
         """This executor is dead, or its database went back: abandon everything; results of what still runs are dropped (P4)."""
@@ -437,20 +335,4 @@ def _desk(run: Run) -> Desk:
     return run.home
 
 
-def _body(handler: Handler) -> Callable[..., Any]:
-    """The function of a call's arguments, awaitable if the function is async."""
-    function = handler.function
-
-    def body(call: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
-        args, kwargs = call
-        return function(*args, **kwargs)
-
-    return body
-
-
-def _handed_on(run: Run) -> Ending:
-    """At rest, due at once, for whoever takes it."""
-    return Ending(WorkflowStatus.PENDING, attempt=run.attempt, wake_at=0, asleep=True)
-
-
-__all__ = ["Commons", "Desk", "Inputs"]
+__all__ = ["Commons"]

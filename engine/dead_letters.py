@@ -17,6 +17,7 @@ from engine.errors import EngineError
 from engine.payloads import Payloads
 from engine.sealed_rows import opened_letter
 from engine.store import holds
+from engine.store.acts import forget_errors
 from engine.store.payloads import StoredLetter
 from engine.store.statement import Statement, send
 
@@ -143,7 +144,7 @@ async def retry(
                 raise DeadLetterError(
                     f"dead letter {dead_letter_id}: workflow {letter.workflow_uuid} has not failed, or is gone"
                 )
-            await send(connection, schema, _forget_errors(letter))
+            await send(connection, schema, forget_errors(ids=[letter.workflow_uuid]))
             await send(connection, schema, _resolve(dead_letter_id, state="RETRIED", note=None))
             await _audit(connection, schema, actor, "retry dead letter", letter=letter, note="")
         await send(
@@ -237,14 +238,6 @@ def _back_to_work(letter: DeadLetterRow, *, keeps_place: bool) -> Statement[Any]
             "service": letter.service_name,
             "key": f"{letter.topic}-{letter.partition}",
         },
-    )
-
-
-def _forget_errors(letter: DeadLetterRow) -> Statement[Any]:
-    """The step that failed runs again; what succeeded stands (I4)."""
-    return Statement(
-        "DELETE FROM {schema}.operation_outputs AS o WHERE o.workflow_uuid = %(workflow)s AND o.error IS NOT NULL",
-        {"workflow": letter.workflow_uuid},
     )
 
 

@@ -38,7 +38,7 @@ class WorkflowInfo:
         forked_from: Whose history it began with.
         user, role, roles: Whose identity it has.
         request: What asked for it, as JSON text.
-        inputs: `{"args": [...], "kwargs": {...}}` as JSON text.
+        inputs: `{"args": [...], "kwargs": {...}}` as JSON text; `None` where a list was asked for without.
         output, error: Its outcome as JSON text.
     """
 
@@ -63,7 +63,7 @@ class WorkflowInfo:
     role: str | None
     roles: str | None
     request: str | None
-    inputs: str
+    inputs: str | None
     output: str | None
     error: str | None
 
@@ -105,11 +105,18 @@ async def read(connect: Connect, schema: str, payloads: Payloads, workflow_id: s
 async def steps(connect: Connect, schema: str, payloads: Payloads, workflow_id: str) -> list[StepInfo]:
     """A workflow's history, in order; nothing for one that has none or does not exist. Raises as `read`."""
 
-    async def attempt() -> list[StepRow]:
+    async def attempt() -> list[StepInfo]:
         async with connect() as connection:
-            cursor = await send(connection, schema, store.steps(workflow_id=workflow_id))
-            return await cursor.fetchall()
+            return await steps_of(connection, schema, payloads, workflow_id)
 
+    return await through_weather(attempt)
+
+
+async def steps_of(
+    connection: AsyncConnection[Any], schema: str, payloads: Payloads, workflow_id: str
+) -> list[StepInfo]:
+    """`steps` on a connection."""
+    cursor = await send(connection, schema, store.steps(workflow_id=workflow_id))
     return [
         StepInfo(
             function_id=row.function_id,
@@ -120,7 +127,7 @@ async def steps(connect: Connect, schema: str, payloads: Payloads, workflow_id: 
             started_at=instant(row.started_ms),
             ended_at=instant(row.ended_ms),
         )
-        for row in await through_weather(attempt)
+        for row in await cursor.fetchall()
     ]
 
 
@@ -162,7 +169,7 @@ def opened_row(row: WorkflowRow, payloads: Payloads) -> WorkflowRow:
     where = f"workflow {row.workflow_id}"
     return row._replace(
         request=None if row.request is None else opened_request(row.request, payloads, where),
-        inputs=payloads.open(row.inputs, f"{where}: inputs"),
+        inputs=payloads.open_if(row.inputs, f"{where}: inputs"),
         output=payloads.open_if(row.output, f"{where}: output"),
         error=payloads.open_if(row.error, f"{where}: error"),
     )

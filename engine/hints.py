@@ -143,6 +143,17 @@ def heard_brought(engine: Engine, kind: Kind, payload: str) -> None:
         at = payload.find("::", at + 1)
 
 
+def cancelled_hints(ids: Iterable[str], *, interrupt: bool) -> list[str]:
+    """What to say of workflows that were cancelled by a process without an engine."""
+    named = sorted(ids)
+    word = "interrupted" if interrupt else "cancelled"
+    return [
+        hint
+        for start in range(0, len(named), IDS_MAX)
+        for hint in (*_of(set(named[start : start + IDS_MAX]), word), "rows")
+    ]
+
+
 def _of(ids: set[str], word: str) -> list[str]:
     if not ids:
         return []

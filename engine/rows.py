@@ -62,6 +62,11 @@ def headers_text(headers: Headers) -> str:
     return json.dumps([[name, None if value is None else b64encode(value).decode()] for name, value in headers])
 
 
+def is_of_record(request: str) -> bool:
+    """Whether a row's `request` says that a record asked for it."""
+    return request.startswith('{"topic": ')
+
+
 def record_of(request: str, inputs: str) -> Record:
     """The record a row was made of, less the headers that were not stored.
 

@@ -1,5 +1,6 @@
 """Process Kafka records exactly once, with durable workflows on Postgres. Everything a user imports."""
 
+from engine.acts import Acted, WorkflowActError
 from engine.errors import (
     ConfigurationError,
     DeduplicatedError,
@@ -18,6 +19,7 @@ from engine.errors import (
 from engine.handlers import UndecodableError
 from engine.handles import StepInfo, WorkflowInfo
 from engine.identity import Identity, NotAuthorizedError
+from engine.listing import WorkflowFilter
 from engine.outgoing import PublishError
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
@@ -25,7 +27,7 @@ from processor.app import App
 from processor.codec import Codec, Json, Raw, Text
 from processor.config import Settings
 from processor.current import current_step, current_workflow
-from processor.durable import publish, sleep
+from processor.durable import deprecate_patch, patch, publish, sleep
 from processor.formats import Avro, JsonSchema, Protobuf
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.loading import SettingsError, load_settings
@@ -62,6 +64,7 @@ from processor.triggers import Topic
 from processor.workflows import WorkflowFunction, workflow_id
 
 __all__ = [
+    "Acted",
     "App",
     "Avro",
     "BlockKey",
@@ -113,8 +116,10 @@ __all__ = [
     "Topic",
     "Transaction",
     "UndecodableError",
+    "WorkflowActError",
     "WorkflowCancelledError",
     "WorkflowConflictError",
+    "WorkflowFilter",
     "WorkflowFunction",
     "WorkflowHandle",
     "WorkflowInfo",
@@ -124,9 +129,11 @@ __all__ = [
     "close_stream",
     "current_step",
     "current_workflow",
+    "deprecate_patch",
     "get_event",
     "load_settings",
     "now",
+    "patch",
     "publish",
     "random",
     "read_stream",

@@ -13,7 +13,6 @@
 Registration refuses what could not run: see the errors of each decorator.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -24,6 +23,7 @@ from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from engine.identity import checked_roles
+from processor.acts import Acts
 from processor.app_messages import Messages
 from processor.config import Settings
 from processor.decorators import (
@@ -32,7 +32,6 @@ from processor.decorators import (
     StepDecorator,
     StepFunction,
     TransactionDecorator,
-    TransactionFunction,
 )
 from processor.handlers import (
     Registration,
@@ -43,22 +42,24 @@ from processor.handlers import (
     result_of,
     takes_record,
 )
-from processor.handles import WorkflowHandle
 from processor.inline import run_step
+from processor.methods import class_of, is_method
 from processor.options import check_callable, check_options
 from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
+from processor.procedures import Procedures
 from processor.queues import Queue
-from processor.registry import Registry
+from processor.registry import AnyStep, Registry
 from processor.routes import Http, Routes, check_http
 from processor.schedules import Cron, TickDecorator, check_tick_handler, refuse_options_of_records
 from processor.triggers import Topic
-from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
+from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction, workflows_of
 
 if TYPE_CHECKING:
     from processor.runtime import Runtime
 
 P = ParamSpec("P")
 E = TypeVar("E")
+Obj = TypeVar("Obj")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -72,7 +73,7 @@ _BREAKER = Breaker()
 _DEAD_LETTER = DeadLetter()
 
 
-class App(Routes, Messages):
+class App(Acts, Procedures, Routes, Messages):
     """A set of handlers that are deployed together.
 
     Attributes:
@@ -99,14 +100,19 @@ class App(Routes, Messages):
         return self._registry.workflows
 
     @property
-    def steps(self) -> Mapping[str, "StepFunction[..., Any] | TransactionFunction[Any, ..., Any]"]:
-        """Everything registered with `step` and `transaction`, by name."""
+    def steps(self) -> Mapping[str, AnyStep]:
+        """Everything registered with `step`, `transaction` and `procedure`, by name."""
         return self._registry.steps
 
     @property
     def queues(self) -> Mapping[str, Queue]:
         """Everything registered with `register_queue`, by name."""
         return self._registry.queues
+
+    @property
+    def registry(self) -> Registry:
+        """What was registered."""
+        return self._registry
 
     # -- steps --
 
@@ -130,7 +136,7 @@ class App(Routes, Messages):
         """
 
         def decorate(fn: Callable[P, R]) -> StepFunction[P, R]:
-            function = plain_function(fn, "step")
+            function = plain_function(fn, "step", methods=True)
             check_options(f"step {function.__qualname__}", name=name, retry=retry, timeout=timeout)
             chosen = checked_name(name, function, "step")
             step = StepFunction[P, R](fn, build_step(function, chosen, retry=retry, timeout=timeout))
@@ -286,7 +292,13 @@ class App(Routes, Messages):
     ) -> HandlerDecorator[E]: ...
     @overload
     def workflow(
-        self, *, on: Cron, name: str | None = None, retry: Retry = NEVER, version: str | None = None
+        self,
+        *,
+        on: Cron,
+        name: str | None = None,
+        retry: Retry = NEVER,
+        version: str | None = None,
+        continues: Sequence[str] = (),
     ) -> TickDecorator: ...
     @overload
     def workflow(
@@ -296,6 +308,7 @@ class App(Routes, Messages):
         name: str | None = None,
         retry: Retry = NEVER,
         version: str | None = None,
+        continues: Sequence[str] = (),
         roles: Sequence[str] | None = None,
     ) -> CallableDecorator: ...
     def workflow(
@@ -308,6 +321,7 @@ class App(Routes, Messages):
         breaker: Breaker | None = _BREAKER,
         persist_first: bool = False,
         version: str | None = None,
+        continues: Sequence[str] = (),
         renamed_from: str | None = None,
         group: str | None = None,
         roles: Sequence[str] | None = None,
@@ -330,6 +344,8 @@ class App(Routes, Messages):
             persist_first: Give the record its row before the first step, for a workflow whose first step tells
                 others its ID. Costs a commit per record.
             version: Instead of the fingerprint of its code.
+            continues: Earlier versions of a workflow that no record starts, whose runs this code goes on with (`patch`).
+                A record's goes on in whatever code its partition's owner has.
             renamed_from: The name this handler had, if its progress is stored under that.
             group: Consumer group of its own, to handle a topic a second time.
             roles: One of these must whoever calls or starts it have, in this program (`acting_as`), in a workflow or by
@@ -341,7 +357,7 @@ class App(Routes, Messages):
         """
 
         def decorate(fn: Callable[..., Any]) -> WorkflowFunction[..., Any]:
-            function = plain_function(fn, "workflow")
+            function = plain_function(fn, "workflow", methods=on is None)
             check_options(
                 f"workflow {function.__qualname__}",
                 name=name,
@@ -349,10 +365,12 @@ class App(Routes, Messages):
                 on_failure=on_failure,
                 breaker=breaker,
                 version=version,
+                continues=continues,
                 renamed_from=renamed_from,
                 group=group,
             )
             chosen = checked_name(name, function, "workflow")
+            owner = class_of(function)
             cron = on if isinstance(on, Cron) else None
             http = on if isinstance(on, Http) else None
             topic = None if isinstance(on, Cron | Http) else on
@@ -387,13 +405,16 @@ class App(Routes, Messages):
                 group=group,
                 renamed_from=renamed_from,
                 version=version,
+                continues=tuple(continues),
+                class_name=owner,
+                instances=self._registry.instances.of(owner) if owner and is_method(function) else None,
                 retry=retry,
                 on_failure=on_failure,
                 breaker=breaker,
                 persist_first=persist_first,
             )
             self._registry.add_workflow(registration)
-            return WorkflowFunction[..., Any](fn, registration, self.engine)
+            return WorkflowFunction[..., Any](fn, registration, self.engine, self._registry.instances)
 
         return decorate
 
@@ -408,6 +429,20 @@ class App(Routes, Messages):
         """
         self._registry.add_queue(queue)
         return queue
+
+    def instance(self, name: str, instance: Obj) -> Obj:
+        """Give an object a name, under which its methods that are workflows are found again. Returns the object.
+
+        Every process that is to run them gives its own object this name, before the app runs.
+
+        Raises:
+            ConfigurationError: The object has no such method, it or the name is taken, or the app runs already.
+        """
+        if self.engines:
+            raise ConfigurationError(f"instance {name!r}: the app runs already; name its objects before")
+        owned = {each.class_name for each in workflows_of(instance) if each in self.workflows.values()}
+        self._registry.instances.add(name, instance, {owner for owner in owned if owner is not None})
+        return instance
 
     @overload
     async def run_step(
@@ -468,13 +503,6 @@ class App(Routes, Messages):
                 f"  A unit test calls the function itself, as fulfil.fn(...)."
             )
         return self.engines[-1]
-
-    def retrieve(self, id: str) -> WorkflowHandle[Any]:
-        """The handle of any workflow, whoever started it: also of a record's. Its result comes as JSON values.
-
-        `fulfil.retrieve(id)` reads the result as that workflow's.
-        """
-        return WorkflowHandle(id, self.engine, json.loads)
 
     def running(
         self, settings: Settings | None = None, *, kafka: bool = True

@@ -1,7 +1,7 @@
 """Statements that read workflows for those who hold a handle: status, outcome, steps."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
 
 from psycopg.rows import args_row
 
@@ -37,7 +37,7 @@ class WorkflowRow(NamedTuple):
     roles: str | None
     source: str | None
     request: str | None
-    inputs: str
+    inputs: str | None
     output: str | None
     error: str | None
 
@@ -54,23 +54,69 @@ class StepRow(NamedTuple):
     ended_ms: int | None
 
 
-def read(*, ids: Sequence[str]) -> Statement[WorkflowRow]:
-    """Workflows by ID."""
-    return Statement(
-        """
-        SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.application_version, w.class_name,
+_COLUMNS: Final = """
+               w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.application_version, w.class_name,
                w.config_name, w.executor_id, w.created_at, w.updated_at, w.started_at_epoch_ms,
                COALESCE(w.recovery_attempts, 0)::integer, w.workflow_timeout_ms, w.workflow_deadline_epoch_ms,
                w.kafka_wake_at, w.queue_name, w.deduplication_id, w.priority, w.queue_partition_key, w.forked_from,
-               w.authenticated_user, w.assumed_role, w.authenticated_roles, w.kafka_source, w.request,"""
-        + INPUTS
-        + """, w.output, w.error
+               w.authenticated_user, w.assumed_role, w.authenticated_roles, w.kafka_source, w.request,
+"""
+_PAYLOADS: Final = INPUTS + ", w.output, w.error"
+_NO_PAYLOADS: Final = "NULL, NULL, NULL"
+
+
+def read(*, ids: Sequence[str]) -> Statement[WorkflowRow]:
+    """Workflows by ID."""
+    return Statement(
+        "SELECT"
+        + _COLUMNS
+        + _PAYLOADS
+        + """
           FROM {schema}.workflow_status AS w
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
         """,
         {"ids": ids, "elsewhere": INPUTS_ELSEWHERE},
         args_row(WorkflowRow),
     )
+
+
+_FILTERS: Final[Mapping[str, LiteralString]] = {
+    "ids": "w.workflow_uuid = ANY (%(ids)b::text[])",
+    "statuses": "w.status = ANY (%(statuses)b::text[])",
+    "names": "w.name = ANY (%(names)b::text[])",
+    "versions": "w.application_version = ANY (%(versions)b::text[])",
+    "queues": "w.queue_name = ANY (%(queues)b::text[])",
+    "is_queued": "(w.queue_name IS NOT NULL) = %(is_queued)s",
+    "executors": "w.executor_id = ANY (%(executors)b::text[])",
+    "user": "w.authenticated_user = %(user)s",
+    "prefix": "w.workflow_uuid >= %(prefix)s AND starts_with(w.workflow_uuid, %(prefix)s)",
+    "forked_from": "w.forked_from = %(forked_from)s",
+    "parent": """EXISTS (SELECT FROM {schema}.operation_outputs AS o
+                          WHERE o.workflow_uuid = %(parent)s AND o.child_workflow_id = w.workflow_uuid
+                            AND o.function_name <> 'DBOS.getResult')""",
+    "is_of_record": "(w.kafka_source IS NOT NULL) = %(is_of_record)s",
+    "created_from_ms": "w.created_at >= %(created_from_ms)s",
+    "created_before_ms": "w.created_at < %(created_before_ms)s",
+}
+"""What a list may be narrowed by, each a condition of its own: only those that are asked for are in the statement, so that
+each combination is planned for itself."""
+
+
+def listed(
+    filters: Mapping[str, Any], *, limit: int, offset: int, newest_first: bool, payloads: bool
+) -> Statement[WorkflowRow]:
+    """Workflows that pass all filters (`_FILTERS`), by creation, then ID."""
+    columns: LiteralString = _PAYLOADS if payloads else _NO_PAYLOADS
+    text: LiteralString = "SELECT" + _COLUMNS + columns + " FROM {schema}.workflow_status AS w "
+    conditions: list[LiteralString] = [_FILTERS[name] for name in filters]
+    if conditions:
+        text += "WHERE " + " AND ".join(conditions)
+    order: LiteralString = "DESC" if newest_first else "ASC"
+    text += " ORDER BY w.created_at " + order + ", w.workflow_uuid " + order + " LIMIT %(limit)s OFFSET %(offset)s"
+    parameters = {**filters, "limit": limit, "offset": offset}
+    if payloads:
+        parameters["elsewhere"] = INPUTS_ELSEWHERE
+    return Statement(text, parameters, args_row(WorkflowRow))
 
 
 def outcomes(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, str, str | None, str | None]]:

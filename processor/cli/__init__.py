@@ -33,6 +33,7 @@ _COMMANDS = (
     "new",
     "dev",
     "demo",
+    "workflows",
     "partitions",
     "dead-letters",
     "schedules",

@@ -17,6 +17,7 @@ from examples import (
     fulfil,
     http_orders,
     in_a_program,
+    mending,
     payments,
     publishing,
     queues,
@@ -134,6 +135,23 @@ async def test_books_are_closed_every_night_and_rates_are_fetched_every_30_secon
         assert [output[:14] for (output,) in reports] == ['"report of 202']
         # Three weeks of them were missed; one may have been due before that, and one in the last seconds.
         assert len(schedules.fetched) <= 2
+
+
+async def test_failed_orders_are_put_right(database: str) -> None:
+    async with Bench(mending.app, database) as bench:
+        mending.away.add("carrier")
+        for n in range(3):
+            await mending.fulfil.start(f"o-{n}", id=f"o-{n}")
+        await bench.settle()
+        mending.away.clear()
+        acted = await mending.put_back_to_work()
+        await bench.settle()
+        assert sorted(acted.done) == ["o-0", "o-1", "o-2"]
+
+        assert await (await mending.ship_again("o-1")).result() == "receipt of o-1, parcel of o-1"
+        assert mending.calls.count("charge o-1") == 1
+        assert mending.calls.count("ship o-1") == 2
+        assert await mending.clean_up(["o-0", "o-1"]) == 2
 
 
 async def test_events_are_published_with_their_cause(database: str) -> None:
