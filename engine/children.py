@@ -163,7 +163,7 @@ async def stands(engine: Engine, start: Start) -> WorkflowStatus | None:
     if row is None:
         return None
     inputs = engine.payloads.open(row.inputs, f"workflow {start.id}: inputs")
-    start.must_be(name=row.name, inputs=inputs, user=row.user)
+    start.must_be(name=row.name, inputs=inputs, instance=row.instance, user=row.user)
     return WorkflowStatus(row.status)
 
 

@@ -249,9 +249,7 @@ class Engine:
 
     async def _announce(self) -> None:
         """Say what this executor can run, for whoever asks why a workflow does not go on."""
-        saying = commons.announce(
-            executor_id=self.executor_id, names=self.commons.names, versions=self.commons.versions
-        )
+        saying = commons.announce(executor_id=self.executor_id, runnable=self.commons.runnable)
         async with self.pool.connection() as connection:
             await send(connection, self.settings.schema, saying)
 

@@ -109,6 +109,9 @@ class Handler:
         persist_first: Give the record its row before its first step (P8).
         stored_headers: Names of the headers that are stored and shown to the handler.
         version: Fingerprint of the code, `workflow_status.application_version`.
+        continues: Earlier versions whose workflows this code goes on with.
+        class_name, instances: Of a method: `workflow_status.class_name`, and the objects it can be called on by name
+            (`config_name`); `instances` is `None` of a function.
         arguments: Of the function, where it can be started without a record.
         cron: When it is started, with the tick's times as its argument; `None`: no schedule starts it.
         is_flow: Whether its argument is an `Execution`, whose options hold for its steps.
@@ -133,6 +136,9 @@ class Handler:
     persist_first: bool = False
     stored_headers: frozenset[str] = frozenset()
     version: str = ""
+    continues: Sequence[str] = ()
+    class_name: str | None = None
+    instances: Mapping[str, Any] | None = None
     arguments: Arguments | None = None
     cron: Cron | None = None
     is_flow: bool = False

@@ -33,6 +33,7 @@ class WorkflowInfo:
         deadline: When it will be cancelled.
         executor_id: Who runs it, or ran it last.
         recovery_attempts: Deaths of its executors since its last checkpoint.
+        class_name, instance: Of a method: its class, and the name of its object.
         source: Partition whose record started it; `None`: a call, a parent, a queue or a schedule did.
         queue, priority, partition_key, deduplication_id: In its queue.
         forked_from: Whose history it began with.
@@ -53,6 +54,8 @@ class WorkflowInfo:
     deadline: datetime | None
     executor_id: str | None
     recovery_attempts: int
+    class_name: str | None
+    instance: str | None
     source: str | None
     queue: str | None
     priority: int
@@ -148,6 +151,8 @@ def info_of(row: WorkflowRow) -> WorkflowInfo:
         deadline=instant(row.deadline_ms),
         executor_id=row.executor_id,
         recovery_attempts=row.recovery_attempts,
+        class_name=row.class_name,
+        instance=row.config_name,
         source=row.source,
         queue=row.queue_name,
         priority=row.priority,

@@ -140,7 +140,7 @@ class StrandedRow:
     """A workflow without a source that no live executor can run.
 
     Attributes:
-        workflow_id, name, version: What it is.
+        workflow_id, name, version, instance: What it is, and of which object it is a method.
         created_at_ms: Of its row, epoch ms.
         reason: Why nobody can.
     """
@@ -148,6 +148,7 @@ class StrandedRow:
     workflow_id: str
     name: str
     version: str | None
+    instance: str | None
     created_at_ms: int
     reason: str
 
@@ -163,17 +164,19 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
         Statement(
             """
             WITH running AS MATERIALIZED (
-                SELECT x.name, x.version
+                SELECT x.name, x.version, x.instance
                   FROM {schema}.executor_workflow AS x
                   JOIN {schema}.executor AS e ON e.executor_id = x.executor_id AND e.died_at IS NULL
-                 GROUP BY x.name, x.version
+                 GROUP BY x.name, x.version, x.instance
             ), listening AS MATERIALIZED (
                 SELECT DISTINCT q.queue_name
                   FROM {schema}.queue_listener AS q
                   JOIN {schema}.executor AS e ON e.executor_id = q.executor_id AND e.died_at IS NULL
             )
-            SELECT w.workflow_uuid, COALESCE(w.name, ''), w.application_version, w.created_at,
-                   (SELECT array_agg(r.version ORDER BY r.version) FROM running AS r WHERE r.name = w.name),
+            SELECT w.workflow_uuid, COALESCE(w.name, ''), w.application_version, w.config_name, w.created_at,
+                   (SELECT array_agg(DISTINCT r.version ORDER BY r.version) FROM running AS r WHERE r.name = w.name),
+                   (SELECT array_agg(DISTINCT r.instance ORDER BY r.instance) FROM running AS r
+                     WHERE r.name = w.name AND r.version = w.application_version),
                    CASE WHEN l.queue_name IS NULL THEN w.queue_name END
               FROM {schema}.workflow_status AS w
               LEFT JOIN listening AS l ON l.queue_name = w.queue_name
@@ -184,7 +187,8 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
                AND NOT (w.kafka_execution IS TRUE AND w.application_version IS NULL)
                AND ((w.queue_name IS NOT NULL AND l.queue_name IS NULL)
                     OR NOT EXISTS (SELECT FROM running AS r
-                                    WHERE r.name = w.name AND r.version = w.application_version))
+                                    WHERE r.name = w.name AND r.version = w.application_version
+                                      AND r.instance = COALESCE(w.config_name, '')))
              ORDER BY w.created_at
              LIMIT %(limit)s
             """,
@@ -192,14 +196,84 @@ async def list_stranded(connection: AsyncConnection[Any], schema: str, *, limit:
         ),
     )
     return [
-        StrandedRow(workflow_id, name, version, created_ms, _why_stranded(name, version, versions, queue))
-        for workflow_id, name, version, created_ms, versions, queue in await cursor.fetchall()
+        StrandedRow(
+            workflow_id,
+            name,
+            version,
+            instance,
+            created_ms,
+            _why_stranded(name, version, instance, (versions, instances, queue)),
+        )
+        for workflow_id, name, version, instance, created_ms, versions, instances, queue in await cursor.fetchall()
     ]
 
 
-def _why_stranded(name: str, version: str | None, versions: list[str] | None, queue: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A version of a workflow's code that there is or was.
+
+    Attributes:
+        name, version: Of which workflow.
+        first_at_ms: When an executor had it first, epoch ms.
+        executors: Live ones that have this very version.
+        open: Workflows of it that have not ended, of records or not.
+    """
+
+    name: str
+    version: str
+    first_at_ms: int | None
+    executors: int
+    open: int
+
+
+async def list_versions(
+    connection: AsyncConnection[Any], schema: str, *, name: str | None = None, limit: int = 1_000
+) -> list[VersionRow]:
+    """Versions of workflows: which code runs now, and who is under way in which; newest first."""
+    cursor = await send(
+        connection,
+        schema,
+        Statement(
+            """
+            WITH under_way AS (
+                SELECT w.name, COALESCE(w.application_version, '') AS version, count(*) AS open
+                  FROM {schema}.workflow_status AS w
+                 WHERE w.status IN ('PENDING', 'ENQUEUED')
+                 GROUP BY w.name, COALESCE(w.application_version, '')
+            ), running AS (
+                SELECT x.name, x.version, count(DISTINCT x.executor_id) AS executors
+                  FROM {schema}.executor_workflow AS x
+                  JOIN {schema}.executor AS e ON e.executor_id = x.executor_id AND e.died_at IS NULL
+                 WHERE x.is_own
+                 GROUP BY x.name, x.version
+            )
+            SELECT name, version, v.first_at AS first_at_ms, COALESCE(r.executors, 0) AS executors,
+                   COALESCE(u.open, 0) AS open
+              FROM {schema}.workflow_version AS v
+              FULL JOIN under_way AS u USING (name, version)
+              LEFT JOIN running AS r USING (name, version)
+             WHERE %(name)s::text IS NULL OR name = %(name)s
+             ORDER BY name, v.first_at DESC NULLS LAST, version
+             LIMIT %(limit)s
+            """,
+            {"name": name, "limit": limit},
+            class_row(VersionRow),
+        ),
+    )
+    return await cursor.fetchall()
+
+
+def _why_stranded(
+    name: str, version: str | None, instance: str | None, others: tuple[list[str] | None, list[str] | None, str | None]
+) -> str:
+    versions, instances, queue = others
     if queue is not None:
         return f"no live executor takes from its queue {queue!r}"
     if not versions:
         return f"no live executor has a workflow {name!r}"
+    if instances:
+        named = ", ".join(repr(each) for each in instances if each)
+        return f"it is of the object {instance!r}, which no live executor has" + (
+            f"; they have {named}" if named else ""
+        )
     return f"version {version!r} of {name!r} runs nowhere; {', '.join(map(repr, versions))} does"

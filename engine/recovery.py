@@ -137,8 +137,7 @@ class Recovery:
         common: dict[str, Any] = {
             "executor_id": engine.executor_id,
             "owner": token,
-            "names": commons.names,
-            "versions": commons.versions,
+            "runnable": commons.runnable,
             "busy": list(commons.runs),
             "limit": limit,
         }
@@ -192,7 +191,7 @@ class Recovery:
         """Some rows that run here, or that the next look should take. For tests."""
         engine = self._engine
         commons = engine.commons
-        asked = store.unsettled(executor_id=engine.executor_id, names=commons.names, versions=commons.versions)
+        asked = store.unsettled(executor_id=engine.executor_id, runnable=commons.runnable)
 
         async def read() -> list[str]:
             async with engine.pool.connection() as connection:

@@ -180,7 +180,7 @@ def own(commons: Commons, starts: list[Start]) -> None:
     token = new_token()
     for each in starts:
         runs_here = room > 0 and each.status is WorkflowStatus.PENDING and each.wake_at is None
-        each.owner = token if runs_here and commons.can_run(each.name, each.version) else None
+        each.owner = token if runs_here and commons.can_run(each) else None
         room -= each.owner is not None
 
 

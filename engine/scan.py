@@ -131,8 +131,7 @@ class Scan:
         blocked_before = {source: set(source.inbox.keys.blocked) for source in sources.values()}
         self._due_at = None
         asked = look.look(
-            names=engine.commons.names,
-            versions=engine.commons.versions,
+            runnable=engine.commons.runnable,
             running=engine.recovery.asked(),
             sources=list(sources),
             services=[source.ref.service_name for source in watched],

@@ -33,6 +33,7 @@ class Start:
         timeout_ms: From start to completion; `deadline_ms` is the end of it, once it has started.
         queue, deduplication_id, priority, partition_key: Its place in a queue (engine/queues.py).
         place: Order within its queue among those of one moment.
+        class_name, config_name: Of a method: its class, and the name of the object it is called on.
         user, role, roles: Whose identity it has.
     """
 
@@ -74,12 +75,14 @@ class Start:
         if identity is not None:
             self.user, self.role, self.roles = identity.user, identity.role, roles_text(identity)
 
-    def must_be(self, *, name: str, inputs: str, user: str | None = None) -> None:
+    def must_be(self, *, name: str, inputs: str, instance: str | None, user: str | None = None) -> None:
         """Raise `WorkflowConflictError` unless what stands under this ID is this very workflow."""
         if self.is_private and user != self.user:
             raise WorkflowConflictError(self.id, "it is somebody else's")
         if name != self.name:
             raise WorkflowConflictError(self.id, f"it is a {name!r}, this is a {self.name!r}")
+        if instance != self.config_name:
+            raise WorkflowConflictError(self.id, f"it is of the object {instance!r}, this is of {self.config_name!r}")
         if inputs != self.inputs and not _same_inputs(inputs, self.inputs):
             raise WorkflowConflictError(self.id, f"it has other inputs: {inputs[:200]}, not {self.inputs[:200]}")
 

@@ -21,9 +21,14 @@ from processor.codec import Result, UnencodableTypeError, result_codec
 class CallArguments:
     """The codec of one function's arguments. Raises `ConfigurationError` if one of them cannot be written as JSON."""
 
-    def __init__(self, name: str, function: FunctionType, annotation_of: Callable[[str], Any]) -> None:
+    def __init__(
+        self, name: str, function: FunctionType, annotation_of: Callable[[str], Any], *, is_method: bool = False
+    ) -> None:
         self._name = name
         self._signature = inspect.signature(function)
+        if is_method:
+            parameters = list(self._signature.parameters.values())[1:]
+            self._signature = self._signature.replace(parameters=parameters)
         self._codecs: dict[str, Result[Any]] = {}
         for parameter in self._signature.parameters.values():
             try:

@@ -243,6 +243,10 @@ class ExecutorSettings(Section):
     """A name that at most one process has at a time, across restarts: a start under it declares the predecessor dead
     at once instead of after a lease. Unset: none."""
 
+    version: str | None = Field(default=None, min_length=1, max_length=200)
+    """Version of the workflows' code, instead of a fingerprint of each; one that a workflow's decorator gives goes before.
+    What another version began, this one does not go on with, but for records' workflows. Unset: fingerprints."""
+
     in_flight_max: int = Field(default=2_000, ge=1)
     """Workflows accepted and not finished, all partitions together. Beyond it partitions pause; the rest stays in
     Kafka."""

@@ -10,7 +10,8 @@ Each keeps the function as it was under `fn`, for unit tests: `record.fn(tx, ord
 
 from collections.abc import Callable, Sequence
 from functools import update_wrapper
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from types import FunctionType, MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from engine.checkpoint import call_step
 from engine.current import current_run
@@ -18,6 +19,7 @@ from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
 from engine.transaction import SyncTransaction, Transaction
 from engine.transactional import call_transaction
+from processor.methods import is_method
 from processor.records import Record
 
 P = ParamSpec("P")
@@ -25,6 +27,8 @@ E = TypeVar("E")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 E_contra = TypeVar("E_contra", contravariant=True)
+S = TypeVar("S")
+Q = ParamSpec("Q")
 T = TypeVar("T", Transaction, SyncTransaction)
 """`tx` of an async function, or of a sync one."""
 
@@ -38,6 +42,8 @@ class StepFunction(Generic[P, R]):
     """
 
     fn: Callable[P, R]
+    bound: tuple[Any, ...] = ()
+    """The object whose method it is, once it is taken from one."""
 
     def __init__(self, fn: Callable[P, R], step: Step) -> None:
         self.fn = fn
@@ -47,8 +53,23 @@ class StepFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, or what the history says it returned."""
-        result: R = call_step(self.step, args, kwargs)
+        result: R = call_step(self.step, (*self.bound, *args), kwargs)
         return result
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: "StepFunction[Concatenate[S, Q], R]", instance: S, owner: type | None = None
+    ) -> "StepFunction[Q, R]": ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """The step as a method of an object."""
+        del owner
+        if instance is None or not is_method(cast("FunctionType", self.fn)):
+            return self
+        method = StepFunction[..., Any](self.fn, self.step)
+        method.fn, method.bound = MethodType(self.fn, instance), (instance,)
+        return method
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
@@ -63,6 +84,8 @@ class TransactionFunction(Generic[T, P, R]):
     """
 
     fn: Callable[Concatenate[T, P], R]
+    bound: tuple[Any, ...] = ()
+    """The object whose method it is, once it is taken from one."""
 
     def __init__(self, fn: Callable[Concatenate[T, P], R], step: TransactionStep) -> None:
         self.fn = fn
@@ -81,11 +104,28 @@ class TransactionFunction(Generic[T, P, R]):
                 f"transaction {self.name!r}: called outside of a workflow, where nobody opens its transaction.\n"
                 f"  In a test or a script, open one and call {self.name}.fn(tx, ...)."
             )
-        result: R = call_transaction(self.step, args, kwargs)
+        result: R = call_transaction(self.step, (*self.bound, *args), kwargs)
         return result
 
     def __repr__(self) -> str:
         return f"<transaction {self.name}>"
+
+
+class TransactionMethod(TransactionFunction[T, P, R], Generic[S, T, P, R]):
+    """A transactional step that is a method: taken from an object, it is called without `tx`."""
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: S, owner: type | None = None) -> TransactionFunction[T, P, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """The step as a method of an object."""
+        del owner
+        if instance is None:
+            return self
+        method = TransactionFunction[Any, ..., Any](self.fn, self.step)
+        method.fn, method.bound = MethodType(self.fn, instance), (instance,)
+        return method
 
 
 class FusedFunction(Generic[P, R]):
@@ -118,9 +158,10 @@ class StepDecorator(Protocol):
 class TransactionDecorator(Protocol):
     """Takes a function whose first argument is `tx`, and takes it off the caller's signature."""
 
-    def __call__(self, fn: Callable[Concatenate[T, P], R], /) -> TransactionFunction[T, P, R]:
-        """The transactional step."""
-        ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[S, T, P], R], /) -> TransactionMethod[S, T, P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[T, P], R], /) -> TransactionFunction[T, P, R]: ...
 
 
 # The overload of the event stands last: pyright explains a mismatch by the last one.

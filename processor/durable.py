@@ -1,4 +1,4 @@
-"""What a workflow may do beside calling steps, durably: sleep, publish.
+"""What a workflow may do beside calling steps, durably: sleep, publish, take the code of a patch.
 
 The same for threads, sync workflows' above all: `processor.sync`.
 """
@@ -9,7 +9,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from engine.current import current_run, current_step
+from engine.errors import ConfigurationError
 from engine.outgoing import EventTopic, GivenHeaders
+from engine.patches import pass_by, patched
 from engine.publishing import publish as publish_from
 from engine.runner import Phase, Run
 from engine.timers import deadline, sleep_until
@@ -17,6 +19,9 @@ from engine.transactional import NotInWorkflowError
 from processor.here import workflow_here
 
 E = TypeVar("E")
+
+PATCH_NAME_MAX = 200
+"""Characters of a patch's name."""
 
 
 def sleep(duration: timedelta) -> Coroutine[Any, Any, None]:
@@ -51,6 +56,44 @@ def publish(
         NotInWorkflowError: Called outside of a workflow or in a step, where nothing would remember it.
     """
     return publish_from(publishing_workflow(topic.name), topic, event, headers=headers, key=key)
+
+
+def patch(name: str) -> bool:
+    """Whether this workflow runs the code behind a patch; the code there was before stands in the `else:`.
+
+    True in workflows that have not come to this place yet, and in all their replays; False in one that has, with the
+    code before. Called in the workflow's own code, async or not; outside of a workflow, as in a unit test of `fn`, True.
+
+    The version of the code changes with it: a workflow that no record starts says by `continues=` which versions' runs
+    it goes on with. Once nothing is under way from before the patch, `deprecate_patch` takes its place.
+
+    Raises:
+        NotInWorkflowError: Called in a step, where nothing would remember it.
+    """
+    run = _patched_workflow("patch", name)
+    return True if run is None else patched(run, name)
+
+
+def deprecate_patch(name: str) -> None:
+    """In the place of `patch(name)` when the code before it is gone: workflows that have its step pass it by.
+
+    Once none of those is under way either, this goes as well.
+    """
+    if (run := _patched_workflow("deprecate_patch", name)) is not None:
+        pass_by(run, name)
+
+
+def _patched_workflow(call: str, name: str) -> Run | None:
+    if not name or len(name) > PATCH_NAME_MAX or "\0" in name:
+        raise ConfigurationError(f"{call}({name[:50]!r}): a name of 1 to {PATCH_NAME_MAX} characters, without NUL")
+    if current_run.get() is None:
+        return None
+    if current_step.get() is not None:
+        raise NotInWorkflowError(
+            f"{call}({name!r}) was called in a step, where nothing would remember it.\n"
+            f"  Decide in the workflow, and hand the step what it needs to know."
+        )
+    return workflow_here(f"{call}()")
 
 
 def publishing_workflow(topic: str) -> Run:

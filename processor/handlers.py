@@ -7,7 +7,7 @@ event or its `Record` is read off its annotation once, never per record.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FunctionType, UnionType
@@ -23,6 +23,7 @@ from engine.transaction import SyncTransaction, Transaction
 from processor.arguments import CallArguments
 from processor.codec import Result, UnencodableTypeError, result_codec, type_name
 from processor.fingerprint import fingerprint
+from processor.methods import class_of, is_method
 from processor.policies import Ordering
 from processor.record_identity import Judge
 from processor.records import RawRecord, Record, view
@@ -48,6 +49,9 @@ class Registration:
         group: Consumer group of its own; `None`: the one of the settings.
         renamed_from: Its former name, under which progress may be stored.
         version: Given instead of a fingerprint.
+        continues: Earlier versions whose workflows it goes on with.
+        class_name: Of a function that is defined in a class.
+        instances: Of a method: the objects it can be called on, by name; `None`: it is none.
         http: What of HTTP starts it; `None`: nothing.
         roles: One of which somebody must have to start it; none: anybody may.
     """
@@ -61,6 +65,9 @@ class Registration:
     group: str | None = None
     renamed_from: str | None = None
     version: str | None = None
+    continues: Sequence[str] = ()
+    class_name: str | None = None
+    instances: Mapping[str, Any] | None = None
     retry: Retry = NEVER
     on_failure: FailurePolicy = field(default_factory=DeadLetter)
     breaker: Breaker | None = field(default_factory=Breaker)
@@ -70,8 +77,12 @@ class Registration:
     http: Http | None = None
     roles: tuple[str, ...] = ()
 
-    def handler(self) -> Handler:
-        """What the engine runs. Late, because a fingerprint needs the functions that are defined further below."""
+    def handler(self, version: str | None = None) -> Handler:
+        """What the engine runs. Late, because a fingerprint needs the functions that are defined further below.
+
+        Args:
+            version: Instead of the fingerprint, where the decorator gave none.
+        """
         topic = self.topic
         common = Handler(
             name=self.name,
@@ -82,7 +93,10 @@ class Registration:
             encode=self.result.encode,
             ordering_key=_no_key,
             retry=self.retry,
-            version=self.code_version,
+            version=self.version or version or self.code_version,
+            continues=self.continues,
+            class_name=self.class_name,
+            instances=None if self.instances is None else dict(self.instances),
             arguments=self.arguments,
             cron=self.cron,
             is_flow=self.is_flow,
@@ -140,7 +154,7 @@ class Registration:
                 return annotation_of(function, name, "workflow")
             return topic.model
 
-        return CallArguments(self.name, function, annotation)
+        return CallArguments(self.name, function, annotation, is_method=self.instances is not None)
 
 
 class NoEvents:
@@ -227,22 +241,26 @@ def _no_key(record: RawRecord, argument: Any) -> bytes | None:  # noqa: ARG001  
 # -- reading a function --
 
 
-def plain_function(fn: Callable[..., Any], what: str) -> FunctionType:
-    """The function itself. Refuses what cannot be run, found or recorded by name."""
+def plain_function(fn: Callable[..., Any], what: str, *, methods: bool = False) -> FunctionType:
+    """The function itself. Refuses what cannot be run, found or recorded by name; methods, unless they may be."""
     if not isinstance(fn, FunctionType):
         raise ConfigurationError(f"{what} {fn!r}: decorate a function; {type(fn).__name__} is none")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigurationError(f"{what} {fn.__qualname__}: a generator has no result that could be recorded")
-    if _is_method(fn):
+    if class_of(fn) is not None and next(iter(inspect.signature(fn).parameters), "") == "cls":
+        raise ConfigurationError(f"{what} {fn.__qualname__}: a class method. Make it a static one, or a function")
+    if is_method(fn) and not methods:
         raise ConfigurationError(
-            f"{what} {fn.__qualname__}: a method; after a crash nobody has its `self`. Make it a function"
+            f"{what} {fn.__qualname__}: a method; nobody says of which object a record is. Make it a function"
         )
     return fn
 
 
 def checked_name(name: str | None, fn: FunctionType, what: str) -> str:
     """The name something is recorded under."""
-    chosen = fn.__name__ if name is None else name
+    owner = class_of(fn)
+    own = fn.__name__ if owner is None else f"{owner}.{fn.__name__}"
+    chosen = own if name is None else name
     if not chosen or len(chosen) > NAME_MAX or "\0" in chosen or chosen == "<lambda>":
         raise ConfigurationError(f"{what} {fn.__qualname__}: {chosen!r} is no name for the history; say name=")
     return chosen
@@ -266,7 +284,8 @@ def result_of(fn: FunctionType, what: str) -> Result[Any]:
 
 def check_arguments(fn: FunctionType, what: str) -> None:
     """Refuse a workflow whose arguments could not be stored with it."""
-    for parameter in inspect.signature(fn).parameters.values():
+    parameters = list(inspect.signature(fn).parameters.values())
+    for parameter in parameters[1:] if is_method(fn) else parameters:
         if parameter.name not in fn.__annotations__:
             raise ConfigurationError(f"{what} {fn.__qualname__}: annotate {parameter.name}: it is stored as JSON")
         try:
@@ -279,7 +298,7 @@ def check_arguments(fn: FunctionType, what: str) -> None:
 
 def check_transaction(fn: FunctionType, what: str) -> None:
     """Refuse a first argument that is not the transaction of the function's colour."""
-    parameters = list(inspect.signature(fn).parameters.values())
+    parameters = list(inspect.signature(fn).parameters.values())[1 if is_method(fn) else 0 :]
     expected = Transaction if inspect.iscoroutinefunction(fn) else SyncTransaction
     if not parameters or parameters[0].kind not in (
         inspect.Parameter.POSITIONAL_ONLY,
@@ -355,12 +374,6 @@ def _locals(fn: FunctionType) -> dict[str, Any]:
     return found
 
 
-def _is_method(fn: FunctionType) -> bool:
-    """Defined in the body of a class: its qualified name has the class before it."""
-    owner = fn.__qualname__.rpartition(".")[0]
-    return bool(owner) and not owner.endswith("<locals>")
-
-
 def _item(annotation: Any, fn: FunctionType, what: str) -> Any:
     origin = get_origin(annotation)
     if origin is None or not (isinstance(origin, type) and issubclass(list, origin)):
@@ -415,13 +428,22 @@ def build_transaction(fn: FunctionType, name: str, *, isolation: str, read_only:
     result = result_of(fn, "transaction")
     return TransactionStep(
         name=name,
-        function=fn,
+        function=_method_of_transaction(fn) if is_method(fn) else fn,
         is_async=inspect.iscoroutinefunction(fn),
         encode=result.encode,
         decode=result.decode,
         isolation=isolation,
         read_only=read_only,
     )
+
+
+def _method_of_transaction(fn: FunctionType) -> Callable[..., Any]:
+    """A method as the engine calls it: the transaction first, then the object."""
+
+    def called(tx: Any, instance: Any, *args: Any, **kwargs: Any) -> Any:
+        return fn(instance, tx, *args, **kwargs)
+
+    return called
 
 
 __all__ = [

@@ -34,9 +34,11 @@ async def run_step(
     """`App.run_step`: any function as a step of the workflow that asks for it."""
     if isinstance(fn, TransactionFunction):
         transaction = cast("TransactionFunction[Any, ..., Any]", fn)
-        return await _run_transaction(transaction.step if name is None else replace(transaction.step, name=name), args)
+        step_of = transaction.step if name is None else replace(transaction.step, name=name)
+        return await _run_transaction(step_of, (*transaction.bound, *args))
     if isinstance(fn, StepFunction):
-        step = cast("StepFunction[..., Any]", fn).step
+        registered = cast("StepFunction[..., Any]", fn)
+        step, args = registered.step, (*registered.bound, *args)
     else:
         step = _inline_step(fn, name, asyncio.get_running_loop())
     changes: dict[str, Any] = {"name": name, "retry": retry, "timeout": timeout}

@@ -22,6 +22,7 @@ _WANTED: Mapping[str, tuple[tuple[type, ...], str]] = {
     "size": ((int,), "a number of records"),
     "name": ((str, type(None)), "text"),
     "version": ((str, type(None)), "text"),
+    "continues": ((list, tuple, set, frozenset), "a list of versions"),
     "group": ((str, type(None)), "the name of a consumer group"),
     "renamed_from": ((str, type(None)), "the former name"),
     "id": ((str, type(None)), "text"),

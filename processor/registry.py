@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from engine.queues import INTERNAL
-from processor.decorators import FusedFunction, StepFunction, TransactionFunction
+from processor.decorators import FusedFunction, StepFunction, TransactionFunction, TransactionMethod
 from processor.handlers import (
     Registration,
     build_transaction,
@@ -16,6 +16,7 @@ from processor.handlers import (
     result_of,
     takes_record,
 )
+from processor.methods import Instances, is_method
 from processor.options import check_options
 from processor.policies import dead_letter_topic
 from processor.queues import Queue
@@ -29,17 +30,19 @@ class Registry:
         self._app = app
         self.workflows: dict[str, Registration] = {}
         self.queues: dict[str, Queue] = {}
+        self.instances = Instances()
         self.steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
 
     def transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
         """The decorator of a transactional step."""
 
         def decorate(fn: Callable[..., Any]) -> TransactionFunction[Any, ..., Any]:
-            function = plain_function(fn, "transaction")
+            function = plain_function(fn, "transaction", methods=True)
             check_options(f"transaction {function.__qualname__}", name=name, isolation=isolation)
             chosen = checked_name(name, function, "transaction")
             step = build_transaction(function, chosen, isolation=isolation, read_only=read_only)
-            registered = TransactionFunction[Any, ..., Any](fn, step)
+            kind = TransactionMethod[Any, Any, ..., Any] if is_method(function) else TransactionFunction[Any, ..., Any]
+            registered = kind(fn, step)
             self.add_step(registered)
             return registered
 

@@ -112,7 +112,10 @@ class Runtime:
             )
         self._registry = registry_settings(settings)
         check_formats([each.topic.codec for each in started if each.topic is not None], self._registry)
-        handlers = {registration.name: registration.handler() for registration in app.workflows.values()}
+        handlers = {
+            registration.name: registration.handler(settings.executor.version)
+            for registration in app.workflows.values()
+        }
         self.engine = Engine(engine_settings(settings, app), handlers, telemetry, listened(app, settings))
         self.groups: list[Group] = []
         names = sorted({group_name(registration, app, settings) for registration in started}) if kafka else []

@@ -9,14 +9,15 @@ fulfil.fn(order)               the function itself, for unit tests
 
 import json
 import uuid
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import update_wrapper
-from inspect import iscoroutinefunction
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from inspect import getattr_static, iscoroutinefunction
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from engine.checkpoint import require_loop, require_thread
 from engine.children import (
@@ -45,6 +46,7 @@ from processor.enqueues import Enqueue, SyncEnqueue
 from processor.handlers import Registration
 from processor.handles import SyncWorkflowHandle, WorkflowHandle
 from processor.here import workflow_here
+from processor.methods import Instances
 from processor.queues import PlaceOptions, Queue, checked
 from processor.records import Record
 from processor.starts import Start, SyncStart
@@ -53,6 +55,8 @@ P = ParamSpec("P")
 E = TypeVar("E")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+Q = ParamSpec("Q")
 
 
 @dataclass(slots=True)
@@ -92,12 +96,20 @@ class WorkflowFunction(Generic[P, R_co]):
 
     fn: Callable[P, R_co]
 
-    def __init__(self, fn: Callable[P, R_co], registration: Registration, engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        registration: Registration,
+        engine: Callable[[], Engine],
+        instances: Instances,
+        instance: str | None = None,
+    ) -> None:
         self.fn = fn
         self.name = registration.name
-        self._registration = registration
+        self.registration = registration
         self._engine = engine
-        starter = _Starter(registration, engine)
+        self._instances = instances
+        starter = _Starter(registration, engine, instance)
         self.starter = starter
         self.start: Start[P, R_co] = Start(fn, starter)
         self.start_sync: SyncStart[P, R_co] = SyncStart(fn, starter)
@@ -136,7 +148,9 @@ class WorkflowFunction(Generic[P, R_co]):
         Raises:
             ConfigurationError: An option is none.
         """
-        if self._registration.roles:
+        if self.registration.instances is not None:
+            raise ConfigurationError(f"workflow {self.name!r}: a method is not debounced; make it a function")
+        if self.registration.roles:
             raise ConfigurationError(
                 f"workflow {self.name!r} requires roles, and what many calls debounce to is nobody's: start it, or roles=()"
             )
@@ -144,12 +158,27 @@ class WorkflowFunction(Generic[P, R_co]):
         return Debouncer(self.fn, self.starter, options)
 
     @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: "WorkflowFunction[Concatenate[S, Q], R]", instance: S, owner: type | None = None
+    ) -> "WorkflowFunction[Q, R]": ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """The workflow as a method of an object that has a name (`App.instance`). Raises `ConfigurationError` if it has none."""
+        del owner
+        if instance is None or self.registration.instances is None:
+            return self
+        name = self._instances.name_of(instance, f"workflow {self.name!r}")
+        method = MethodType(self.fn, instance)
+        return WorkflowFunction[..., Any](method, self.registration, self._engine, self._instances, name)
+
+    @overload
     def retrieve(self: "WorkflowFunction[P, Coroutine[Any, Any, R]]", id: str) -> WorkflowHandle[R]: ...
     @overload
     def retrieve(self, id: str) -> WorkflowHandle[R_co]: ...
     def retrieve(self, id: str) -> WorkflowHandle[Any]:
         """The handle of a run of this workflow, whoever started it; its result is read as this workflow's."""
-        return WorkflowHandle(id, self._engine, self._registration.result.decode)
+        return WorkflowHandle(id, self._engine, self.registration.result.decode)
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
@@ -178,9 +207,10 @@ class HandlerDecorator(Protocol[E]):
 class _Starter:
     """Starts one workflow."""
 
-    def __init__(self, registration: Registration, engine: Callable[[], Engine]) -> None:
+    def __init__(self, registration: Registration, engine: Callable[[], Engine], instance: str | None) -> None:
         self.name = registration.name
         self._registration = registration
+        self._instance = instance
         self._engine = engine
         self._is_async = iscoroutinefunction(registration.function)
 
@@ -290,7 +320,7 @@ class _Starter:
 
     def _child(self, run: Run, inputs: str, given: str | None, timeout: timedelta | None) -> "_Child":
         function_id = run.next_function_id(self._registration.name)
-        start = self._row(child_id(run, function_id) if given is None else given, inputs, timeout)
+        start = self._row(run.home.engine, child_id(run, function_id) if given is None else given, inputs, timeout)
         start.request = json.dumps({"parent": run.id, "function_id": function_id})
         refused: NotAuthorizedError | None = None
         try:
@@ -306,24 +336,43 @@ class _Starter:
 
     def _outside(self, inputs: str, given: str | None, timeout: timedelta | None) -> StartRow:
         identity = authorized(self._registration.name, _identity_here(), self._registration.roles)
-        start = self._row(str(uuid.uuid4()) if given is None else given, inputs, timeout)
+        start = self._row(self._engine(), str(uuid.uuid4()) if given is None else given, inputs, timeout)
         start.belongs_to(identity)
         return start
 
-    def _row(self, id: str, inputs: str, timeout: timedelta | None) -> StartRow:
+    def _row(self, engine: Engine, id: str, inputs: str, timeout: timedelta | None) -> StartRow:
         timeout_ms = None if timeout is None else _timeout_ms(timeout)
+        registration = self._registration
+        handler = engine.commons.handlers.get(registration.name)
         return StartRow(
             id=WorkflowId(id),
-            name=self._registration.name,
-            version=self._registration.code_version,
+            name=registration.name,
+            version=registration.code_version if handler is None else handler.version,
+            class_name=registration.class_name,
+            config_name=self._instance,
             inputs=inputs,
             timeout_ms=timeout_ms,
             deadline_ms=None if timeout_ms is None else now_ms() + timeout_ms,
         )
 
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        if self._registration.instances is not None and self._instance is None:
+            raise ConfigurationError(
+                f"workflow {self._registration.name!r}: a method, called without its object.\n"
+                f"  Call it on one that has a name: app.instance('name', {self._registration.class_name}(...))"
+            )
         arguments = self._registration.arguments or self._registration.call_arguments()  # which says why not
         return arguments.encode(args, kwargs)
+
+
+def workflows_of(instance: object) -> Iterator[Registration]:
+    """The workflows that are methods of an object."""
+    for name in dir(type(instance)):
+        found = getattr_static(type(instance), name, None)
+        if isinstance(found, WorkflowFunction):
+            registration = cast("WorkflowFunction[..., Any]", found).registration
+            if registration.instances is not None:
+                yield registration
 
 
 @dataclass(frozen=True, slots=True)

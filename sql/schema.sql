@@ -159,7 +159,9 @@ CREATE TABLE dbos.executor_workflow (
     executor_id text NOT NULL,
     name text NOT NULL,
     version text NOT NULL,
-    CONSTRAINT executor_workflow_pkey PRIMARY KEY (executor_id, name)
+    instance text NOT NULL DEFAULT ''::text,
+    is_own boolean NOT NULL DEFAULT true,
+    CONSTRAINT executor_workflow_pkey PRIMARY KEY (executor_id, name, version, instance)
 );
 
 CREATE TABLE dbos.gap (
@@ -454,7 +456,7 @@ CREATE INDEX idx_workflow_status_queue_status_started ON dbos.workflow_status US
 
 CREATE UNIQUE INDEX uq_workflow_status_queue_name_dedup_id ON dbos.workflow_status USING btree (queue_name, deduplication_id) WHERE (deduplication_id IS NOT NULL);
 
-CREATE INDEX workflow_status_commons_rest_index ON dbos.workflow_status USING btree (name, application_version, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (queue_name IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
+CREATE INDEX workflow_status_commons_rest_index ON dbos.workflow_status USING btree (name, application_version, COALESCE(config_name, ''::character varying), COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (queue_name IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
 
 CREATE INDEX workflow_status_commons_running_index ON dbos.workflow_status USING btree (executor_id) WHERE ((kafka_source IS NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NOT NULL));
 
@@ -481,6 +483,13 @@ CREATE INDEX workflow_status_queue_ready_index ON dbos.workflow_status USING btr
 CREATE INDEX workflow_status_queue_rest_index ON dbos.workflow_status USING btree (queue_name, COALESCE(kafka_wake_at, (0)::bigint)) WHERE ((kafka_source IS NULL) AND (queue_name IS NOT NULL) AND (status = 'PENDING'::text) AND (owner_xid IS NULL));
 
 CREATE INDEX workflow_status_status_index ON dbos.workflow_status USING btree (status) WHERE (status <> 'SUCCESS'::text);
+
+CREATE TABLE dbos.workflow_version (
+    name text NOT NULL,
+    version text NOT NULL,
+    first_at bigint NOT NULL,
+    CONSTRAINT workflow_version_pkey PRIMARY KEY (name, version)
+);
 
 ALTER TABLE dbos.notifications ADD CONSTRAINT notifications_destination_uuid_fkey FOREIGN KEY (destination_uuid) REFERENCES dbos.workflow_status(workflow_uuid) ON UPDATE CASCADE ON DELETE CASCADE;
 

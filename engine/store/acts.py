@@ -240,7 +240,7 @@ def newest_version(*, name: str) -> Statement[tuple[str]]:
         SELECT x.version
           FROM {schema}.executor_workflow AS x
           JOIN {schema}.executor AS e ON e.executor_id = x.executor_id AND e.died_at IS NULL
-         WHERE x.name = %(name)s
+         WHERE x.name = %(name)s AND x.is_own
          ORDER BY e.started_at DESC, e.executor_id
          LIMIT 1
         """,

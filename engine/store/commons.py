@@ -12,6 +12,7 @@ from psycopg.rows import args_row
 from engine.ids import ExecutorId, OwnerToken, WorkflowId
 from engine.store.statement import Statement
 from engine.store.workflow_status import INPUTS, INPUTS_ELSEWHERE
+from engine.versions import Runnable
 
 
 class TakenRow(NamedTuple):
@@ -30,6 +31,8 @@ class TakenRow(NamedTuple):
     roles: str | None
     previous: str | None
     """The dead executor it was taken from."""
+    instance: str | None
+    """Name of the object that it is a method of."""
 
 
 def fence(
@@ -62,8 +65,7 @@ def take_due(
     *,
     executor_id: ExecutorId,
     owner: OwnerToken,
-    names: Sequence[str],
-    versions: Sequence[str],
+    runnable: Runnable,
     busy: Sequence[str],
     limit: int,
 ) -> Statement[TakenRow]:
@@ -75,8 +77,9 @@ def take_due(
     return Statement(
         """
         WITH due AS MATERIALIZED (
-            SELECT w.workflow_uuid, w.retries
-              FROM unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
+            SELECT w.workflow_uuid, w.retries, h.becomes
+              FROM unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                     AS h (name, version, instance, becomes)
              CROSS JOIN LATERAL (
                    SELECT w.workflow_uuid, COALESCE(w.kafka_wake_at, 0) AS due,
                           w.kafka_wake_at IS NOT NULL AND w.kafka_asleep IS NOT TRUE AS retries
@@ -84,6 +87,7 @@ def take_due(
                     WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
                       AND w.owner_xid IS NULL
                       AND w.name = h.name AND w.application_version = h.version
+                      AND COALESCE(w.config_name, '') = h.instance
                       AND COALESCE(w.kafka_wake_at, 0) <= (SELECT {schema}.now_ms())
                       AND w.workflow_uuid <> ALL (%(busy)b::text[])
                     ORDER BY COALESCE(w.kafka_wake_at, 0)
@@ -101,6 +105,7 @@ def take_due(
         UPDATE {schema}.workflow_status AS w
            SET owner_xid = %(owner)s,
                executor_id = %(executor)s,
+               application_version = due.becomes,
                started_at_epoch_ms = COALESCE(w.started_at_epoch_ms, {schema}.now_ms()),
                kafka_wake_at = NULL,
                updated_at = {schema}.now_ms()
@@ -110,13 +115,15 @@ def take_due(
         + INPUTS
         + """, w.request, COALESCE(w.recovery_attempts, 0)::integer, COALESCE(w.kafka_attempt, 0),
                   COALESCE(w.kafka_alone, 0), w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role,
-                  w.authenticated_roles, NULL
+                  w.authenticated_roles, NULL, w.config_name
         """,
         {
             "executor": executor_id,
             "owner": owner,
-            "names": names,
-            "versions": versions,
+            "names": runnable.names,
+            "versions": runnable.versions,
+            "instances": runnable.instances,
+            "becomes": runnable.becomes,
             "busy": busy,
             "limit": limit,
             "elsewhere": INPUTS_ELSEWHERE,
@@ -130,8 +137,7 @@ def take_over(
     executor_id: ExecutorId,
     owner: OwnerToken,
     dead: Sequence[str],
-    names: Sequence[str],
-    versions: Sequence[str],
+    runnable: Runnable,
     busy: Sequence[str],
     limit: int,
 ) -> Statement[TakenRow]:
@@ -145,10 +151,11 @@ def take_over(
         -- MATERIALIZED keeps the planner from running the locking subquery again inside a nested loop, which would take
         -- more rows than the limit.
         WITH orphan AS MATERIALIZED (
-            SELECT w.workflow_uuid, w.status, w.executor_id
+            SELECT w.workflow_uuid, w.status, w.executor_id, h.becomes
               FROM {schema}.workflow_status AS w
-              JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-                ON h.name = w.name AND h.version = w.application_version
+              JOIN unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                     AS h (name, version, instance, becomes)
+                ON h.name = w.name AND h.version = w.application_version AND h.instance = COALESCE(w.config_name, '')
              WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
                AND w.owner_xid IS NOT NULL
                AND w.executor_id = ANY (%(dead)b::text[])
@@ -166,6 +173,7 @@ def take_over(
         UPDATE {schema}.workflow_status AS w
            SET owner_xid = %(owner)s,
                executor_id = %(executor)s,
+               application_version = o.becomes,
                recovery_attempts = COALESCE(w.recovery_attempts, 0) + 1,
                updated_at = {schema}.now_ms()
           FROM orphan AS o
@@ -173,14 +181,17 @@ def take_over(
         RETURNING w.workflow_uuid, w.name,"""
         + INPUTS
         + """, w.request, w.recovery_attempts::integer, COALESCE(w.kafka_attempt, 0), COALESCE(w.kafka_alone, 0),
-                  w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role, w.authenticated_roles, o.executor_id
+                  w.workflow_deadline_epoch_ms, w.authenticated_user, w.assumed_role, w.authenticated_roles, o.executor_id,
+                  w.config_name
         """,
         {
             "executor": executor_id,
             "owner": owner,
             "dead": dead,
-            "names": names,
-            "versions": versions,
+            "names": runnable.names,
+            "versions": runnable.versions,
+            "instances": runnable.instances,
+            "becomes": runnable.becomes,
             "busy": busy,
             "limit": limit,
             "elsewhere": INPUTS_ELSEWHERE,
@@ -203,37 +214,54 @@ def running_of(*, executor_id: ExecutorId, limit: int) -> Statement[tuple[Workfl
     )
 
 
-def announce(*, executor_id: ExecutorId, names: Sequence[str], versions: Sequence[str]) -> Statement[Any]:
-    """Say what this executor can run, and forget what dead ones could."""
+def announce(*, executor_id: ExecutorId, runnable: Runnable) -> Statement[Any]:
+    """Say what this executor can run, note which versions there are, and forget what dead ones could run."""
     return Statement(
         """
         WITH gone AS (
             DELETE FROM {schema}.executor_workflow AS x
              WHERE NOT EXISTS (SELECT FROM {schema}.executor AS e
                                 WHERE e.executor_id = x.executor_id AND e.died_at IS NULL)
+        ), noted AS (
+            INSERT INTO {schema}.workflow_version (name, version, first_at)
+            SELECT DISTINCT h.name, h.becomes, {schema}.now_ms()
+              FROM unnest(%(names)b::text[], %(becomes)b::text[]) AS h (name, becomes)
+             ORDER BY h.name, h.becomes
+                ON CONFLICT DO NOTHING
         )
-        INSERT INTO {schema}.executor_workflow (executor_id, name, version)
-        SELECT %(executor)s, h.name, h.version FROM unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
+        INSERT INTO {schema}.executor_workflow (executor_id, name, version, instance, is_own)
+        SELECT %(executor)s, h.name, h.version, h.instance, h.version = h.becomes
+          FROM unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                 AS h (name, version, instance, becomes)
             ON CONFLICT DO NOTHING
         """,
-        {"executor": executor_id, "names": names, "versions": versions},
+        {
+            "executor": executor_id,
+            "names": runnable.names,
+            "versions": runnable.versions,
+            "instances": runnable.instances,
+            "becomes": runnable.becomes,
+        },
     )
 
 
-def unsettled(
-    *, executor_id: ExecutorId, names: Sequence[str], versions: Sequence[str]
-) -> Statement[tuple[WorkflowId]]:
+def unsettled(*, executor_id: ExecutorId, runnable: Runnable) -> Statement[tuple[WorkflowId]]:
     """Some rows that this executor runs, or should take at its next look. For tests that wait for an end."""
     return Statement(
         """
         SELECT w.workflow_uuid
           FROM {schema}.workflow_status AS w
-          JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-            ON h.name = w.name AND h.version = w.application_version
+          JOIN unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[]) AS h (name, version, instance)
+            ON h.name = w.name AND h.version = w.application_version AND h.instance = COALESCE(w.config_name, '')
          WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
            AND CASE WHEN w.owner_xid IS NULL THEN COALESCE(w.kafka_wake_at, 0) <= {schema}.now_ms()
                     ELSE w.executor_id = %(executor)s OR {schema}.executor_is_gone(w.executor_id) END
          LIMIT 20
         """,
-        {"executor": executor_id, "names": names, "versions": versions},
+        {
+            "executor": executor_id,
+            "names": runnable.names,
+            "versions": runnable.versions,
+            "instances": runnable.instances,
+        },
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import args_row
 
 from engine.store.statement import Statement
+from engine.versions import Runnable
 
 
 class Found(NamedTuple):
@@ -35,8 +36,7 @@ class Found(NamedTuple):
 
 def look(
     *,
-    names: Sequence[str],
-    versions: Sequence[str],
+    runnable: Runnable,
     running: Sequence[str],
     sources: Sequence[str],
     services: Sequence[str],
@@ -71,13 +71,15 @@ def look(
         )
         SELECT c.now,
                (SELECT min(first.due)
-                  FROM unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
+                  FROM unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[])
+                         AS h (name, version, instance)
                  CROSS JOIN LATERAL (
                        SELECT COALESCE(w.kafka_wake_at, 0) AS due
                          FROM {schema}.workflow_status AS w
                         WHERE w.kafka_source IS NULL AND w.queue_name IS NULL AND w.status = 'PENDING'
                           AND w.owner_xid IS NULL
                           AND w.name = h.name AND w.application_version = h.version
+                          AND COALESCE(w.config_name, '') = h.instance
                         ORDER BY COALESCE(w.kafka_wake_at, 0)
                         LIMIT 1) AS first),
                (SELECT min(first.due)
@@ -153,8 +155,9 @@ def look(
           FROM clock AS c
         """,
         {
-            "names": names,
-            "versions": versions,
+            "names": runnable.names,
+            "versions": runnable.versions,
+            "instances": runnable.instances,
             "running": running,
             "sources": sources,
             "services": services,

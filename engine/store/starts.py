@@ -19,6 +19,7 @@ class ExistingRow(NamedTuple):
     status: str
     name: str
     source: str | None
+    instance: str | None
     user: str | None
     inputs: str
 
@@ -151,7 +152,7 @@ def existing(*, ids: Sequence[str]) -> Statement[ExistingRow]:
     """Rows as they stand, to tell the same workflow from another one under its ID."""
     return Statement(
         """
-        SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.kafka_source,
+        SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.kafka_source, w.config_name,
                w.authenticated_user,"""
         + INPUTS
         + """

@@ -16,6 +16,7 @@ from engine.store.columns import SEPARATOR
 from engine.store.queues import QueueRow
 from engine.store.statement import Statement
 from engine.store.workflow_status import INPUTS, INPUTS_ELSEWHERE
+from engine.versions import Runnable
 
 
 class QueuedRow(NamedTuple):
@@ -37,6 +38,8 @@ class QueuedRow(NamedTuple):
     key: str
     order: tuple[int, int, int]
     """Priority, time of enqueueing, order of the calls within it."""
+    instance: str | None
+    """Name of the object that it is a method of."""
     has_history: bool
     waited_ms: int
     """In the queue, until it started."""
@@ -49,7 +52,7 @@ class Turn:
     Attributes:
         queue, limits: From where; limits as its row has them, locked where it `is_limited`.
         executor_id, owner: For whom.
-        names, versions: The code there is.
+        runnable: What this process can run.
         busy: Workflows whose code still runs here (P13).
         here: How many of the queue run in this process, by partition key; '' is that of having none.
         limit: At most so many rows.
@@ -59,8 +62,7 @@ class Turn:
     limits: QueueRow
     executor_id: ExecutorId
     owner: OwnerToken
-    names: Sequence[str]
-    versions: Sequence[str]
+    runnable: Runnable
     busy: Sequence[str]
     here: Mapping[str, int]
     limit: int
@@ -77,8 +79,10 @@ class Turn:
             "now": limits.now,
             "executor": self.executor_id,
             "owner": self.owner,
-            "names": self.names,
-            "versions": self.versions,
+            "names": self.runnable.names,
+            "versions": self.runnable.versions,
+            "instances": self.runnable.instances,
+            "becomes": self.runnable.becomes,
             "busy": SEPARATOR.join(self.busy),
             "separator": SEPARATOR,
             "keys": list(self.here),
@@ -100,8 +104,8 @@ _ROW: Final = (
 
 
 def _queued(*values: Any) -> QueuedRow:
-    *head, priority, created, place, has_history, waited = values
-    return QueuedRow._make([*head, (priority, created, place or 0), has_history, waited])
+    *head, priority, created, place, instance, has_history, waited = values
+    return QueuedRow._make([*head, (priority, created, place or 0), instance, has_history, waited])
 
 
 _QUEUED: Final = args_row(_queued)
@@ -138,12 +142,15 @@ def take_ready(turn: Turn, keys: Sequence[str]) -> Statement[QueuedRow]:
             SELECT w.*, room.key
               FROM room
              CROSS JOIN LATERAL (
-                   SELECT w.workflow_uuid, w.priority, w.created_at, w.kafka_place
+                   SELECT w.workflow_uuid, w.priority, w.created_at, w.kafka_place, w.name,
+                          COALESCE(w.config_name, '') AS instance, w.application_version AS version
                      FROM {schema}.workflow_status AS w
                     WHERE w.kafka_source IS NULL AND w.queue_name = %(queue)s AND w.status = 'ENQUEUED'
                       AND w.kafka_wake_at IS NULL AND COALESCE(w.queue_partition_key, '') = room.key
-                      AND EXISTS (SELECT FROM unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-                                   WHERE h.name = w.name AND h.version = COALESCE(w.application_version, h.version))
+                      AND EXISTS (SELECT FROM unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[])
+                                                  AS h (name, version, instance)
+                                   WHERE h.name = w.name AND h.version = COALESCE(w.application_version, h.version)
+                                     AND h.instance = COALESCE(w.config_name, ''))
                       AND w.workflow_uuid <> ALL (string_to_array(%(busy)s, %(separator)s))
                     ORDER BY w.priority, w.created_at, w.kafka_place
                     LIMIT GREATEST(room.room, 0)
@@ -164,17 +171,20 @@ def take_ready(turn: Turn, keys: Sequence[str]) -> Statement[QueuedRow]:
         )
         UPDATE {schema}.workflow_status AS w
            SET status = 'PENDING',
-               application_version = h.version,
+               application_version = h.becomes,
                owner_xid = %(owner)s,
                executor_id = %(executor)s,
                started_at_epoch_ms = clock.now,
                workflow_deadline_epoch_ms = LEAST(w.workflow_deadline_epoch_ms, clock.now + w.workflow_timeout_ms),
                updated_at = clock.now
-          FROM chosen AS c, clock, unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-         WHERE w.workflow_uuid = c.workflow_uuid AND h.name = w.name"""
+          FROM chosen AS c, clock,
+               unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                 AS h (name, version, instance, becomes)
+         WHERE w.workflow_uuid = c.workflow_uuid AND h.name = c.name AND h.instance = c.instance
+           AND h.version = COALESCE(c.version, h.becomes)"""
         + _ROW
         + """
-                  NULL, c.key, c.priority, c.created_at, c.kafka_place,
+                  NULL, c.key, c.priority, c.created_at, c.kafka_place, w.config_name,
                   EXISTS (SELECT FROM {schema}.operation_outputs AS o WHERE o.workflow_uuid = w.workflow_uuid),
                   GREATEST(clock.now - c.created_at, 0)
         """,
@@ -225,10 +235,11 @@ def take_due(turn: Turn, *, locked_max: int) -> Statement[QueuedRow]:
             SELECT %(now)s::bigint AS now
         ), owned AS MATERIALIZED (
             SELECT w.workflow_uuid, COALESCE(w.queue_partition_key, '') AS key, COALESCE(w.kafka_wake_at, 0) AS since,
-                   w.kafka_wake_at IS NOT NULL AND w.kafka_asleep IS NOT TRUE AS retries
+                   w.kafka_wake_at IS NOT NULL AND w.kafka_asleep IS NOT TRUE AS retries, h.becomes
               FROM {schema}.workflow_status AS w
-              JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-                ON h.name = w.name AND h.version = w.application_version
+              JOIN unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                     AS h (name, version, instance, becomes)
+                ON h.name = w.name AND h.version = w.application_version AND h.instance = COALESCE(w.config_name, '')
              WHERE w.kafka_source IS NULL AND w.queue_name = %(queue)s AND w.status = 'PENDING' AND w.owner_xid IS NULL
                AND COALESCE(w.kafka_wake_at, 0) <= (SELECT now FROM clock)
                AND w.workflow_uuid <> ALL (string_to_array(%(busy)s, %(separator)s))
@@ -247,13 +258,14 @@ def take_due(turn: Turn, *, locked_max: int) -> Statement[QueuedRow]:
         UPDATE {schema}.workflow_status AS w
            SET owner_xid = %(owner)s,
                executor_id = %(executor)s,
+               application_version = c.becomes,
                kafka_wake_at = NULL,
                updated_at = clock.now
           FROM chosen AS c, clock
          WHERE w.workflow_uuid = c.workflow_uuid"""
         + _ROW
         + """
-                  NULL, c.key, w.priority, w.created_at, w.kafka_place, true, 0
+                  NULL, c.key, w.priority, w.created_at, w.kafka_place, w.config_name, true, 0
         """,
         {**turn.parameters(), "starts": None, "locked": locked_max},
         _QUEUED,
@@ -270,10 +282,11 @@ def take_dead(turn: Turn, *, locked_max: int, dead: Sequence[str]) -> Statement[
         WITH clock AS MATERIALIZED (
             SELECT %(now)s::bigint AS now
         ), owned AS MATERIALIZED (
-            SELECT w.workflow_uuid, COALESCE(w.queue_partition_key, '') AS key, w.created_at AS since, w.executor_id
+            SELECT w.workflow_uuid, COALESCE(w.queue_partition_key, '') AS key, w.created_at AS since, w.executor_id, h.becomes
               FROM {schema}.workflow_status AS w
-              JOIN unnest(%(names)b::text[], %(versions)b::text[]) AS h (name, version)
-                ON h.name = w.name AND h.version = w.application_version
+              JOIN unnest(%(names)b::text[], %(versions)b::text[], %(instances)b::text[], %(becomes)b::text[])
+                     AS h (name, version, instance, becomes)
+                ON h.name = w.name AND h.version = w.application_version AND h.instance = COALESCE(w.config_name, '')
              WHERE w.kafka_source IS NULL AND w.queue_name = %(queue)s AND w.status = 'PENDING'
                AND w.owner_xid IS NOT NULL
                AND w.executor_id = ANY (%(dead)b::text[])
@@ -293,13 +306,14 @@ def take_dead(turn: Turn, *, locked_max: int, dead: Sequence[str]) -> Statement[
         UPDATE {schema}.workflow_status AS w
            SET owner_xid = %(owner)s,
                executor_id = %(executor)s,
+               application_version = c.becomes,
                recovery_attempts = COALESCE(w.recovery_attempts, 0) + 1,
                updated_at = clock.now
           FROM chosen AS c, clock
          WHERE w.workflow_uuid = c.workflow_uuid"""
         + _ROW
         + """
-                  c.executor_id, c.key, w.priority, w.created_at, w.kafka_place, true, 0
+                  c.executor_id, c.key, w.priority, w.created_at, w.kafka_place, w.config_name, true, 0
         """,
         {**turn.parameters(), "dead": dead, "locked": locked_max},
         _QUEUED,

@@ -14,14 +14,14 @@ from engine import acts, forks, handles
 from engine.acts import Acted, Refusal
 from engine.errors import ConfigurationError, WorkflowNotFoundError
 from engine.handles import StepInfo, WorkflowInfo
-from engine.inspection import connected
+from engine.inspection import StrandedRow, VersionRow, connected, list_stranded, list_versions
 from engine.listing import LIST_MAX, WorkflowFilter, list_workflows
 from engine.payloads import Payloads
 from engine.settings import EngineSettings
 from engine.states import OPEN, WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import print_rows
+from processor.cli.output import instant, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -29,6 +29,8 @@ HELP = "List and inspect workflows; cancel, resume, fork, restart or delete them
 
 _COLUMNS = ("id", "name", "status", "created_at", "updated_at", "version", "queue", "executor_id")
 _STEP_COLUMNS = ("step", "name", "output", "error", "child", "started_at", "ended_at")
+_STRANDED_COLUMNS = ("id", "name", "version", "instance", "created_at", "reason")
+_VERSION_COLUMNS = ("name", "version", "first_at", "executors", "open")
 _ACTED_COLUMNS = ("id", "done", "why", "new_id")
 
 _FIT: dict[str, frozenset[WorkflowStatus]] = {
@@ -52,7 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("id", metavar="ID")
     steps = add_act(acts, "steps", "the history of one")
     steps.add_argument("id", metavar="ID")
-    for reading in (listing, steps):
+    stranded = add_act(acts, "stranded", "those that no live process can run, and why")
+    versions = add_act(acts, "versions", "versions of the code, who has them, and how many are under way in each")
+    versions.add_argument("--name", help="of this function")
+    for limited in (stranded, versions):
+        limited.add_argument("--limit", type=int, default=1_000, metavar="N", help="rows (default: 1000)")
+    for reading in (listing, steps, stranded, versions):
         reading.add_argument("--json", action="store_true", help="one JSON object a line")
     cancelled = add_act(acts, "cancel", "let them begin no further step")
     cancelled.add_argument("--interrupt", action="store_true", help="also cancel async steps that run, where they wait")
@@ -116,6 +123,13 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 history = await handles.steps_of(connection, schema, payloads, arguments.id)
                 rows = [_step(step) for step in history]
                 print_rows(_STEP_COLUMNS, rows, as_json=arguments.json, nothing="no steps")
+            case "stranded":
+                rows = [_stranded(row) for row in await list_stranded(connection, schema, limit=arguments.limit)]
+                print_rows(_STRANDED_COLUMNS, rows, as_json=arguments.json, nothing="no workflow is stranded")
+            case "versions":
+                known = await list_versions(connection, schema, name=arguments.name, limit=arguments.limit)
+                rows = [_version(row) for row in known]
+                print_rows(_VERSION_COLUMNS, rows, as_json=arguments.json, nothing="no versions")
             case "fork":
                 new_id = await forks.fork(
                     connection,
@@ -264,6 +278,8 @@ def _row(info: WorkflowInfo) -> dict[str, Any]:
         "started_at": _shown(info.started_at),
         "wake_at": _shown(info.wake_at),
         "deadline": _shown(info.deadline),
+        "class_name": info.class_name,
+        "instance": info.instance,
         "executor_id": info.executor_id,
         "recovery_attempts": info.recovery_attempts,
         "source": info.source,
@@ -290,6 +306,27 @@ def _step(step: StepInfo) -> dict[str, Any]:
         "child": step.child,
         "started_at": _shown(step.started_at),
         "ended_at": _shown(step.ended_at),
+    }
+
+
+def _stranded(row: StrandedRow) -> dict[str, Any]:
+    return {
+        "id": row.workflow_id,
+        "name": row.name,
+        "version": row.version,
+        "instance": row.instance,
+        "created_at": instant(row.created_at_ms),
+        "reason": row.reason,
+    }
+
+
+def _version(row: VersionRow) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "version": row.version,
+        "first_at": instant(row.first_at_ms),
+        "executors": row.executors,
+        "open": row.open,
     }
 
 

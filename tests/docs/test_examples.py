@@ -1,8 +1,9 @@
 """The programs of examples/ do what they say; the code in docs/ is theirs."""
 
 import asyncio
+import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from consumers.mock import MockCluster
 from examples import (
     approvals,
     executions,
+    changing,
     failures,
     formats,
     fulfil,
@@ -94,6 +96,28 @@ async def test_sign_ups_are_reminded_once_after_three_days(database: str) -> Non
 
         assert reminders.sent == ["mail: welcome back, u-1", "push: welcome back, u-1"]
         assert not await reminders.was_followed_up("u-1")
+
+
+async def test_workflows_go_on_in_changed_code_and_on_their_objects(database: str) -> None:
+    async with Bench(changing.app, database) as bench:
+        await bench.execute(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_version, inputs, kafka_asleep)"
+            """ VALUES ('old', 'PENDING', 'fulfil', '1', '{"args": ["old"]}', true)"""
+        )
+        wake = json.dumps(int(datetime.now(UTC).timestamp() * 1000))
+        await bench.execute("INSERT INTO dbos.operation_outputs VALUES ('old', 1, %s, NULL, 'DBOS.sleep')", (wake,))
+        bench.engine.scan.hint()
+        assert await changing.fulfil.retrieve("old").result() == "parcel of old"
+        young = await changing.fulfil.start("young")
+        await bench.settle()
+        await bench.advance(timedelta(days=1))
+        assert await young.result() == "parcel of young"
+        assert changing.calls == ["check old", "ship old", "check young", "check young", "ship young"]
+
+        assert await changing.europe.deliver("o-1") == "o-1 by eu.example.org"
+        handle = await changing.america.deliver.start("o-2")
+        assert await handle.result() == "o-2 by us.example.org"
+        assert (await handle.status()).instance == "america"
 
 
 async def test_expenses_are_paid_when_they_are_approved(database: str) -> None:

@@ -85,7 +85,7 @@ async def test_nothing_of_starts_children_and_results_is_readable(database: str,
         ) == [(9, 2)]
         assert await handle.result() == [f"{CANARY} 1 one", f"{CANARY} 1 two", f"{CANARY} 1 fail"]
         info, steps = await handle.status(), await handle.steps()
-        assert (info.status, CANARY in info.inputs, CANARY in (info.output or "")) == (
+        assert (info.status, CANARY in (info.inputs or ""), CANARY in (info.output or "")) == (
             WorkflowStatus.SUCCESS,
             True,
             True,

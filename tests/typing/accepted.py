@@ -16,9 +16,12 @@ from processor import (
     Tick,
     Topic,
     Transaction,
+    WorkflowFilter,
     WorkflowHandle,
+    WorkflowInfo,
     get_event,
     now,
+    patch,
     publish,
     read_stream,
     recv,
@@ -205,3 +208,30 @@ def transactions_have_their_colour(
 
 fused: Sequence[FusedFunction[..., Any]] = [book, load, load_records]
 coloured = transactions_have_their_colour(record, record_in_thread)
+
+
+class Gate:
+    """Methods: taken from an object, they have no `self`, and transactions no `tx`."""
+
+    @app.step()
+    async def unlock(self, n: int) -> str:
+        return str(n)
+
+    @app.transaction()
+    async def note(self, tx: Transaction, n: int) -> int:
+        return n
+
+    @app.workflow()
+    async def open(self, n: int) -> str:
+        assert_type(await self.note(n), int)
+        return await self.unlock(n)
+
+
+async def opens() -> None:
+    gate = app.instance("eu", Gate())
+    assert_type(gate, Gate)
+    assert_type(await gate.open(1), str)
+    assert_type(await (await gate.open.start(1, id="g")).result(), str)
+    assert_type(await gate.open.retrieve("g").fork(from_step=2), WorkflowHandle[str])
+    assert_type(await app.list_workflows(WorkflowFilter(status="ERROR")), list[WorkflowInfo])
+    assert_type(patch("x"), bool)

@@ -217,13 +217,14 @@ def test_what_has_no_name_or_is_no_function_is_refused(app: App, fn: Any) -> Non
         app.workflow(on=orders)(fn)
 
 
-def test_a_method_is_refused(app: App) -> None:
-    """After a crash nobody has its `self`."""
+def test_a_method_that_handles_records_is_refused(app: App) -> None:
+    """After a crash nobody knows which object's method a record was for."""
+    decorate: Any = app.transaction(on=orders)
     with pytest.raises(ConfigurationError, match="a method"):
 
         class Shop:  # pyright: ignore[reportUnusedClass]
-            @app.step()
-            def charge(self) -> None: ...
+            @decorate
+            def charge(self, tx: SyncTransaction, order: Order) -> None: ...
 
 
 def test_two_steps_of_one_name_are_refused(app: App) -> None:
