@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
@@ -90,27 +91,30 @@ class FusedGroup:
         if not handler.is_async:
             tx = SyncTransaction(transaction, self.inbox.loop)
             context = copy_context()
-            await self.inbox.loop.run_in_executor(
-                self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, tx)
-            )
-            await tx.send()
+            try:
+                await self.inbox.loop.run_in_executor(
+                    self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, tx)
+                )
+                await tx.send()
+            finally:
+                tx.end()
         elif handler.kind is HandlerKind.BATCH:
-            await handler.function(transaction, [run.argument for run in self.runs])
+            await transaction.called(handler.function(transaction, [run.argument for run in self.runs]))
         else:
             for run in self.runs:
                 current_run.set(run)
-                result = await handler.function(transaction, run.argument)
+                result = await transaction.called(handler.function(transaction, run.argument))
                 if result is not None:
                     _ending(run).output = handler.encode(result)
             current_run.set(None)
 
     def _call_sync(self, handler: Handler, tx: SyncTransaction) -> None:
         if handler.kind is HandlerKind.BATCH:
-            handler.function(tx, [run.argument for run in self.runs])
+            tx.called(partial(handler.function, tx, [run.argument for run in self.runs]))
             return
         for run in self.runs:
             current_run.set(run)
-            result = handler.function(tx, run.argument)
+            result = tx.called(partial(handler.function, tx, run.argument))
             if result is not None:
                 _ending(run).output = handler.encode(result)
 

@@ -10,9 +10,10 @@ What is published is kept, and written to the outbox by the transaction's last s
 from __future__ import annotations
 
 import asyncio
+import importlib
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeVar, cast
@@ -23,15 +24,20 @@ from psycopg.abc import Params
 from psycopg.rows import AsyncRowFactory, tuple_row
 from psycopg.sql import SQL, Composed
 
-from engine.errors import EngineError, WorkflowNotFoundError
+from engine.errors import ConfigurationError, EngineError, WorkflowNotFoundError
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, Publications, outgoing
 from engine.store import notifications
 from engine.store.statement import rendered
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
     from engine.messages import Message
+    from engine.orm import AsyncOrm, SyncOrm
 
 E = TypeVar("E")
+T = TypeVar("T")
 Row = TypeVar("Row")
 Query = LiteralString | bytes | SQL | Composed
 """What `execute` takes: text that stands in the program, or `psycopg.sql` objects; never text made of values."""
@@ -89,6 +95,33 @@ class Transaction:
         self._sent: deque[tuple[AsyncCursor[Any], Query]] = deque(maxlen=STATEMENTS_NAMED_MAX)
         self.lingers = False
         """Whether a statement left something that lasts until the commit: nobody else's statements may follow."""
+        self._orm: AsyncOrm | None = None
+
+    @property
+    def session(self) -> AsyncSession:
+        """A SQLAlchemy session in this transaction, the same at every call: it is flushed when the function returns.
+
+        It commits with the record of the step, and not before: `commit()` and `rollback()` are not its to call. For a
+        part that may fail: `begin_nested()`.
+
+        Raises:
+            ConfigurationError: SQLAlchemy is not installed.
+        """
+        if (made := self._orm) is None:
+            made = self._orm = cast("AsyncOrm", orm().AsyncOrm(self, self._open()))
+        return made.session
+
+    async def called(self, function: Awaitable[T]) -> T:
+        """What a function of the user's returns, once its session has sent what it gathered. The engine's to call."""
+        try:
+            result = await function
+            if self._orm is not None:
+                await self._orm.flush()
+        except Exception as error:
+            if self._orm is None:
+                raise
+            raise orm().of_driver(error) from error.__cause__
+        return result
 
     async def execute(
         self, query: Query, params: Params | None = None, *, rows: AsyncRowFactory[Any] = tuple_row
@@ -138,6 +171,8 @@ class Transaction:
             PublishError: It cannot be encoded, is larger than `outbox.event_bytes_max`, or its topic is no topic.
         """
         self._open()
+        if self._orm is not None:
+            await self._orm.begin_savepoint()
         self.add(outgoing(topic, event, headers=headers, key=key, bytes_max=self.publications.bytes_max))
 
     async def send_message(self, message: Message) -> None:
@@ -167,6 +202,8 @@ class Transaction:
     def end(self) -> None:
         """No statement is accepted any more. The engine's to call."""
         self._connection = None
+        if self._orm is not None:
+            self._orm.end()
 
     def failed_statement(self) -> str | None:
         """The first statement without a result, after an error: the one that failed."""
@@ -197,6 +234,11 @@ class Transaction:
                     self.publications.roll_back_to(name)
         return connection
 
+    @property
+    def connection(self) -> AsyncConnection[Any]:
+        """What it runs on. Raises `TransactionEndedError` when it has ended. The engine's to use."""
+        return self._open()
+
     def _open(self) -> AsyncConnection[Any]:
         if self._connection is None:
             raise TransactionEndedError(
@@ -215,6 +257,32 @@ class SyncTransaction:
         self._transaction = transaction
         self._loop = loop
         self._gathered: list[tuple[SyncResult[Any], Query, Params | None, Any] | Outgoing] = []
+        self._orm: SyncOrm | None = None
+
+    @property
+    def session(self) -> Session:
+        """A SQLAlchemy session in this transaction, for its function's thread. See `Transaction.session`."""
+        if (made := self._orm) is None:
+            made = cast("SyncOrm", orm().SyncOrm(self, self._transaction, self._transaction.connection, self._loop))
+            self._orm = made
+        return made.session
+
+    def called(self, function: Callable[[], T]) -> T:
+        """What a function of the user's returns, once its session has sent what it gathered. In its thread; the engine's to call."""
+        try:
+            result = function()
+            if self._orm is not None:
+                self._orm.flush()
+        except Exception as error:
+            if self._orm is None:
+                raise
+            raise orm().of_driver(error) from error.__cause__
+        return result
+
+    def end(self) -> None:
+        """Its session sends nothing more. The engine's to call."""
+        if self._orm is not None:
+            self._orm.end()
 
     def execute(self, query: Query, params: Params | None = None, *, rows: Any = tuple_row) -> SyncResult[Any]:
         """Gather a statement; fetching sends it. See `Transaction.execute`."""
@@ -236,6 +304,8 @@ class SyncTransaction:
         bytes_max = self._transaction.publications.bytes_max
         event_out = outgoing(topic, event, headers=headers, key=key, bytes_max=bytes_max)
         self._transaction.publications.check(event_out)
+        if self._orm is not None:
+            self._orm.begin_savepoint()
         # In its place among the statements: a savepoint before it, a rollback behind it.
         self._gathered.append(event_out)
 
@@ -298,6 +368,19 @@ class SyncResult(Generic[Row]):
         self._transaction.fetch(self, 0)
         assert self.cursor is not None, "sent just now"
         return self.cursor.rowcount
+
+
+@lru_cache(maxsize=1)
+def orm() -> Any:
+    """The module of sessions. Raises `ConfigurationError` where SQLAlchemy is not installed."""
+    try:
+        return importlib.import_module("engine.orm")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("sqlalchemy", "greenlet"):
+            raise
+        raise ConfigurationError(
+            "tx.session needs SQLAlchemy, which is not installed: pip install 'onceflow[sqlalchemy]'"
+        ) from None
 
 
 def _text(query: Query) -> str:

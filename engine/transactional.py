@@ -11,6 +11,7 @@ is not idempotent, that is the point.
 """
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -265,7 +266,7 @@ async def call_function(
 ) -> Any:
     """Call the user's function; a sync one in a thread."""
     if step.is_async:
-        return await step.function(transaction, *args, **kwargs)
+        return await transaction.called(step.function(transaction, *args, **kwargs))
     return await _in_thread(run, step.function, transaction, args, kwargs)
 
 
@@ -276,9 +277,10 @@ async def _in_thread(
     loop = run.home.loop
     tx = SyncTransaction(transaction, loop)
     context = copy_context()
-    thread = loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(function, tx, *args, **kwargs))
+    call = functools.partial(function, tx, *args, **kwargs)
+    thread = loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(tx.called, call))
     run.running_steps += 1
-    thread.add_done_callback(lambda _: run.step_ended())
+    thread.add_done_callback(lambda _: (tx.end(), run.step_ended()))
     result = await asyncio.shield(thread)
     await tx.send()
     return result

@@ -20,6 +20,7 @@ from examples import (
     http_orders,
     in_a_program,
     mending,
+    models,
     payments,
     publishing,
     queues,
@@ -159,6 +160,17 @@ async def test_books_are_closed_every_night_and_rates_are_fetched_every_30_secon
         assert [output[:14] for (output,) in reports] == ['"report of 202']
         # Three weeks of them were missed; one may have been due before that, and one in the last seconds.
         assert len(schedules.fetched) <= 2
+
+
+async def test_models_are_written_in_the_handlers_transaction(database: str) -> None:
+    async with Bench(models.app, database) as bench:
+        await bench.execute("CREATE TABLE account (name text PRIMARY KEY, cents integer NOT NULL)")
+        for _ in range(3):
+            await bench.deliver(models.deposits, models.Deposit(account="ada", cents=5))
+        await bench.settle()
+        assert [await models.sign_up(name) for name in ("ada", "bob")] == [False, True]
+
+        assert await bench.fetch_all("SELECT * FROM account ORDER BY 1") == [("ada", 15), ("bob", 0)]
 
 
 async def test_failed_orders_are_put_right(database: str) -> None:
