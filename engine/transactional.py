@@ -19,7 +19,7 @@ from contextvars import copy_context
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from engine.checkpoint import in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
@@ -30,6 +30,7 @@ from engine.failures import as_recorded, decode_error
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
+from engine.procedures import ProcedureStep, call, call_and_record
 from engine.runner import Run, now_ms
 from engine.sealed_rows import sealed_checkpoint
 from engine.store import operation_outputs, outbox, workflow_status
@@ -86,6 +87,7 @@ async def run_transaction(
         await run.ready()
     run.running_steps += 1
     try:
+        alone = alone or isinstance(step, ProcedureStep)
         if step.isolation == "read committed" and not step.read_only and not alone:
             with suppress(NotCommittedError):
                 return await _grouped(run, step, function_id, args, kwargs)
@@ -153,6 +155,8 @@ class _Attempt:
         self._function_id = function_id
         self._started_ms = started_ms
         self._in_user_code = False
+        self._recorded: AsyncCursor[Any] | None = None
+        """Of a procedure: its record, sent with its call."""
         self.commit_sent = False
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -170,15 +174,15 @@ class _Attempt:
                         idle_ms=engine.settings.idle_ms,
                     )
                     self._in_user_code = True
-                    result = await call_function(run, step, transaction, args, kwargs)
-                    output = step.encode(result)
+                    result, output = await self._called(connection, transaction, args, kwargs)
                     transaction.end()
                     self._in_user_code = False
                     reach(CrashPoint.TRANSACTION_OPEN)
                     if step.read_only:
                         fenced = None
                     else:
-                        await self._record(connection, output)
+                        if self._recorded is None:
+                            await self._record(connection, output)
                         if run.recovery_attempts or run.alone_deaths:
                             forgiven = workflow_status.reset_blame(ids=[run.id], owners=[run.owner])
                             await send(connection, engine.settings.schema, forgiven)
@@ -205,7 +209,29 @@ class _Attempt:
             run.was_recorded(self._function_id)
             seconds = (now_ms() - self._started_ms) / 1000
             engine.telemetry.emit(StepsFinished(run.handler.name, step.name, "success", [seconds]))
-        return result
+        return result if self._recorded is None else await self._answer(self._recorded)
+
+    async def _called(
+        self, connection: AsyncConnection[Any], transaction: Transaction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, str]:
+        """The step's result, and that as JSON text; of a procedure that records itself neither is known before the commit."""
+        run, step = self._run, self._step
+        if not isinstance(step, ProcedureStep):
+            result = await call_function(run, step, transaction, args, kwargs)
+            return result, step.encode(result)
+        arguments = step.arguments(args, kwargs)
+        if run.home.seal is not None:
+            output = await call(step, connection, arguments)
+            return step.decode(output), output
+        place = (run.id, self._function_id, self._started_ms)
+        self._recorded = await call_and_record(step, connection, arguments, place, run.home.engine.settings.schema)
+        return None, ""
+
+    async def _answer(self, recorded: AsyncCursor[Any]) -> Any:
+        """What a procedure that recorded itself has returned."""
+        row = await recorded.fetchone()
+        assert row is not None, "a plain INSERT returns its row or raises"
+        return self._step.decode(row[0])
 
     async def _record(self, connection: AsyncConnection[Any], output: str) -> None:
         run = self._run

@@ -17,6 +17,7 @@ from engine.checkpoint import call_step
 from engine.current import current_run
 from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
+from engine.procedures import ProcedureStep
 from engine.transaction import SyncTransaction, Transaction
 from engine.transactional import call_transaction
 from processor.methods import is_method
@@ -126,6 +127,40 @@ class TransactionMethod(TransactionFunction[T, P, R], Generic[S, T, P, R]):
         method = TransactionFunction[Any, ..., Any](self.fn, self.step)
         method.fn, method.bound = MethodType(self.fn, instance), (instance,)
         return method
+
+
+class ProcedureFunction(Generic[P, R]):
+    """A SQL function as a step: what it does and its record are one commit. Called in a workflow.
+
+    Attributes:
+        fn: The declaration.
+        name: In the history.
+    """
+
+    fn: Callable[P, R]
+
+    def __init__(self, fn: Callable[P, R], step: ProcedureStep) -> None:
+        self.fn = fn
+        self.step = step
+        self.name = step.name
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the SQL function returns, or what the history says it returned.
+
+        Raises:
+            ConfigurationError: Outside of a workflow nobody opens its transaction.
+        """
+        if current_run.get() is None:
+            raise ConfigurationError(
+                f"procedure {self.name!r}: called outside of a workflow, where nobody opens its transaction.\n"
+                f"  In a test or a script, call the SQL function itself."
+            )
+        result: R = call_transaction(self.step, args, kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<procedure {self.name}>"
 
 
 class FusedFunction(Generic[P, R]):

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from types import FunctionType, ModuleType
 from typing import Any
 
-from processor.decorators import StepFunction, TransactionFunction
+from processor.decorators import ProcedureFunction, StepFunction, TransactionFunction
 
 FUNCTIONS_MAX = 1_000
 """Functions looked at for one workflow. One that reaches more is no workflow but a program: `version=`."""
@@ -36,7 +36,7 @@ def fingerprint(function: FunctionType) -> str:
             if isinstance(called, FunctionType):
                 if _package(called) == package:
                     waiting.append(called)
-            elif isinstance(called, StepFunction | TransactionFunction):
+            elif isinstance(called, StepFunction | TransactionFunction | ProcedureFunction):
                 parts[f"step {called.name}"] = ""
     digest = blake2b(digest_size=8)
     # By name, so that the order of discovery does not matter; the workflow itself by its place, so that it may move.

@@ -16,7 +16,7 @@ from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
 from engine.transactional import call_transaction, run_transaction
 from processor.codec import Result, UnencodableTypeError, result_codec
-from processor.decorators import StepFunction, TransactionFunction
+from processor.decorators import ProcedureFunction, StepFunction, TransactionFunction
 from processor.handlers import annotation_of
 from processor.policies import Retry
 
@@ -36,6 +36,9 @@ async def run_step(
         transaction = cast("TransactionFunction[Any, ..., Any]", fn)
         step_of = transaction.step if name is None else replace(transaction.step, name=name)
         return await _run_transaction(step_of, (*transaction.bound, *args))
+    if isinstance(fn, ProcedureFunction):
+        procedure = cast("ProcedureFunction[..., Any]", fn).step
+        return await _run_transaction(procedure if name is None else replace(procedure, name=name), args)
     if isinstance(fn, StepFunction):
         registered = cast("StepFunction[..., Any]", fn)
         step, args = registered.step, (*registered.bound, *args)

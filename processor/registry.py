@@ -6,7 +6,13 @@ from typing import Any
 from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from engine.queues import INTERNAL
-from processor.decorators import FusedFunction, StepFunction, TransactionFunction, TransactionMethod
+from processor.decorators import (
+    FusedFunction,
+    ProcedureFunction,
+    StepFunction,
+    TransactionFunction,
+    TransactionMethod,
+)
 from processor.handlers import (
     Registration,
     build_transaction,
@@ -22,6 +28,8 @@ from processor.policies import dead_letter_topic
 from processor.queues import Queue
 from processor.triggers import Topic
 
+AnyStep = StepFunction[..., Any] | TransactionFunction[Any, ..., Any] | ProcedureFunction[..., Any]
+
 
 class Registry:
     """The steps and workflows of one app."""
@@ -31,7 +39,7 @@ class Registry:
         self.workflows: dict[str, Registration] = {}
         self.queues: dict[str, Queue] = {}
         self.instances = Instances()
-        self.steps: dict[str, StepFunction[..., Any] | TransactionFunction[Any, ..., Any]] = {}
+        self.steps: dict[str, AnyStep] = {}
 
     def transaction_step(self, name: str | None, isolation: str, *, read_only: bool) -> Any:
         """The decorator of a transactional step."""
@@ -72,7 +80,7 @@ class Registry:
 
         return decorate
 
-    def add_step(self, step: StepFunction[..., Any] | TransactionFunction[Any, ..., Any]) -> None:
+    def add_step(self, step: AnyStep) -> None:
         """Enter a step. Raises `ConfigurationError` if there is one of its name."""
         if step.name in self.steps:
             raise ConfigurationError(

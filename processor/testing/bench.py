@@ -37,9 +37,10 @@ from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
 from engine.store.outbox import OutboxRow
 from engine.telemetry import Event, Telemetry
 from processor.app import App
-from processor.decorators import StepFunction, TransactionFunction
+from processor.decorators import ProcedureFunction, TransactionFunction
 from processor.formats import check_formats
 from processor.handlers import Registration
+from processor.registry import AnyStep
 from processor.schema_registry import connected_to
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
@@ -284,7 +285,7 @@ class Bench:
     def crash(
         self,
         *,
-        after: StepFunction[..., Any] | TransactionFunction[Any, ..., Any] | None = None,
+        after: AnyStep | None = None,
         at: CrashPoint | None = None,
         times: int = 1,
     ) -> None:
@@ -315,7 +316,7 @@ class Bench:
 
         if at is not None:
             armed[at] = act
-        elif isinstance(after, TransactionFunction):
+        elif isinstance(after, TransactionFunction | ProcedureFunction):
             armed[CrashPoint.TRANSACTION_OPEN] = act
         else:
             armed[CrashPoint.STEP_CALLED] = act

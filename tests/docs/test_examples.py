@@ -22,6 +22,7 @@ from examples import (
     mending,
     models,
     payments,
+    procedures,
     publishing,
     queues,
     reminders,
@@ -171,6 +172,21 @@ async def test_models_are_written_in_the_handlers_transaction(database: str) -> 
         assert [await models.sign_up(name) for name in ("ada", "bob")] == [False, True]
 
         assert await bench.fetch_all("SELECT * FROM account ORDER BY 1") == [("ada", 15), ("bob", 0)]
+
+
+async def test_sql_functions_are_steps(database: str) -> None:
+    async with Bench(procedures.app, database) as bench:
+        for statement in (
+            "CREATE SCHEMA shop",
+            "CREATE TABLE shop.stock (item text PRIMARY KEY, left_over integer NOT NULL)",
+            "INSERT INTO shop.stock VALUES ('nut', 10), ('bolt', 5)",
+            """CREATE FUNCTION shop.reserve(item text, quantity integer) RETURNS shop.stock LANGUAGE sql AS $$
+               UPDATE shop.stock AS s SET left_over = s.left_over - $2 WHERE s.item = $1 RETURNING s.* $$""",
+            """CREATE FUNCTION shop.stock_list(at_least integer) RETURNS SETOF shop.stock LANGUAGE sql AS $$
+               SELECT * FROM shop.stock WHERE left_over >= $1 ORDER BY item $$""",
+        ):
+            await bench.execute(statement)
+        assert await procedures.order("nut", 5) == ["bolt: 5", "nut: 5"]
 
 
 async def test_failed_orders_are_put_right(database: str) -> None:
