@@ -59,6 +59,7 @@ async def test_what_blocked_its_key_is_resumed_before_what_waited_behind_it(data
         for n in range(3):
             await bench.deliver(shop.topic, Order(key="a", n=n))
         await bench.settle()
+        await until_row(bench, "kafka_offset = 1")
         acted = await bench.app.resume_workflows(["orders-0-0", "orders-0-1"])
         await until_row(bench, "kafka_offset = 2 AND status = 'SUCCESS'")
 
