@@ -12,8 +12,8 @@ from confluent_kafka import Producer
 from consumers.mock import MockCluster
 from examples import (
     approvals,
-    executions,
     changing,
+    executions,
     failures,
     formats,
     fulfil,

@@ -1,4 +1,4 @@
-"""Acts on members of queues, and methods and versions in them (P29, decisions 0013, 0016)."""
+"""Acts on members of queues, and methods and versions in them (P29, decisions 0013, 0018)."""
 
 import asyncio
 
