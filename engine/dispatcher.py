@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from engine.clock import now_ms
-from engine.commons import Desk
 from engine.crashpoints import CrashPoint, reach
+from engine.desk import Desk
 from engine.failures import summary
 from engine.faults import Fault, fault_of
 from engine.ids import OwnerToken, new_token

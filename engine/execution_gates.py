@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigurationError, Suspended
-from engine.execution_rows import Execution, ExecutionOptions
+from engine.execution_rows import Execution, ExecutionOptions, own_execution
 from engine.handlers import Step, TransactionStep
 from engine.signals import FOREVER_MS, Signal
 from engine.store import execution_pauses as store
@@ -144,9 +144,17 @@ class Gate:
         return True
 
 
-def open_gate(run: Run) -> None:
-    """Give a run its gate, if it is of an execution with options."""
+def open_gate(run: Run, *, is_fork: bool) -> None:
+    """Give a run its gate, if it is of an execution with options; and of a fork its own execution."""
     args, kwargs = run.argument
+    if is_fork:
+        run.argument = args, kwargs = (
+            [own_execution(each, run.id) if isinstance(each, Execution) else each for each in args],
+            {
+                name: own_execution(each, run.id) if isinstance(each, Execution) else each
+                for name, each in kwargs.items()
+            },
+        )
     execution = next((each for each in (*args, *kwargs.values()) if isinstance(each, Execution)), None)
     options = None if execution is None else execution.options
     if options is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -337,6 +337,24 @@ def execution_of(row: StoredExecution, payloads: Payloads) -> Execution:
         processing_started_at=instant(row.processing_ms),
         processing_worker_id=row.worker,
     )
+
+
+_REQUEST = '{"execution": '
+
+
+def request_of_execution(workflow_id: str) -> str:
+    """`workflow_status.request` of an execution that is a fork."""
+    return f"{_REQUEST}{json.dumps(workflow_id)}}}"
+
+
+def is_of_execution(request: str) -> bool:
+    """Whether a row's `request` says that it is an execution, whatever its inputs say."""
+    return request.startswith(_REQUEST)
+
+
+def own_execution(execution: Execution, workflow_id: str) -> Execution:
+    """The execution of a fork, which is a root under an ID of its own; the inputs are the first one's."""
+    return replace(execution, id=workflow_id, root_execution_id=None, parent_execution_id=None, execution_depth=0)
 
 
 def options_text(options: ExecutionOptions | None) -> str | None:

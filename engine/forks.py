@@ -17,6 +17,8 @@ from engine.errors import WorkflowConflictError, WorkflowNotFoundError
 from engine.hints import ROWS_CHANNEL
 from engine.starts import check_id
 from engine.store import acts as store
+from engine.store import executions
+from engine.store.executions import CREATED
 from engine.store.executor import notify
 from engine.store.statement import send
 
@@ -134,6 +136,8 @@ async def _copied(
         return new_id
     common: dict[str, Any] = {"workflow_id": workflow_id, "new_id": new_id}
     await send(connection, schema, store.copy_inputs(**common))
+    if await (await send(connection, schema, store.copy_execution(**common))).fetchone() is not None:
+        await send(connection, schema, executions.append_event(execution_id=new_id, event_type="status", data=CREATED))
     for copy in (store.copy_checkpoints, store.copy_events, store.copy_streams):
         await send(connection, schema, copy(**common, below=from_step))
     if actor is not None:

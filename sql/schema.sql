@@ -585,7 +585,7 @@ BEGIN
     IF NEW.status IN ('ENQUEUED', 'PENDING') AND OLD.status NOT IN ('ENQUEUED', 'PENDING') THEN
         -- It goes on, whoever says so: what was said of its end, or of a pause before, is not so any more.
         UPDATE "dbos".execution AS e
-           SET completed_at = NULL, error_node_id = NULL,
+           SET completed_at = NULL, error_node_id = NULL, failure_count = 0,
                paused_function_id = NULL, paused_node_id = NULL, paused_at = NULL
          WHERE e.workflow_uuid = NEW.workflow_uuid;
     END IF;

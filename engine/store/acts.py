@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from psycopg.rows import args_row
 
+from engine.execution_rows import request_of_execution
 from engine.ids import WorkflowId
 from engine.queues import INTERNAL
 from engine.store.statement import Statement
@@ -17,6 +18,10 @@ from engine.store.workflow_status import INPUTS_ELSEWHERE
 
 GET_RESULT: Final = "DBOS.getResult"
 """Name of the checkpoint that names another workflow without having started it."""
+
+
+OUTSIDE: Final = "w.kafka_execution IS TRUE AND w.queue_name IS NULL AND w.application_version IS NULL"
+"""An execution that workers outside of engines had, or nobody: what its row says of inputs is said when it is enqueued."""
 
 
 class LockedRow(NamedTuple):
@@ -78,19 +83,29 @@ def forget_errors(*, ids: Sequence[str]) -> Statement[Any]:
 def resume(*, ids: Sequence[str], version: str | None) -> Statement[Any]:
     """Put rows without a source back to work: at rest, due at once, or back in their queue, without a place of it.
 
-    Their time-outs begin anew, of those in a queue when they have a place again.
+    Their time-outs begin anew, of those in a queue when they have a place again. An execution that no engine ever had is
+    nobody's again, as it was created.
     """
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
-           SET status = CASE WHEN w.queue_name <> %(internal)s THEN 'ENQUEUED' ELSE 'PENDING' END,
+           SET status = CASE WHEN w.queue_name <> %(internal)s OR """
+        + OUTSIDE
+        + """ THEN 'ENQUEUED' ELSE 'PENDING' END,
+               started_at_epoch_ms = CASE WHEN """
+        + OUTSIDE
+        + """ THEN NULL ELSE w.started_at_epoch_ms END,
                queue_name = NULLIF(w.queue_name, %(internal)s),
-               application_version = COALESCE(%(version)s, w.application_version),
+               application_version = CASE WHEN """
+        + OUTSIDE
+        + """ THEN NULL ELSE COALESCE(%(version)s, w.application_version) END,
                output = NULL,
                error = NULL,
                owner_xid = NULL,
                recovery_attempts = 0,
-               workflow_deadline_epoch_ms = CASE WHEN w.queue_name <> %(internal)s THEN NULL
+               workflow_deadline_epoch_ms = CASE WHEN w.queue_name <> %(internal)s OR """
+        + OUTSIDE
+        + """ THEN NULL
                                                  ELSE {schema}.now_ms() + w.workflow_timeout_ms END,
                kafka_alone = NULL,
                kafka_attempt = NULL,
@@ -249,25 +264,58 @@ def newest_version(*, name: str) -> Statement[tuple[str]]:
 
 
 def fork(*, workflow_id: str, new_id: str, version: str | None) -> Statement[tuple[WorkflowId]]:
-    """The row of a fork: at rest, due at once, without a source (P29). Nothing where the ID is taken."""
+    """The row of a fork: at rest, due at once, without a source (P29). Nothing where the ID is taken.
+
+    Of an execution it is one, too, and says so in `request`: its inputs name the first (engine/execution_gates.py).
+    """
     return Statement(
         """
         INSERT INTO {schema}.workflow_status
                (workflow_uuid, status, name, class_name, config_name, application_version, application_id, request,
                 inputs, authenticated_user, assumed_role, authenticated_roles, queue_name, priority,
-                queue_partition_key, workflow_timeout_ms, workflow_deadline_epoch_ms, forked_from, created_at, updated_at)
-        SELECT %(new_id)s, CASE WHEN w.queue_name <> %(internal)s THEN 'ENQUEUED' ELSE 'PENDING' END, w.name,
-               w.class_name, w.config_name, %(version)s, w.application_id, w.request, w.inputs, w.authenticated_user,
+                queue_partition_key, workflow_timeout_ms, workflow_deadline_epoch_ms, forked_from, created_at, updated_at,
+                kafka_execution)
+        SELECT %(new_id)s, CASE WHEN w.queue_name <> %(internal)s OR """
+        + OUTSIDE
+        + """ THEN 'ENQUEUED' ELSE 'PENDING' END, w.name,
+               w.class_name, w.config_name, CASE WHEN """
+        + OUTSIDE
+        + """ THEN NULL ELSE %(version)s END, w.application_id,
+               CASE WHEN w.kafka_execution THEN %(execution)s ELSE w.request END, w.inputs, w.authenticated_user,
                w.assumed_role, w.authenticated_roles, NULLIF(w.queue_name, %(internal)s), w.priority,
                w.queue_partition_key, w.workflow_timeout_ms,
-               CASE WHEN w.queue_name <> %(internal)s THEN NULL ELSE c.now + w.workflow_timeout_ms END,
-               w.workflow_uuid, c.now, c.now
+               CASE WHEN w.queue_name <> %(internal)s OR """
+        + OUTSIDE
+        + """ THEN NULL ELSE c.now + w.workflow_timeout_ms END,
+               w.workflow_uuid, c.now, c.now, w.kafka_execution
           FROM (SELECT {schema}.now_ms() AS now) AS c, {schema}.workflow_status AS w
          WHERE w.workflow_uuid = %(id)s
             ON CONFLICT (workflow_uuid) DO NOTHING
         RETURNING workflow_uuid
         """,
-        {"id": workflow_id, "new_id": new_id, "version": version, "internal": INTERNAL},
+        {
+            "id": workflow_id,
+            "new_id": new_id,
+            "version": version,
+            "internal": INTERNAL,
+            "execution": request_of_execution(new_id),
+        },
+    )
+
+
+def copy_execution(*, workflow_id: str, new_id: str) -> Statement[tuple[WorkflowId]]:
+    """Of an execution: what a fork keeps of it. It is a root, whatever the first is: nobody waits for it."""
+    return Statement(
+        """
+        INSERT INTO {schema}.execution
+               (workflow_uuid, flow_id, owner_id, execution_depth, created_at, updated_at, options, integration,
+                external_events)
+        SELECT %(new_id)s, x.flow_id, x.owner_id, 0, c.now, c.now, x.options, x.integration, x.external_events
+          FROM (SELECT {schema}.now_ms() AS now) AS c, {schema}.execution AS x
+         WHERE x.workflow_uuid = %(id)s
+        RETURNING workflow_uuid
+        """,
+        {"id": workflow_id, "new_id": new_id},
     )
 
 

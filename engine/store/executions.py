@@ -249,6 +249,10 @@ def create(
     )
 
 
+CREATED: Final = '{"status": "created", "previous": null}'
+"""What the first event of an execution says that waits to be begun."""
+
+
 def append_event(*, execution_id: str, event_type: str, data: str) -> Statement[tuple[int | None]]:
     """The next event of an execution that is locked, or new."""
     return Statement(
