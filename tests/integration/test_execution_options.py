@@ -8,8 +8,9 @@ import pytest
 from engine.crashpoints import CrashPoint
 from engine.execution_debugger import ExecutionDebugger
 from engine.execution_events import ExecutionEventBus
-from engine.execution_queue import enqueue
+from engine.execution_queue import FlowCall, enqueue
 from engine.execution_rows import Execution, ExecutionLimits, ExecutionOptions
+from processor import App
 from processor.testing import Bench
 from tests.integration.flows import Summarising, ended, store_of, until_event
 from tests.integration.protocol import PATIENCE_S
@@ -123,6 +124,31 @@ async def test_debugging_goes_node_by_node_until_it_is_resumed(database: str) ->
         assert await debugger.resume("e-1")
 
         assert (await ended(store, "e-1")).status == "completed"
+
+
+async def test_a_sql_function_is_a_node_too(database: str) -> None:
+    """It pauses before its call, and its record is one commit with it (I5)."""
+    app = App("shouting")
+
+    @app.procedure("upper")
+    async def shout(word: str) -> str: ...
+
+    @app.workflow(version="1")
+    async def speak(execution: Execution) -> str:
+        return await shout(execution.id)
+
+    waiting = execution(flow="speak", breakpoints=["shout"], execution=ExecutionLimits(node_timeout_ms=60_000))
+    async with store_of(database) as store, Bench(app, database):
+        debugger = ExecutionDebugger(store)
+        await store.create(waiting)
+        inputs = app.workflows["speak"].call_arguments().encode((waiting,), {})
+        await enqueue(store, "e-1", FlowCall("speak", "1", inputs, None))
+        await paused_at(debugger, "shout")
+
+        assert await debugger.resume("e-1")
+
+        assert (await ended(store, "e-1")).status == "completed"
+        assert await speak.retrieve("e-1").result() == "E-1"
 
 
 async def test_a_sync_flow_pauses_in_its_thread(database: str) -> None:
