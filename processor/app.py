@@ -16,6 +16,7 @@ Registration refuses what could not run: see the errors of each decorator.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from engine.current import current_run
@@ -24,7 +25,7 @@ from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from engine.identity import checked_roles
 from processor.acts import Acts
-from processor.app_messages import Messages
+from processor.classes import Classes
 from processor.config import Settings
 from processor.decorators import (
     BatchDecorator,
@@ -49,17 +50,16 @@ from processor.policies import NEVER, Breaker, DeadLetter, FailurePolicy, Retry
 from processor.procedures import Procedures
 from processor.queues import Queue
 from processor.registry import AnyStep, Registry
-from processor.routes import Http, Routes, check_http
+from processor.routes import Http, Routes, check_http, given_roles
 from processor.schedules import Cron, TickDecorator, check_tick_handler, refuse_options_of_records
 from processor.triggers import Topic
-from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction, workflows_of
+from processor.workflows import CallableDecorator, HandlerDecorator, WorkflowFunction
 
 if TYPE_CHECKING:
     from processor.runtime import Runtime
 
 P = ParamSpec("P")
 E = TypeVar("E")
-Obj = TypeVar("Obj")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
@@ -73,7 +73,7 @@ _BREAKER = Breaker()
 _DEAD_LETTER = DeadLetter()
 
 
-class App(Acts, Procedures, Routes, Messages):
+class App(Acts, Procedures, Classes, Routes):
     """A set of handlers that are deployed together.
 
     Attributes:
@@ -92,7 +92,7 @@ class App(Acts, Procedures, Routes, Messages):
         self.required_roles = checked_roles(f"App({name!r})", required_roles)
         self.engines: list[Engine] = []
         """Those that run the app in this process, the newest last."""
-        self._registry = Registry(name)
+        self._registry = Registry(name, roles=self.required_roles)
 
     @property
     def workflows(self) -> Mapping[str, Registration]:
@@ -216,7 +216,7 @@ class App(Acts, Procedures, Routes, Messages):
             version=version,
             renamed_from=renamed_from,
             group=group,
-            roles=self._required("transaction", roles),
+            roles_given=given_roles("transaction", roles),
         )
 
     def batch(
@@ -267,11 +267,8 @@ class App(Acts, Procedures, Routes, Messages):
             renamed_from=renamed_from,
             group=group,
             batch_max=size,
-            roles=self._required("batch", roles),
+            roles_given=given_roles("batch", roles),
         )
-
-    def _required(self, what: str, roles: Sequence[str] | None) -> tuple[str, ...]:
-        return self.required_roles if roles is None else checked_roles(what, roles)
 
     # -- workflows --
 
@@ -374,9 +371,7 @@ class App(Acts, Procedures, Routes, Messages):
             cron = on if isinstance(on, Cron) else None
             http = on if isinstance(on, Http) else None
             topic = None if isinstance(on, Cron | Http) else on
-            required = self._required(f"workflow {chosen!r}", roles)
-            if http is not None and http.public and roles is None:
-                required = ()
+            given = given_roles(f"workflow {chosen!r}", roles, http)
             if cron is not None:
                 check_tick_handler(function, cron, chosen)
                 refuse_options_of_records(
@@ -390,7 +385,7 @@ class App(Acts, Procedures, Routes, Messages):
             elif topic is None:
                 check_arguments(function, "workflow")
             if http is not None:
-                check_http(function, http, required)
+                check_http(function, http, given)
             wants = topic is not None and takes_record(function, topic, kind=HandlerKind.JOURNALED, what="workflow")
             registration = Registration(
                 name=chosen,
@@ -399,7 +394,8 @@ class App(Acts, Procedures, Routes, Messages):
                 topic=topic,
                 cron=cron,
                 http=http,
-                roles=required,
+                roles_given=given,
+                roles_else=partial(self._registry.roles_of, owner),
                 wants_record=wants,
                 result=result_of(function, "workflow"),
                 group=group,
@@ -429,20 +425,6 @@ class App(Acts, Procedures, Routes, Messages):
         """
         self._registry.add_queue(queue)
         return queue
-
-    def instance(self, name: str, instance: Obj) -> Obj:
-        """Give an object a name, under which its methods that are workflows are found again. Returns the object.
-
-        Every process that is to run them gives its own object this name, before the app runs.
-
-        Raises:
-            ConfigurationError: The object has no such method, it or the name is taken, or the app runs already.
-        """
-        if self.engines:
-            raise ConfigurationError(f"instance {name!r}: the app runs already; name its objects before")
-        owned = {each.class_name for each in workflows_of(instance) if each in self.workflows.values()}
-        self._registry.instances.add(name, instance, {owner for owner in owned if owner is not None})
-        return instance
 
     @overload
     async def run_step(

@@ -53,7 +53,7 @@ class Registration:
         class_name: Of a function that is defined in a class.
         instances: Of a method: the objects it can be called on, by name; `None`: it is none.
         http: What of HTTP starts it; `None`: nothing.
-        roles: One of which somebody must have to start it; none: anybody may.
+        roles_given: One of which somebody must have to start it; none: anybody may; `None`: as `roles_else` says later.
     """
 
     name: str
@@ -75,7 +75,13 @@ class Registration:
     persist_first: bool = False
     cron: Cron | None = None
     http: Http | None = None
-    roles: tuple[str, ...] = ()
+    roles_given: tuple[str, ...] | None = None
+    roles_else: Callable[[], tuple[str, ...]] = tuple
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """One of which somebody must have to start it: its own, its class's, or the app's."""
+        return self.roles_else() if self.roles_given is None else self.roles_given
 
     def handler(self, version: str | None = None) -> Handler:
         """What the engine runs. Late, because a fingerprint needs the functions that are defined further below.
@@ -251,7 +257,7 @@ def plain_function(fn: Callable[..., Any], what: str, *, methods: bool = False) 
         raise ConfigurationError(f"{what} {fn.__qualname__}: a class method. Make it a static one, or a function")
     if is_method(fn) and not methods:
         raise ConfigurationError(
-            f"{what} {fn.__qualname__}: a method; nobody says of which object a record is. Make it a function"
+            f"{what} {fn.__qualname__}: a method; nobody says of which object a record or request is. Make it a function"
         )
     return fn
 

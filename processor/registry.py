@@ -1,6 +1,7 @@
 """What an app has: its steps, handlers and queues by name, and the rules that no two of them may break."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from engine.errors import ConfigurationError
@@ -22,7 +23,7 @@ from processor.handlers import (
     result_of,
     takes_record,
 )
-from processor.methods import Instances, is_method
+from processor.methods import Instances, class_of, is_method
 from processor.options import check_options
 from processor.policies import dead_letter_topic
 from processor.queues import Queue
@@ -34,8 +35,10 @@ AnyStep = StepFunction[..., Any] | TransactionFunction[Any, ..., Any] | Procedur
 class Registry:
     """The steps and workflows of one app."""
 
-    def __init__(self, app: str) -> None:
+    def __init__(self, app: str, *, roles: tuple[str, ...] = ()) -> None:
         self._app = app
+        self._roles = roles
+        self._roles_of_classes: dict[str, tuple[str, ...]] = {}
         self.workflows: dict[str, Registration] = {}
         self.queues: dict[str, Queue] = {}
         self.instances = Instances()
@@ -73,12 +76,32 @@ class Registry:
                     topic=on,
                     wants_record=takes_record(function, on, kind=kind, what=what),
                     result=result_of(function, what),
+                    class_name=class_of(function),
+                    roles_else=partial(self.roles_of, class_of(function)),
                     **options,
                 )
             )
             return FusedFunction[..., Any](fn, chosen)
 
         return decorate
+
+    def roles_of(self, class_name: str | None) -> tuple[str, ...]:
+        """What is required of those that start a workflow which says nothing itself: its class's roles, or the app's."""
+        return self._roles if class_name is None else self._roles_of_classes.get(class_name, self._roles)
+
+    def require(self, class_name: str, roles: tuple[str, ...]) -> None:
+        """Roles of a class. Raises `ConfigurationError` if it has some, or no workflow, or one whose records are nobody's."""
+        members = [each for each in self.workflows.values() if each.class_name == class_name]
+        if not members:
+            raise ConfigurationError(
+                f"class {class_name}: it has no workflow of app {self._app!r} that could require a role"
+            )
+        if class_name in self._roles_of_classes:
+            raise ConfigurationError(f"class {class_name}: it, or another of its name, requires roles already")
+        for each in members:
+            if each.roles_given is None:
+                _check_roles(each, roles)
+        self._roles_of_classes[class_name] = roles
 
     def add_step(self, step: AnyStep) -> None:
         """Enter a step. Raises `ConfigurationError` if there is one of its name."""
@@ -103,17 +126,13 @@ class Registry:
             raise ConfigurationError(
                 f"workflow {registration.name!r} is registered twice in app {self._app!r}. Give one of them name=."
             )
+        _check_roles(registration, registration.roles)
         topic = registration.topic
         dead_letters = dead_letter_topic(registration.on_failure)
         if topic and dead_letters and topic.covers(dead_letters):
             raise ConfigurationError(
                 f"workflow {registration.name!r}: its dead letters go to {dead_letters!r}, which it consumes: one that fails\n"
                 f"  would come back for ever. Name another topic."
-            )
-        if topic is not None and registration.roles and topic.identity is None:
-            raise ConfigurationError(
-                f"workflow {registration.name!r} requires one of the roles {', '.join(registration.roles)}, and no record of {topic!r}\n"
-                f"  says whose it is: Topic(..., identity=FromHeaders('user', roles='roles')), or roles=() for everybody."
             )
         http = registration.http
         for other in self.workflows.values():
@@ -128,3 +147,12 @@ class Registry:
                     f"  each would see half of the records. Give one of them group=, a consumer group of its own."
                 )
         self.workflows[registration.name] = registration
+
+
+def _check_roles(registration: Registration, roles: tuple[str, ...]) -> None:
+    topic = registration.topic
+    if topic is not None and roles and topic.identity is None:
+        raise ConfigurationError(
+            f"workflow {registration.name!r} requires one of the roles {', '.join(roles)}, and no record of {topic!r}\n"
+            f"  says whose it is: Topic(..., identity=FromHeaders('user', roles='roles')), or roles=() for everybody."
+        )

@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack, cast
 
 from engine.errors import ConfigurationError
-from engine.identity import Identity, acting
+from engine.identity import Identity, acting, checked_roles
 from processor.policies import Retry
 
 if TYPE_CHECKING:
@@ -222,7 +222,14 @@ class Routes:
         return self.http("DELETE", path, **options)
 
 
-def check_http(fn: FunctionType, on: Http, roles: tuple[str, ...]) -> None:
+def given_roles(what: str, roles: Sequence[str] | None, http: Http | None = None) -> tuple[str, ...] | None:
+    """Roles as a decorator was given them; `None`: those of the class or the app. Of what is public there are none."""
+    if roles is None:
+        return () if http is not None and http.public else None
+    return checked_roles(what, roles)
+
+
+def check_http(fn: FunctionType, on: Http, roles: tuple[str, ...] | None) -> None:
     """Refuse a function that lacks an argument of the path, and roles that nobody who calls could have."""
     what = f"workflow {fn.__qualname__}"
     missing = [name for name in on.arguments if name not in fn.__annotations__ or name == "return"]
@@ -248,4 +255,14 @@ def _check_path(what: str, path: object) -> None:
         raise ConfigurationError(f"{what}: a name in braces stands there twice")
 
 
-__all__ = ["Authenticate", "Http", "HttpRequest", "Identity", "IncomingRequest", "Routes", "acting_as", "check_http"]
+__all__ = [
+    "Authenticate",
+    "Http",
+    "HttpRequest",
+    "Identity",
+    "IncomingRequest",
+    "Routes",
+    "acting_as",
+    "check_http",
+    "given_roles",
+]

@@ -341,19 +341,7 @@ class _Starter:
         return start
 
     def _row(self, engine: Engine, id: str, inputs: str, timeout: timedelta | None) -> StartRow:
-        timeout_ms = None if timeout is None else _timeout_ms(timeout)
-        registration = self._registration
-        handler = engine.commons.handlers.get(registration.name)
-        return StartRow(
-            id=WorkflowId(id),
-            name=registration.name,
-            version=registration.code_version if handler is None else handler.version,
-            class_name=registration.class_name,
-            config_name=self._instance,
-            inputs=inputs,
-            timeout_ms=timeout_ms,
-            deadline_ms=None if timeout_ms is None else now_ms() + timeout_ms,
-        )
+        return row_of(self._registration, engine, id, inputs, instance=self._instance, timeout=timeout)
 
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         if self._registration.instances is not None and self._instance is None:
@@ -363,6 +351,30 @@ class _Starter:
             )
         arguments = self._registration.arguments or self._registration.call_arguments()  # which says why not
         return arguments.encode(args, kwargs)
+
+
+def row_of(
+    registration: Registration,
+    engine: Engine,
+    id: str,
+    inputs: str,
+    *,
+    instance: str | None = None,
+    timeout: timedelta | None = None,
+) -> StartRow:
+    """The row of a workflow that is to be started, as the code here would run it."""
+    timeout_ms = None if timeout is None else _timeout_ms(timeout)
+    handler = engine.commons.handlers.get(registration.name)
+    return StartRow(
+        id=WorkflowId(id),
+        name=registration.name,
+        version=registration.code_version if handler is None else handler.version,
+        class_name=registration.class_name,
+        config_name=instance,
+        inputs=inputs,
+        timeout_ms=timeout_ms,
+        deadline_ms=None if timeout_ms is None else now_ms() + timeout_ms,
+    )
 
 
 def workflows_of(instance: object) -> Iterator[Registration]:

@@ -29,8 +29,6 @@ from engine.engine import Engine
 from engine.errors import ConfigurationError, WorkflowNotFoundError
 from engine.given_ids import check_given
 from engine.identity import authorized
-from engine.ids import WorkflowId
-from engine.starts import Start
 from engine.states import OPEN, WorkflowStatus
 from engine.waits import Outcome
 from processor.handlers import Registration, annotation_of
@@ -38,6 +36,7 @@ from processor.routes import WAIT_MAX, Http
 from processor.web.access import Doorkeeper, incoming_request
 from processor.web.guard import caller_of
 from processor.web.problems import Problem
+from processor.workflows import row_of
 
 KEY_HEADERS = ("idempotency-key", "dbos-workflow-id")
 """Either gives the workflow its ID. The second is what clients of DBOS send."""
@@ -150,14 +149,8 @@ class Triggers:
             inputs = arguments.encode(args, kwargs)
         except TypeError as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
-        start = Start(
-            id=WorkflowId(str(uuid.uuid4()) if given is None else given),
-            name=registration.name,
-            version=registration.code_version,
-            inputs=inputs,
-            request=incoming_request(request, http.path).text(http.headers),
-            is_private=True,
-        )
+        start = row_of(registration, engine, str(uuid.uuid4()) if given is None else given, inputs)
+        start.request, start.is_private = incoming_request(request, http.path).text(http.headers), True
         start.belongs_to(authorized(registration.name, caller.identity, registration.roles))
         status = await start_outside(engine, start)
         if http.wait is not None and (outcome := await self._outcome(start.id, http.wait)) is not None:

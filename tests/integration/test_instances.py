@@ -190,7 +190,7 @@ async def test_what_nobody_could_find_again_is_refused(database: str) -> None:
         app.instance("x", dict[str, str]())
     with pytest.raises(ConfigurationError, match=r"instance '': a name of 1 to 255 characters"):
         app.instance("", gate)
-    with pytest.raises(ConfigurationError, match=r"a method; nobody says of which object a record is"):
+    with pytest.raises(ConfigurationError, match=r"a method; nobody says of which object a record or request is"):
         decorate: Any = app.workflow(on=Topic("orders", Order))
 
         class Handler:  # pyright: ignore[reportUnusedClass]
