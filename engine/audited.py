@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from engine.errors import WorkflowNotFoundError
-from engine.store import cancels, holds
-from engine.store import handles as store
+from engine.store import holds
 from engine.store.statement import Statement, send
 from engine.weather import through_weather
 
@@ -32,30 +30,6 @@ class AuditRow:
     action: str
     subject: str
     detail: Any
-
-
-async def cancel(engine: Engine, workflow_id: str, *, interrupt: bool, actor: str, note: str) -> bool:
-    """Cancel a workflow, unless it has ended; whether it was cancelled by this.
-
-    Raises:
-        WorkflowNotFoundError: There is none of this ID.
-    """
-    schema = engine.settings.schema
-
-    async def attempt() -> bool:
-        async with engine.pool.connection() as connection, connection.transaction():
-            cursor = await send(connection, schema, cancels.cancel(ids=[workflow_id], interrupt=interrupt))
-            if not await cursor.fetchall():
-                cursor = await send(connection, schema, store.outcomes(ids=[workflow_id]))
-                if await cursor.fetchone() is None:
-                    raise WorkflowNotFoundError(workflow_id)
-                return False
-            await record(connection, schema, actor=actor, action="cancel workflow", subject=workflow_id, detail=note)
-            return True
-
-    if is_done := await through_weather(attempt):
-        engine.cancels.are_cancelled([workflow_id], interrupt=interrupt)
-    return is_done
 
 
 async def recover(engine: Engine, executors: Sequence[str], *, actor: str) -> list[str]:

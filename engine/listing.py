@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
@@ -16,6 +16,13 @@ from engine.store.statement import send
 
 LIST_MAX = 10_000
 """Workflows of one page: they are in memory together."""
+
+
+class After(NamedTuple):
+    """Where the page before ended: creation (epoch ms) and ID of its last workflow."""
+
+    created_ms: int
+    workflow_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +96,7 @@ async def list_workflows(
     *,
     limit: int = 100,
     offset: int = 0,
+    after: After | None = None,
     newest_first: bool = False,
     payloads: Payloads | None,
 ) -> list[WorkflowInfo]:
@@ -100,6 +108,7 @@ async def list_workflows(
         chosen: Which; `None`: all.
         limit: Most of them, up to `LIST_MAX`.
         offset: How many to pass over before.
+        after: Where the page before ended, for pages that stay apart while rows are added, and cost the same however far.
         newest_first: The other way round.
         payloads: Opens inputs, outputs and errors; `None`: they are not read.
 
@@ -112,7 +121,9 @@ async def list_workflows(
     if offset < 0:
         raise ConfigurationError(f"offset={offset}: 0 or more")
     given = {} if chosen is None else chosen.given()
-    asked = store.listed(given, limit=limit, offset=offset, newest_first=newest_first, payloads=payloads is not None)
+    asked = store.listed(
+        given, limit=limit, offset=offset, after=after, newest_first=newest_first, payloads=payloads is not None
+    )
     cursor = await send(connection, schema, asked)
     return [info_of(row if payloads is None else opened_row(row, payloads)) for row in await cursor.fetchall()]
 

@@ -103,17 +103,28 @@ each combination is planned for itself."""
 
 
 def listed(
-    filters: Mapping[str, Any], *, limit: int, offset: int, newest_first: bool, payloads: bool
+    filters: Mapping[str, Any],
+    *,
+    limit: int,
+    offset: int,
+    newest_first: bool,
+    payloads: bool,
+    after: tuple[int, str] | None = None,
 ) -> Statement[WorkflowRow]:
-    """Workflows that pass all filters (`_FILTERS`), by creation, then ID."""
+    """Workflows that pass all filters (`_FILTERS`), by creation, then ID, behind `after`."""
     columns: LiteralString = _PAYLOADS if payloads else _NO_PAYLOADS
     text: LiteralString = "SELECT" + _COLUMNS + columns + " FROM {schema}.workflow_status AS w "
     conditions: list[LiteralString] = [_FILTERS[name] for name in filters]
+    if after is not None:
+        behind: LiteralString = "<" if newest_first else ">"
+        conditions.append("(w.created_at, w.workflow_uuid) " + behind + " (%(after_ms)s, %(after_id)s)")
     if conditions:
         text += "WHERE " + " AND ".join(conditions)
     order: LiteralString = "DESC" if newest_first else "ASC"
     text += " ORDER BY w.created_at " + order + ", w.workflow_uuid " + order + " LIMIT %(limit)s OFFSET %(offset)s"
     parameters = {**filters, "limit": limit, "offset": offset}
+    if after is not None:
+        parameters |= {"after_ms": after[0], "after_id": after[1]}
     if payloads:
         parameters["elsewhere"] = INPUTS_ELSEWHERE
     return Statement(text, parameters, args_row(WorkflowRow))

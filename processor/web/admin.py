@@ -16,13 +16,15 @@ from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Path, Query
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from engine import audited, dead_letters, handles, inspection, partitions
+from engine import acts, audited, dead_letters, handles, inspection, partitions
+from engine.acts import Refusal, through_pool
 from engine.engine import Engine
-from engine.pages import PAGE_MAX, After, page
+from engine.errors import WorkflowNotFoundError
+from engine.listing import After, WorkflowFilter, list_workflows
 from engine.partitions import Place
 from engine.states import WorkflowStatus
 from engine.weather import through_weather
@@ -46,6 +48,9 @@ Value = TypeVar("Value")
 
 STATEMENTS_MAX = 2
 """Statements of operators under way at the same time: lists can be slow, and the pool (`postgres.pool_max`) is there for work."""
+
+PAGE_MAX = 1_000
+"""Workflows, or rows of another kind, of one page."""
 
 EXECUTORS_MAX = 1_000
 BIGINT_MAX = 2**63 - 1
@@ -99,29 +104,42 @@ class Admin:
         *,
         status: Annotated[list[WorkflowStatus] | None, Query(max_length=len(WorkflowStatus))] = None,
         name: Text | None = None,
+        version: Text | None = None,
+        queue: Text | None = None,
+        executor: Text | None = None,
         user: Text | None = None,
         prefix: Text | None = None,
+        parent: Text | None = None,
+        forked_from: Text | None = None,
+        created_from: AwareDatetime | None = None,
+        created_before: AwareDatetime | None = None,
         after: Text | None = None,
         limit: Limit = 100,
     ) -> WorkflowPage:
-        """Workflows, the newest first. `prefix`: of their IDs; `after`: as the page before says."""
+        """Workflows that pass all that is given, the newest first. `prefix`: of their IDs; `after`: as the page before says."""
         behind = None if after is None else _decoded(after)
-        rows = await self._read(
-            lambda connection, schema: page(
-                connection,
-                schema,
-                statuses=None if status is None else [each.value for each in status],
-                name=name,
-                user=user,
-                prefix=prefix,
-                after=behind,
-                limit=limit,
+        chosen = WorkflowFilter(
+            status=status,
+            name=name,
+            version=version,
+            queue=queue,
+            executor=executor,
+            user=user,
+            prefix=prefix,
+            parent=parent,
+            forked_from=forked_from,
+            created_from=created_from,
+            created_before=created_before,
+        )
+        found = await self._read(
+            lambda c, schema: list_workflows(
+                c, schema, chosen, limit=limit, after=behind, newest_first=True, payloads=None
             )
         )
-        last = rows[-1] if len(rows) == limit else None
+        last = found[-1] if len(found) == limit else None
         return WorkflowPage(
-            workflows=[ListedWorkflow.of(row) for row in rows],
-            after=None if last is None else _encoded(After(last.created_ms, last.workflow_id)),
+            workflows=[ListedWorkflow.of(info) for info in found],
+            after=None if last is None else _encoded(After(round(last.created_at.timestamp() * 1000), last.id)),
         )
 
     async def stranded(self, limit: Limit = 100) -> list[StrandedWorkflow]:
@@ -148,14 +166,14 @@ class Admin:
 
     async def cancel(self, workflow_id: str, http__request: Request, reason: Reason, interrupt: bool = False) -> Done:
         """Cancel a workflow, unless it has ended. `interrupt`: also its async steps, where they wait next."""
-        done = await audited.cancel(
+        note, actor = reason.note, caller_of(http__request).actor
+        acted = await through_pool(
             self._engine(),
-            workflow_id,
-            interrupt=interrupt,
-            actor=caller_of(http__request).actor,
-            note=reason.note,
+            lambda c, schema: acts.cancel(c, schema, [workflow_id], interrupt=interrupt, actor=actor, note=note),
         )
-        return Done(done)
+        if acted.refused.get(workflow_id) is Refusal.UNKNOWN:
+            raise WorkflowNotFoundError(workflow_id)
+        return Done(bool(acted.done))
 
     # -- dead letters --
 

@@ -12,7 +12,6 @@ from engine.audited import AuditRow
 from engine.dead_letters import DeadLetterRow
 from engine.handles import StepInfo, WorkflowInfo
 from engine.inspection import PartitionRow, StrandedRow
-from engine.pages import PageRow
 from engine.states import WorkflowStatus
 
 
@@ -22,29 +21,22 @@ class ListedWorkflow(BaseModel):
     workflow_id: str
     name: str
     version: str | None
-    status: str
+    status: WorkflowStatus
     created_at: datetime
     updated_at: datetime
     executor_id: str | None
+    class_name: str | None
+    instance: str | None
     queue: str | None
     source: str | None
+    forked_from: str | None
     user: str | None
 
     @classmethod
-    def of(cls, row: PageRow) -> Self:
+    def of(cls, info: WorkflowInfo) -> Self:
         """The row."""
-        return cls(
-            workflow_id=row.workflow_id,
-            name=row.name,
-            version=row.version,
-            status=row.status,
-            created_at=at(row.created_ms),
-            updated_at=at(row.updated_ms),
-            executor_id=row.executor_id,
-            queue=row.queue,
-            source=row.source,
-            user=row.user,
-        )
+        names = [name for name in cls.model_fields if name != "workflow_id"]
+        return cls(workflow_id=info.id, **{name: getattr(info, name) for name in names})
 
 
 class WorkflowPage(BaseModel):
@@ -68,6 +60,8 @@ class ShownWorkflow(BaseModel):
     deadline: datetime | None
     executor_id: str | None
     recovery_attempts: int
+    class_name: str | None
+    instance: str | None
     source: str | None
     queue: str | None
     priority: int

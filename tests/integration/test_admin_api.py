@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from psycopg import AsyncConnection
@@ -83,6 +84,8 @@ async def test_workflows_are_listed_newest_first_page_by_page_and_shown(bench: B
             break
         after = f"&after={answer['after']}"
     adas = (await viewer.get("/admin/workflows?user=ada&prefix=w-&status=SUCCESS&status=ERROR")).json()["workflows"]
+    newer = f"&created_from={quote(adas[1]['created_at'])}"
+    later = (await viewer.get(f"/admin/workflows?version=1&user=ada{newer}")).json()["workflows"]
     one = (await viewer.get("/admin/workflows/w-1")).json()
     whole = (await operator.get("/admin/workflows/w-1?payloads=true")).json()
     steps = (await viewer.get("/admin/workflows/w-1/steps")).json()
@@ -90,6 +93,9 @@ async def test_workflows_are_listed_newest_first_page_by_page_and_shown(bench: B
 
     assert sorted(seen) == [f"w-{number}" for number in range(7)]
     assert {each["workflow_id"] for each in adas} == {"w-1", "w-3", "w-5"}
+    assert later == adas[:2]
+    assert (await viewer.get("/admin/workflows?version=2")).json()["workflows"] == []
+    assert (await viewer.get("/admin/workflows?created_before=2026-01-01T00:00:00")).status == 422
     assert (one["status"], one["user"], one["inputs"], one["output"]) == ("SUCCESS", "ada", None, None)
     assert (whole["inputs"], whole["output"]) == ('{"args": ["o-1"], "kwargs": {}}', '"receipt-o-1"')
     assert [(each["name"], each["has_failed"], each["output"]) for each in steps] == [("charge", False, None)]
