@@ -25,8 +25,8 @@ from engine.errors import ConfigurationError
 from engine.handlers import HandlerKind
 from engine.identity import checked_roles
 from processor.acts import Acts
-from processor.classes import Classes
 from processor.config import Settings
+from processor.declared import Declared
 from processor.decorators import (
     BatchDecorator,
     FusedDecorator,
@@ -73,7 +73,7 @@ _BREAKER = Breaker()
 _DEAD_LETTER = DeadLetter()
 
 
-class App(Acts, Procedures, Classes, Routes):
+class App(Acts, Procedures, Declared, Routes):
     """A set of handlers that are deployed together.
 
     Attributes:
@@ -417,14 +417,6 @@ class App(Acts, Procedures, Classes, Routes):
     def register_workflow(self, fn: Callable[P, R], *, name: str | None = None) -> WorkflowFunction[P, R]:
         """`workflow` for a function that cannot be decorated, as one of another library."""
         return self.workflow(name=name)(fn)
-
-    def register_queue(self, queue: Queue) -> Queue:
-        """Have the app's processes take from a queue, as far as the settings let them (`queues.listen`); returns it.
-
-        Its limits are those of the process that started last: all obey the same ones.
-        """
-        self._registry.add_queue(queue)
-        return queue
 
     @overload
     async def run_step(

@@ -135,7 +135,12 @@ class Registration:
     def is_flow(self) -> bool:
         """Whether its one argument is an `Execution`: then it is a flow, its steps are nodes, and options hold for them."""
         parameters = list(inspect.signature(self.function).parameters)
-        if len(parameters) != 1 or self.instances is not None or self.topic is not None or self.kind is not HandlerKind.JOURNALED:
+        if (
+            len(parameters) != 1
+            or self.instances is not None
+            or self.topic is not None
+            or self.kind is not HandlerKind.JOURNALED
+        ):
             return False
         function = cast("FunctionType", self.function)
         return annotation_of(function, parameters[0], "workflow") is Execution

@@ -1,4 +1,4 @@
-"""What of an app is about classes: objects that have a name, and roles for all the workflows of a class.
+"""What an app has beside its functions: queues, objects that have a name, roles of all the workflows of a class.
 
 @app.requires("clerk")
 class Office:
@@ -17,6 +17,7 @@ from typing import TypeVar
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.identity import checked_roles
+from processor.queues import Queue
 from processor.registry import Registry
 from processor.workflows import workflows_of
 
@@ -24,11 +25,19 @@ Obj = TypeVar("Obj")
 Cls = TypeVar("Cls", bound=type)
 
 
-class Classes:
+class Declared:
     """Of an app."""
 
     _registry: Registry
     engines: list[Engine]
+
+    def register_queue(self, queue: Queue) -> Queue:
+        """Have the app's processes take from a queue, as far as the settings let them (`queues.listen`); returns it.
+
+        Its limits are those of the process that started last: all obey the same ones.
+        """
+        self._registry.add_queue(queue)
+        return queue
 
     def instance(self, name: str, instance: Obj) -> Obj:
         """Give an object a name, under which its methods that are workflows are found again. Returns the object.
