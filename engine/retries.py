@@ -62,8 +62,12 @@ class Retry:
             return error.delay
         if not isinstance(error, self.on):
             return None
-        # Bounded exponent: 2.0 ** 2000 is an OverflowError, and any wait is capped long before.
-        return min(self.first_delay * self.backoff ** min(attempt - 1, 64), self.max_delay)
+        if not self.first_delay:
+            return self.first_delay
+        try:
+            return min(self.first_delay * float(self.backoff) ** (attempt - 1), self.max_delay)
+        except OverflowError:  # longer than any `timedelta`, or than a float can say
+            return self.max_delay
 
 
 NEVER = Retry(attempts=1)
