@@ -2,19 +2,21 @@
 
     fulfil.start(order, express=True) ──▶ {"args": [{"order_id": "o-1"}], "kwargs": {"express": true}} ──▶ fulfil(…)
 
-The first run gets what every later one gets: values read back from that text, never the caller's own objects.
+The first run gets what every later one gets: values read back from that text, never the caller's own objects. The TypeScript
+SDK of DBOS, which has only positional arguments, writes them as a list.
 """
 
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from engine.errors import ConfigurationError
 from engine.handlers import UndecodableError
+from processor import dbos_values
 from processor.codec import Result, UnencodableTypeError, result_codec
 
 
@@ -56,8 +58,7 @@ class CallArguments:
     def decode(self, inputs: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Positional and keyword arguments. Raises `UndecodableError` if they are not this function's."""
         try:
-            stored = json.loads(inputs)
-            args, kwargs = stored.get("args", []), stored.get("kwargs", {})
+            args, kwargs = _call(dbos_values.loads(inputs, of_call=True))
             self._signature.bind(*args, **kwargs)
             positional = self._positional(len(args))
             return (
@@ -98,3 +99,10 @@ class CallArguments:
         except ValidationError as error:
             problem = str(error).replace("\n", " ")
         raise ValueError(f"argument {name}: {problem}")
+
+
+def _call(stored: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Positional and keyword arguments of stored inputs."""
+    if isinstance(stored, list):
+        return cast("list[Any]", stored), {}
+    return stored.get("args", []), stored.get("kwargs", {})

@@ -2,7 +2,8 @@
 
     value ──encode──▶ JSON text in Postgres ──decode──▶ JSON values, or what `model=` says
 
-Who writes and who reads may be different programs: the text says what any of them can read. Floats and bytes keep every
+Who writes and who reads may be different programs: the text says what any of them can read, and what DBOS's SDK for
+TypeScript writes is read as well. Floats and bytes keep every
 value, as in results of steps (`processor.codec`).
 """
 
@@ -16,6 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from engine.errors import ConfigurationError
 from engine.handlers import UndecodableError
 from processor.codec import UnencodableTypeError, problem_of, result_codec, type_name
+from processor.dbos_values import plain_text
 
 NAME_MAX = 255
 """Characters of a topic, of a key, of an idempotency key: they are in indexes."""
@@ -46,16 +48,15 @@ def decoder(model: Any, what: str) -> Callable[[str], Any]:
     Raises:
         ConfigurationError: Such a type cannot be read from JSON.
     """
-    if model is Any:
-        return json.loads
+    decode: Callable[[str], Any]
     try:
-        decode = _decoder(model)
+        decode = json.loads if model is Any else _decoder(model)
     except UnencodableTypeError as error:
         raise ConfigurationError(f"{what}: model={type_name(model)}: {error}") from None
 
     def decoded(text: str) -> Any:
         try:
-            return decode(text)
+            return decode(plain_text(text))
         except Exception as error:  # noqa: BLE001  # a user's validator may raise anything; it is this value's fault
             problem = problem_of(error, type_name(model))
         raise UndecodableError(f"{what}: {problem}")
