@@ -20,7 +20,10 @@ def type_name(error: BaseException) -> str:
 
 
 def encode_error(error: BaseException) -> str:
-    """The text of an `error` column: type, message, the arguments where JSON can hold them, and the cause likewise."""
+    """The text of an `error` column: type, message, the arguments where JSON can hold them, and the cause likewise.
+
+    `name` and `message` are what JavaScript knows of an error: DBOS's SDK raises one from them.
+    """
     stored = _stored(error)
     if error.__cause__ is not None:
         stored["cause"] = _stored(error.__cause__)
@@ -57,7 +60,8 @@ def summary(error: BaseException) -> str:
 
 
 def _stored(error: BaseException) -> dict[str, Any]:
-    stored: dict[str, Any] = {"type": type_name(error), "message": _clean(str(error))[:MESSAGE_MAX]}
+    message = _clean(str(error))[:MESSAGE_MAX]
+    stored: dict[str, Any] = {"type": type_name(error), "name": type(error).__name__, "message": message}
     try:
         arguments = json.dumps(list(error.args))
     except (TypeError, ValueError):

@@ -515,6 +515,63 @@ BEGIN
 END;
 $function$;
 
+CREATE OR REPLACE FUNCTION dbos.changed_by_others()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+DECLARE
+    blocked boolean;
+BEGIN
+    DELETE FROM "dbos".waiting AS x WHERE x.workflow_uuid = NEW.workflow_uuid;
+    IF NEW.status = 'CANCELLED' THEN
+        UPDATE "dbos".workflow_status AS w
+           SET kafka_wake_at = NULL
+         WHERE w.workflow_uuid = NEW.workflow_uuid AND w.kafka_wake_at IS NOT NULL;
+        UPDATE "dbos".workflow_queue AS q
+           SET completed_at_epoch_ms = "dbos".now_ms(), deduplication_id = NULL
+         WHERE q.workflow_uuid = NEW.workflow_uuid AND q.completed_at_epoch_ms IS NULL;
+        UPDATE "dbos".workflow_status AS w
+           SET kafka_wake_at = 0
+          FROM "dbos".waiting AS x
+         WHERE x.target = NEW.workflow_uuid AND x.kind = 'result'
+           AND w.workflow_uuid = x.workflow_uuid AND w.status = 'PENDING' AND w.owner_xid IS NULL
+           AND w.kafka_wake_at IS DISTINCT FROM 0;
+        PERFORM pg_notify('processor_rows', 'rows');
+        IF octet_length(NEW.workflow_uuid) < 1000 AND NEW.workflow_uuid !~ '\s' THEN
+            PERFORM pg_notify('processor_rows', 'cancelled ' || NEW.workflow_uuid);
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF NEW.kafka_source IS NOT NULL AND OLD.status <> 'PENDING' THEN
+        -- In this order: a reader that misses the hold sees the row.
+        DELETE FROM "dbos".hold AS h WHERE h.workflow_uuid = NEW.workflow_uuid AND h.kind = 'block';
+        blocked := FOUND;
+        UPDATE "dbos".dead_letter AS d
+           SET state = 'RETRIED', resolved_at = "dbos".now_ms()
+         WHERE d.workflow_uuid = NEW.workflow_uuid AND d.state = 'OPEN';
+    END IF;
+    UPDATE "dbos".workflow_status AS w
+       SET queue_name = CASE WHEN w.kafka_source IS NULL THEN w.queue_name END,
+           output = NULL,
+           error = NULL,
+           kafka_wake_at = NULL,
+           kafka_asleep = NULL,
+           kafka_interrupt = NULL,
+           kafka_attempt = NULL,
+           kafka_alone = NULL,
+           kafka_place = CASE WHEN blocked THEN w.kafka_place
+                              WHEN blocked IS NULL THEN w.kafka_place
+                              ELSE (SELECT (k.value::json ->> 'high')::bigint
+                                      FROM "dbos".event_dispatch_kv AS k
+                                     WHERE k.service_name = 'kafka:' || substring(w.kafka_source FROM '^(.*)\|[^|]*$')
+                                       AND k.key = regexp_replace(substring(w.kafka_source FROM '[^|]*$'),
+                                                                  '~\d+(-\d+)$', '\1')) END
+     WHERE w.workflow_uuid = NEW.workflow_uuid;
+    PERFORM pg_notify('processor_rows', CASE WHEN NEW.kafka_source IS NULL THEN 'queue ' || NEW.queue_name ELSE 'rows' END);
+    RETURN NULL;
+END;
+$function$;
+
 CREATE OR REPLACE FUNCTION dbos.debounce(workflow_name text, debounce_key text, call text, wait_ms bigint, max_wait_ms bigint, queue text, new_inputs text, new_request text, timeout_ms bigint, place bigint)
  RETURNS text
  LANGUAGE plpgsql
@@ -847,6 +904,20 @@ BEGIN
     VALUES (NEW.workflow_uuid, NEW.queue_name, NEW.created_at, NEW.started_at_epoch_ms, NEW.executor_id,
             NEW.deduplication_id, NEW.priority)
         ON CONFLICT DO NOTHING;
+    IF TG_OP = 'INSERT' AND NEW.kafka_place IS NULL AND NEW.status = 'ENQUEUED' THEN
+        IF NEW.forked_from IS NOT NULL THEN
+            UPDATE "dbos".workflow_status AS w
+               SET request = o.request
+              FROM "dbos".workflow_status AS o
+             WHERE w.workflow_uuid = NEW.workflow_uuid AND o.workflow_uuid = NEW.forked_from;
+            INSERT INTO "dbos".workflow_inputs (workflow_uuid, inputs)
+            SELECT NEW.workflow_uuid, i.inputs
+              FROM "dbos".workflow_inputs AS i
+             WHERE i.workflow_uuid = NEW.forked_from AND NEW.inputs LIKE '%"stored_in": "workflow_inputs"%'
+                ON CONFLICT DO NOTHING;
+        END IF;
+        PERFORM pg_notify('processor_rows', 'queue ' || NEW.queue_name);
+    END IF;
     RETURN NULL;
 END;
 $function$;
@@ -856,6 +927,8 @@ CREATE TRIGGER dbos_notifications_trigger AFTER INSERT ON dbos.notifications FOR
 CREATE CONSTRAINT TRIGGER processor_wake_receiver AFTER INSERT ON dbos.notifications DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.wake_receiver();
 
 CREATE TRIGGER dbos_workflow_events_trigger AFTER INSERT ON dbos.workflow_events FOR EACH ROW WHEN ((current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text)) EXECUTE FUNCTION dbos.workflow_events_function();
+
+CREATE TRIGGER changed_by_others AFTER UPDATE OF status ON dbos.workflow_status FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND ((new.status = 'CANCELLED'::text) OR ((new.status = 'ENQUEUED'::text) AND (new.queue_name = '_dbos_internal_queue'::text))) AND (current_setting('processor.quiet'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION dbos.changed_by_others();
 
 CREATE TRIGGER delete_what_hangs_on AFTER DELETE ON dbos.workflow_status REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION dbos.delete_what_hangs_on();
 
