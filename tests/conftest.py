@@ -34,7 +34,13 @@ KAFKA = pytest.StashKey[kafka_choice.Choice]()
 WISHES = pytest.StashKey[dict[str, str]]()
 """The variables PROCESSOR_TEST_* of this run."""
 WORKERS_MAX = 6
-TOGETHER = ("tests/system/", "tests/typing/", "tests/conformance/test_servers.py", "tests/deploy/test_chart")
+TOGETHER = (
+    "tests/system/",
+    "tests/typing/",
+    "tests/conformance/test_servers.py",
+    "tests/deploy/test_chart",
+    "tests/interop/",
+)
 """What `make test` runs in one worker, one after the other, and begins with: work for a whole machine (processes that are
 killed and started anew, brokers), one run of pyright for all, or the chart, rendered once for many tests."""
 
