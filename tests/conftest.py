@@ -7,15 +7,18 @@ kafka             the real Kafka of this run; a test that asks for it is skipped
 private_kafka     a real Kafka of the test's own, to stop, kill and restart
 mock_cluster      librdkafka's mock cluster, fresh, in this process
 broker            both, one after the other: what must behave alike
+own_tmp           a directory for temporary files, also of the processes that the test starts
 """
 
 import asyncio
 import gc
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -281,3 +284,13 @@ def mock_cluster() -> Generator[MockCluster]:
 def broker(request: pytest.FixtureRequest) -> MockCluster | Kafka:
     """Each of the two brokers: `bootstrap_servers`, `create_topic`, `delete_topic`, `delete_records`."""
     return request.getfixturevalue("mock_cluster" if request.param == "mock" else "kafka")
+
+
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A directory for temporary files, of this process and of those it starts; short, for the paths of sockets."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)

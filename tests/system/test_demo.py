@@ -4,9 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import psutil
@@ -20,15 +18,6 @@ WAIT_S = 60
 """Longest until a demo has ended; a second alone."""
 
 COMMAND = [sys.executable, "-m", "processor", "demo"]
-
-
-@pytest.fixture
-def own_tmp(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
-    """A directory for temporary files that must be empty at the end; short, for the paths of sockets."""
-    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
-        Path(directory).chmod(0o755)
-        monkeypatch.setenv("TMPDIR", directory)
-        yield Path(directory)
 
 
 @pytest.mark.timeout(600)
