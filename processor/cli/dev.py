@@ -1,11 +1,17 @@
 """`processor dev`: an app on this machine, with an embedded Postgres and the pretend broker; nothing is left behind.
 
+Never with another database or other brokers, whatever the settings name. The two belong together: a relay on a database
+that lasts would publish its events to a broker that forgets them, and progress would be stored of records that nobody
+else has (I9). So the settings, and what commands and the app itself read of them in the environment, name these here.
+What the app opens by other settings of its own is its own.
+
 The broker is librdkafka's mock cluster, which any Kafka client can talk to. What it does not do (transactions that
 abort, admin requests, security) and that it forgets everything at the end stands in `consumers.mock`.
 """
 
 import argparse
 import asyncio
+import os
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -37,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--partitions", type=int, default=4, metavar="N", help="of each topic the app names (default: 4)"
     )
     parser.epilog = (
-        "With postgres.dsn in the settings that database is used (and migrated) instead of an embedded one.\n"
-        "Everything else is gone at the end."
+        "A database and brokers that the settings name are left alone: it always has its own, which are gone at the end.\n"
+        "The commands under migrate: of the settings run on its Postgres."
     )
 
 
@@ -46,26 +52,38 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the servers, migrate, run until stopped."""
     if not 1 <= arguments.partitions <= PARTITIONS_MAX:
         raise ConfigurationError(f"--partitions {arguments.partitions}: 1 to {PARTITIONS_MAX}")
-    settings = load_settings(arguments.config)
-    app = load_app(arguments.app)
+    configured = load_settings(arguments.config)
     with ExitStack() as servers:
         try:
             broker = servers.enter_context(MockCluster())
         except MockClusterError as error:
             raise ConfigurationError(f"this build of the Kafka client has no pretend broker: {error}") from None
+        dsn = servers.enter_context(EmbeddedPostgres()).dsn
+        settings = _for_development(configured, dsn, broker.bootstrap_servers)
+        os.environ.update(_variables(dsn, broker.bootstrap_servers))
+        # Not before: it may look at the settings when it is imported.
+        app = load_app(arguments.app)
         broker.set_initial_rebalance_delay(timedelta(0))
         for topic in {*_topics(app), *_dead_letter_topics(app)}:
             broker.create_topic(topic, arguments.partitions)
         broker.create_topic(settings.outbox.position_topic, 1)
-        dsn = settings.postgres.dsn.get_secret_value() or servers.enter_context(EmbeddedPostgres()).dsn
-        settings = _for_development(settings, dsn, broker.bootstrap_servers)
         runtime = Runtime(app, settings, observers=[_topics_as_they_are_published_to(broker, arguments.partitions)])
         asyncio.run(migrate(dsn, settings.postgres.schema_name))
         if code := run_commands(settings.migrate, settings):
             return code
         setup_logging("console", settings.logs.level)
-        print(_instructions(app, settings, dsn), flush=True)
+        print(_instructions(app, settings, _left_alone(configured)), flush=True)
         return run_until_stopped(runtime, settings)
+
+
+def _left_alone(settings: Settings) -> list[str]:
+    """Which settings name servers that are not used here."""
+    named = {
+        "postgres.dsn": bool(settings.postgres.dsn.get_secret_value()),
+        "postgres.direct_dsn": settings.postgres.direct_dsn is not None,
+        "kafka.bootstrap_servers": "bootstrap_servers" in settings.kafka.model_fields_set,
+    }
+    return [name for name, is_named in named.items() if is_named]
 
 
 def _for_development(settings: Settings, dsn: str, bootstrap_servers: str) -> Settings:
@@ -86,6 +104,15 @@ def _for_development(settings: Settings, dsn: str, bootstrap_servers: str) -> Se
             "outbox": {"relay": True, "refused_retry": timedelta(seconds=1), "extra": {}},
         },
     )
+
+
+def _variables(dsn: str, bootstrap_servers: str) -> dict[str, str]:
+    """These servers for whoever else reads the settings, in this process or in a command: variables win over files."""
+    return {
+        "PROCESSOR_POSTGRES_DSN": dsn,
+        "PROCESSOR_POSTGRES_DIRECT_DSN": "",
+        "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+    }
 
 
 def _topics(app: App) -> list[str]:
@@ -110,19 +137,23 @@ def _dead_letter_topics(app: App) -> list[str]:
     return sorted({topic for topic in named if topic is not None})
 
 
-def _instructions(app: App, settings: Settings, dsn: str) -> str:
+def _instructions(app: App, settings: Settings, ignored: list[str]) -> str:
     topics = _topics(app)
+    dsn, brokers = settings.postgres.dsn.get_secret_value(), settings.kafka.bootstrap_servers
+    direct = "PROCESSOR_POSTGRES_DIRECT_DSN= " if "postgres.direct_dsn" in ignored else ""
     lines = [
         f"{app.name} runs. Ctrl-C ends it.",
-        f"  Kafka     {settings.kafka.bootstrap_servers}  topics: {', '.join(topics) or 'none by name'}",
-        f'  Postgres  psql "{dsn}"' if "password" not in dsn and "@" not in dsn else "  Postgres  as in the settings",
+        f"  Kafka     {brokers}  topics: {', '.join(topics) or 'none by name'}",
+        f'  Postgres  psql "{dsn}"',
+        f'  Commands  {direct}PROCESSOR_POSTGRES_DSN="{dsn}" processor dead-letters list',
     ]
-    if "password" not in dsn:
-        lines.append(f"  Commands  PROCESSOR_POSTGRES_DSN='{dsn}' processor dead-letters list")
     if settings.http.enabled and settings.http.port:
         lines.append(f"  Metrics   http://127.0.0.1:{settings.http.port}/metrics")
     if topics:
+        lines.append(f"  A record  echo 'key:{{...}}' | kcat -P -K: -b {brokers} -t {topics[0]}")
+    if ignored:
+        names = " and ".join(filter(None, [", ".join(ignored[:-1]), ignored[-1]]))
         lines.append(
-            f"  A record  echo 'key:{{...}}' | kcat -P -K: -b {settings.kafka.bootstrap_servers} -t {topics[0]}"
+            f"  Settings  {names} {'are' if len(ignored) > 1 else 'is'} left alone: dev has servers of its own"
         )
     return "\n".join(lines)

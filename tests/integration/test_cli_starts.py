@@ -1,44 +1,103 @@
 """`processor dev` and `processor new`: what a user begins with, in processes of its own."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
-from tests.integration.commands import ROOT, WAIT_S, command, environment, produce, running, wait_for
+from tests.integration.commands import ROOT, SHOP, WAIT_S, command, environment, produce, running, wait_for
 
 
-def test_dev_brings_its_own_servers_and_takes_them_away(project: Path) -> None:
-    (project / "processor.yaml").write_text(
-        json.dumps(
-            {
-                "migrate": [
-                    [
-                        sys.executable,
-                        "-c",
-                        "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute('CREATE TABLE sale (id text)')",
-                    ]
-                ]
-            }
-        )
-    )
+def test_dev_brings_its_own_servers_touches_no_others_and_takes_them_away(project: Path, own_tmp: Path) -> None:
+    """I9: a pretend broker and a database that lasts do not belong together: events would be published, and gone.
 
-    with running(project, "dev", "shop:app", env={"PROCESSOR_HTTP_PORT": "0"}) as program:
-        broker = program.until(r"Kafka +(\S+)")[1]
-        dsn = program.until(r'psql "([^"]+)"')[1]
-        produce(broker, {"order_id": "o-1"})
-        wait_for(dsn, "SELECT count(*) FROM sale", 1)
-        code = program.end(signal.SIGINT)
+    Whatever names other servers, for the app itself, the commands of `migrate:` and libpq: nobody so much as connects to them.
+    """
+    (project / "shop.py").write_text(SHOP + READS)
+    with listeners() as (by_file, by_variable, by_libpq, brokers):
+        settings = {
+            "migrate": [[sys.executable, "migrate.py"]],
+            "postgres": {"dsn": f"host=127.0.0.1 port={by_file}", "direct_dsn": f"host=127.0.0.1 port={by_file}"},
+            "kafka": {"bootstrap_servers": f"127.0.0.1:{brokers}"},
+        }
+        (project / "processor.yaml").write_text(json.dumps(settings))
+        (project / "migrate.py").write_text(MIGRATE)
+        variables = {
+            "PROCESSOR_HTTP_PORT": "0",
+            "PROCESSOR_POSTGRES_DSN": f"host=127.0.0.1 port={by_variable}",
+            "PGHOSTADDR": "127.0.0.1",
+            "PGPORT": str(by_libpq),
+        }
+        with running(project, "dev", "shop:app", env=variables) as program:
+            broker = program.until(r"Kafka +(\S+)")[1]
+            dsn = program.until(r'psql "([^"]+)"')[1]
+            program.until("postgres.dsn, postgres.direct_dsn and kafka.bootstrap_servers are left alone")
+            produce(broker, {"order_id": "o-1"})
+            wait_for(dsn, "SELECT count(*) FROM sale", 1)
+            code = program.end(signal.SIGINT)
 
     assert code == 0, program.lines
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(dsn)
+    assert list(own_tmp.iterdir()) == []
+
+
+READS = """
+import processor
+
+assert "127.0.0.1" not in processor.load_settings().postgres.dsn.get_secret_value()
+"""
+
+MIGRATE = """
+import os
+import psycopg
+import processor
+
+settings = processor.load_settings()
+assert settings.postgres.direct_dsn is None
+assert settings.postgres.dsn.get_secret_value() == os.environ["PROCESSOR_POSTGRES_DSN"]
+with psycopg.connect(os.environ["PROCESSOR_POSTGRES_DSN"]) as connection:
+    connection.execute("CREATE TABLE sale (id text)")
+"""
+
+
+@contextlib.contextmanager
+def listeners() -> Generator[list[int]]:
+    """Four ports to which nobody may have connected at the end."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        yield [each.getsockname()[1] for each in sockets]
+        for each in sockets:
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                each.accept()
+
+
+def test_a_second_ctrl_c_ends_dev_at_once_and_leaves_nothing_either(project: Path, own_tmp: Path) -> None:
+    """Its Postgres and the data of it go, although there was no time to see to them."""
+    (project / "migrate.py").write_text(MIGRATE)
+    (project / "processor.yaml").write_text(json.dumps({"migrate": [[sys.executable, "migrate.py"]]}))
+    with running(project, "dev", "shop:app", env={"PROCESSOR_HTTP_PORT": "0"}) as program:
+        produce(program.until(r"Kafka +(\S+)")[1], {"order_id": "o-1", "naps_s": 1_000})
+        program.until("it naps")
+        servers = psutil.Process(program.process.pid).children(recursive=True)
+        program.process.send_signal(signal.SIGINT)
+        program.until("signal received")
+        code = program.end(signal.SIGINT)
+
+    assert code == 130
+    assert psutil.wait_procs(servers, timeout=WAIT_S)[1] == []
+    assert list(own_tmp.iterdir()) == []
 
 
 def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ class Owner:
         assert self.popen.stdout is not None
         home, server, guard = self.popen.stdout.readline().split()
         self.home = Path(home)
-        self.process, self.server, self.guard = (psutil.Process(pid) for pid in (self.popen.pid, int(server), int(guard)))
+        self.process, self.server, self.guard = (
+            psutil.Process(pid) for pid in (self.popen.pid, int(server), int(guard))
+        )
 
 
 def test_it_is_removed_with_all_that_is_in_it(own_tmp: Path) -> None:
