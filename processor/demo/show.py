@@ -1,8 +1,10 @@
 """What the demo says while it runs: one line that renews itself on a terminal, plain lines elsewhere."""
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass
+from typing import TextIO
 
 PLAIN_EVERY_S = 5.0
 """Between two lines where they stay."""
@@ -10,7 +12,7 @@ PLAIN_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The run at one moment. `lag` is what Kafka has and the tables do not."""
+    """The run at one moment: `done` of those that are `produced` so far. `lag` is what Kafka has and the tables do not."""
 
     produced: int
     done: int
@@ -22,17 +24,45 @@ class State:
     workers: int
 
     def __str__(self) -> str:
+        return "  ".join(self._parts())
+
+    def fitted(self, columns: int) -> str:
+        """As much of it as one line of a terminal has room for; what matters least is left out first."""
+        parts = self._parts()
+        whole = f"{INDENT}{self}"
+        if len(whole) < columns:
+            return whole
+        shown = sorted(range(len(parts)), key=MATTERS.index)
+        while len(shown) > 1 and len("  ".join(parts[i] for i in shown)) >= columns:
+            shown.pop()
+        # The last column stays empty: some terminals go to the next line when it is written.
+        return "  ".join(parts[i] for i in sorted(shown)).strip()[: columns - 1]
+
+    def _parts(self) -> tuple[str, ...]:
         return (
-            f"{self.done:>7,} done of {self.produced:,} produced  {self.rate:>6,.0f}/s  lag {self.lag:,}  "
-            f"in flight {self.in_flight:,}  dead letters {self.dead_letters}  kills {self.kills}  workers {self.workers}"
+            f"{self.done:>7,} done of {self.produced:,}",
+            f"{self.rate:>6,.0f}/s",
+            f"lag {self.lag:,}",
+            f"in flight {self.in_flight:,}",
+            f"dead letters {self.dead_letters}",
+            f"kills {self.kills}",
+            f"workers {self.workers}",
         )
 
 
-class Show:
-    """Writes to standard output."""
+INDENT = " " * 10
+"""The width of the time before a line that stays."""
 
-    def __init__(self) -> None:
-        self._renews = sys.stdout.isatty()
+MATTERS = (0, 5, 1, 2, 4, 3, 6)
+"""Places in `_parts`, what matters most first."""
+
+
+class Show:
+    """Writes to standard output, or to `output`."""
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+        self._renews = self._output.isatty()
         self._written_at = float("-inf")
         self._width = 0
         self._began = time.monotonic()
@@ -51,7 +81,7 @@ class Show:
         """Where the run is."""
         if self._renews:
             self._clear()
-            text = f"          {state}"
+            text = state.fitted(shutil.get_terminal_size().columns)
             self._width = len(text)
             self._write(text)
         elif time.monotonic() - self._written_at >= PLAIN_EVERY_S:
@@ -64,5 +94,5 @@ class Show:
             self._width = 0
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        self._output.write(text)
+        self._output.flush()
