@@ -32,6 +32,7 @@ COPY sql sql
 COPY engine engine
 COPY consumers consumers
 COPY processor processor
+COPY onceflow.py ./
 RUN uv sync --frozen --no-cache --no-dev --no-editable
 
 

@@ -69,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parsed = command_parser().parse_args(arguments)
+    try:
+        # Which imports the commands: Ctrl-C may come already.
+        parsed = command_parser().parse_args(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     command: Command = parsed.command
     try:
         return command.run(parsed)

@@ -34,7 +34,9 @@ _PLACES = {
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 # A package of such a name would hide one that it needs.
-_TAKEN = frozenset({"processor", "engine", "consumers", "sql", "tests", "psycopg", "pydantic", "pytest", "test"})
+_TAKEN = frozenset(
+    {"onceflow", "processor", "engine", "consumers", "sql", "tests", "psycopg", "pydantic", "pytest", "test"}
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
