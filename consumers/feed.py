@@ -18,12 +18,18 @@ from engine.errors import ConfigurationError
 _REQUEST_S = 10.0
 """Longest one question to the brokers may take."""
 
+_CONTACT_S = 8.0
+"""Longest wait for the first answer of brokers: a person waits for it."""
+
+_GROUP_LOOK_S = 0.5
+"""Between two tries to delete a group that has members."""
+
 _DELIVERY = timedelta(minutes=2)
 """How long a record may be under way: longer than a broker takes to restart."""
 
 
 class FeedError(Exception):
-    """A record was not delivered."""
+    """A record was not delivered, or something was not removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,20 @@ class Feed:
         self._check()
         return not left
 
+    def reach(self) -> None:
+        """Make sure that there are brokers.
+
+        Raises:
+            ConfigurationError: There is no answer in 8 seconds.
+        """
+        try:
+            AdminClient(self._connection).list_topics(timeout=_CONTACT_S)
+        except KafkaException as error:
+            raise ConfigurationError(
+                f"Kafka at {self._servers} did not answer within {_CONTACT_S:.0f} s: {error.args[0].str()}\n"
+                f"  Check the address, the network, and that this listener wants neither TLS nor SASL."
+            ) from None
+
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic on real brokers, and wait until its partitions have leaders.
 
@@ -103,12 +123,41 @@ class Feed:
         raise ConfigurationError(f"Kafka at {self._servers}: topic {topic} has no leaders")
 
     def delete_topic(self, topic: str) -> None:
-        """Delete a topic from real brokers. Raises `FeedError` when they refuse."""
+        """Delete a topic from real brokers, if they have it. Raises `FeedError` when they refuse."""
         admin: Any = AdminClient(self._connection)
         try:
             admin.delete_topics([topic], request_timeout=_REQUEST_S)[topic].result(2 * _REQUEST_S)
         except KafkaException as error:
-            raise FeedError(f"topic {topic} was not deleted: {error.args[0].str()}") from None
+            if self._may_have(admin, topic):
+                raise FeedError(f"topic {topic} was not deleted: {error.args[0].str()}") from None
+
+    def _may_have(self, admin: Any, topic: str) -> bool:
+        """Whether the brokers have a topic, or do not say."""
+        try:
+            return topic in admin.list_topics(timeout=_REQUEST_S).topics
+        except KafkaException:
+            return True
+
+    def delete_group(self, group: str, within: timedelta) -> None:
+        """Delete a consumer group from real brokers, if they have it; waits until its dead members have timed out.
+
+        Raises:
+            FeedError: They refuse, or it still has members after so long.
+        """
+        admin: Any = AdminClient(self._connection)
+        deadline = time.monotonic() + within.total_seconds()
+        while True:
+            try:
+                admin.delete_consumer_groups([group], request_timeout=_REQUEST_S)[group].result(2 * _REQUEST_S)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.GROUP_ID_NOT_FOUND:
+                    return
+                if code != KafkaError.NON_EMPTY_GROUP or time.monotonic() > deadline:
+                    raise FeedError(f"group {group} was not deleted: {error.args[0].str()}") from None
+                time.sleep(_GROUP_LOOK_S)
+            else:
+                return
 
     def bounds(self, topic: str, partitions: int) -> list[LogBounds]:
         """Where each partition's log begins and ends now."""

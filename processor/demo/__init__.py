@@ -2,6 +2,7 @@
 
 app        what the two workers run            ledger    what was produced, written before it is
 servers    Postgres, Kafka, and their end      workers   the worker processes, killed and started anew
-audit      the ledger against the tables       show      terminal
-demo       the run
+processes  which do not outlive the run        kills     which worker, and when
+books      tables of the run                   audit     the ledger against the tables
+demo       the run                             show      terminal
 """

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import ConfigurationError
+from engine.failures import summary
 from engine.migrations import migrate
 from engine.pool import connect
 from engine.settings import EngineSettings
@@ -51,6 +53,20 @@ class Books:
         self.dsn = dsn
         self.schema = schema
         self.table = f'"{schema}".effect'
+
+    async def reach(self) -> None:
+        """Make sure that the database answers, and lets us in.
+
+        Raises:
+            ConfigurationError: It does not; says what to look at.
+        """
+        try:
+            await self.query("SELECT 1")
+        except Exception as error:  # noqa: BLE001  # the driver's, which is the engine's to import
+            raise ConfigurationError(
+                f"Postgres as given cannot be used: {summary(error)}\n"
+                f"  Check the address, that the server runs, and that this user may connect and create a schema."
+            ) from None
 
     async def open(self) -> None:
         """Make the schema and its tables."""

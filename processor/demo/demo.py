@@ -5,7 +5,7 @@
                                              └── SIGKILL, anew ──────────┘
 
 Every few seconds one of the workers, in turn, is killed and started anew under its name, so that it takes its
-predecessor's place at once. Once it is left dead instead, until the other has taken its partitions over.
+predecessor's place at once; until all orders are done (`processor.demo.kills`).
 """
 
 import asyncio
@@ -13,43 +13,33 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
-from secrets import token_hex
 
-from consumers.feed import Feed, FeedError
-from consumers.mock_process import MockClusterProcess
 from engine.errors import ConfigurationError, EngineError
+from processor.demo import servers
 from processor.demo.books import Books, Standing
+from processor.demo.kills import Killer
 from processor.demo.ledger import Ledger, orders
 from processor.demo.processes import Processes
+from processor.demo.servers import MEMBER_SILENCE, PARTITIONS, Topics
 from processor.demo.show import Show, State
 from processor.demo.workers import Worker
-from processor.embedded import EmbeddedPostgres
-
-PARTITIONS = 8
-"""Of each of the two topics: so many that the mock cluster, which keeps 5 MiB of each, keeps everything."""
 
 LAG_MAX = 20_000
 """Production waits for the workers beyond this, on machines where they cannot keep the rate."""
 
-MEMBER_SILENCE = timedelta(seconds=6)
-"""After which Kafka gives the partitions of a dead worker to the other. The least that brokers accept by default."""
-
 IN_FLIGHT_MAX = 100
 """Of a worker. After a kill so many records of each partition run with caution, one row and one commit each."""
 
-STALL_S = 90.0
-"""Without any progress for so long, the run has failed."""
-
-HIT_TRIES = 200
-"""Looks at a worker, one every 50 ms, for a moment in which it has work in flight: it may just have been started."""
+STALL_S = 300.0
+"""Without any progress for so long, the run has failed. Two workers may take more than a minute until the first order
+is done, beside other work on two cores."""
 
 HELD_BACK = 10
-"""While too few kills have hit, the last of so many orders come so many times more slowly: there must be work to hit."""
+"""While too few kills have hit, the last of so many orders come so many times more slowly: there must be work to hit.
+The last of these even more so; all in all they do not take four times as long as all orders at their pace."""
 
 TICK_S = 0.5
 LASTS = timedelta(seconds=60)
@@ -61,9 +51,8 @@ RATE_MAX = 3_000
 ORDERS_MIN = 2_000
 """Of fewer, no worker would have work in flight when it is to be killed."""
 
-HITS_MIN = 5
-KILLS_MAX = 8
-"""Each costs what was in flight; on a slow machine nothing else would happen."""
+KILLS_MIN = 5
+"""Fewer would prove little: the run fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +115,14 @@ async def _until_signal(options: Options) -> int:
             received.append(number)
             main.cancel()
 
+    # From here on: until now there was nothing to clean up (processor.cli.demo).
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end, number)
     try:
         return await main
     except asyncio.CancelledError:
+        if not received:  # before the signals were ours
+            raise
         sys.stdout.write(f"\nended by {received[0].name}; nothing is left running\n")
         return 128 + received[0]
 
@@ -139,71 +131,18 @@ async def _run(options: Options) -> int:
     show = Show()
     processes = Processes()
     try:
-        async with _kafka(options, show) as topics, _books(options, show) as books:
+        async with servers.kafka(options.kafka, show) as topics, servers.books(options.postgres, show) as books:
             return await Demo(options, processes, books, topics, show).run()
     finally:
         processes.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """Brokers, and the topics of this run: orders by card and on account."""
-
-    address: str
-    feed: Feed
-    by_card: str
-    on_account: str
-
-
-@asynccontextmanager
-async def _kafka(options: Options, show: Show) -> AsyncGenerator[Topics]:
-    """Topics on the brokers given, or on a mock cluster; removed at the end."""
-    names = [f"demo.{token_hex(4)}.{name}" for name in ("card", "account")]
-    if options.kafka is not None:
-        with Feed(options.kafka) as feed:
-            try:
-                for name in names:
-                    await asyncio.to_thread(feed.create_topic, name, PARTITIONS)
-                show.say(f"Kafka at {options.kafka}, topics {' and '.join(names)}")
-                yield Topics(options.kafka, feed, *names)
-            finally:
-                for name in names:
-                    try:
-                        feed.delete_topic(name)
-                    except FeedError as error:
-                        show.say(str(error))
-        return
-    with MockClusterProcess() as cluster:
-        cluster.call("set_initial_rebalance_delay", delay=0.1)
-        cluster.call("set_heartbeat_interval", interval=0.2)
-        cluster.call("set_session_timeout", timeout=MEMBER_SILENCE.total_seconds())
-        for name in names:
-            cluster.call("create_topic", name=name, partitions=PARTITIONS)
-        show.say(f"librdkafka's mock cluster at {cluster.bootstrap_servers}, topics {' and '.join(names)}")
-        with Feed(cluster.bootstrap_servers) as feed:
-            yield Topics(cluster.bootstrap_servers, feed, *names)
-
-
-@asynccontextmanager
-async def _books(options: Options, show: Show) -> AsyncGenerator[Books]:
-    """The tables of this run, in an embedded Postgres or in a schema of a given one."""
-    if options.postgres is None:
-        with EmbeddedPostgres() as postgres:
-            books = Books(postgres.dsn, "dbos")
-            await books.open()
-            show.say("embedded Postgres, fsync on")
-            yield books
-        return
-    books = Books(options.postgres, f"processor_demo_{token_hex(4)}")
-    try:
-        await books.open()
-        show.say(f"Postgres as given, schema {books.schema}")
-        yield books
-    finally:
-        try:
-            await asyncio.wait_for(books.drop(), 30)
-        except Exception as error:  # noqa: BLE001  # whatever the server says: the user has to know what is left
-            show.say(f"schema {books.schema} was not dropped: {error}")
+def slowness(left: int, orders: int, kills: int) -> float:
+    """By how much the pace is slower for an order after which there are `left` of all `orders`, itself included."""
+    held_back = orders // HELD_BACK
+    if left > held_back or kills >= KILLS_MIN:
+        return 1.0
+    return HELD_BACK * min(held_back / left, HELD_BACK)
 
 
 class Demo:
@@ -217,12 +156,10 @@ class Demo:
         self._show = show
         self._ledger = Ledger(processes.home / "ledger")
         self._workers = [Worker(processes, name, self._settings(name)) for name in ("demo-1", "demo-2")]
+        self._killer = Killer(self._workers, show, every_s=options.kill_every_s, away_s=options.away_s)
         self._is_stopping = False
-        self._is_produced = False
         self._took_s = 0.0
         self._done = 0
-        self.kills = 0
-        self.hits = 0
 
     def _settings(self, name: str) -> dict[str, str]:
         """Variables of a worker's environment. Real brokers know it again by its name (static membership)."""
@@ -239,7 +176,7 @@ class Demo:
             "DEMO_TABLE": self._books.table,
             "PROCESSOR_EXECUTOR_IN_FLIGHT_MAX": str(IN_FLIGHT_MAX),
             "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS": self._topics.address,
-            "PROCESSOR_KAFKA_GROUP": self._topics.by_card,
+            "PROCESSOR_KAFKA_GROUP": self._topics.group,
             "PROCESSOR_POSTGRES_DSN": self._books.dsn,
             "PROCESSOR_POSTGRES_SCHEMA": self._books.schema,
         }
@@ -252,7 +189,7 @@ class Demo:
         for worker in self._workers:
             worker.start()
         producing = asyncio.ensure_future(asyncio.to_thread(self._produce))
-        killing = asyncio.ensure_future(self._kill_in_turn())
+        killing = asyncio.ensure_future(self._killer.run())
         try:
             await self._until_settled(producing, killing)
         finally:
@@ -260,6 +197,9 @@ class Demo:
             killing.cancel()
             await asyncio.wait({producing, killing})
             self._ledger.close()
+            # Nothing can be removed from under members of the group.
+            for worker in self._workers:
+                await worker.kill()
         self._took_s = time.monotonic() - began
         return await self._audited()
 
@@ -268,11 +208,10 @@ class Demo:
     def _produce(self) -> None:
         """Write the ledger and produce, in a thread, at a steady rate."""
         options, due = self._options, time.monotonic()
-        last = options.orders - options.orders // HELD_BACK
         for entry in orders(options.orders, options.customers, Random(options.seed)):
-            if (ahead_s := due - time.monotonic()) > 0.01:
-                time.sleep(ahead_s)
-            due += (HELD_BACK if entry.sequence >= last and self.hits < HITS_MIN else 1) / options.pace
+            while (ahead_s := due - time.monotonic()) > 0.01 and not self._is_stopping:
+                time.sleep(min(ahead_s, 0.1))
+            due += slowness(options.orders - entry.sequence, options.orders, self._killer.kills) / options.pace
             while self._ledger.count - self._done > LAG_MAX and not self._is_stopping:
                 time.sleep(0.1)
             if self._is_stopping:
@@ -282,44 +221,11 @@ class Demo:
             self._feed.produce(topic, entry.customer, entry.value())
         while not self._is_stopping and not self._feed.flush(timedelta(seconds=0.5)):
             pass
-        self._is_produced = True
-
-    # -- killing --
-
-    async def _kill_in_turn(self) -> None:
-        """Kill one worker after the other, as long as there is something to interrupt."""
-        turn = 0
-        while True:
-            await asyncio.sleep(self._options.kill_every_s)
-            if self.hits >= HITS_MIN and (self._is_produced or self.kills >= KILLS_MAX):
-                return
-            worker = self._workers[turn % len(self._workers)]
-            turn += 1
-            in_flight = await self._kill(worker)
-            if turn == 3:
-                self._show.say(f"killed {worker.name}, {in_flight} in flight; it stays away, the other takes over")
-                await asyncio.sleep(self._options.away_s)
-                self._show.say(f"{worker.name} comes back")
-            else:
-                self._show.say(f"killed {worker.name}, {in_flight} in flight; started anew")
-            worker.start()
-
-    async def _kill(self, worker: Worker) -> int:
-        """SIGKILL, if possible in a moment with work in flight."""
-        in_flight = 0
-        for _ in range(HIT_TRIES):
-            if in_flight := await worker.in_flight():
-                break
-            await asyncio.sleep(0.05)
-        await worker.kill()
-        self.kills += 1
-        self.hits += in_flight > 0
-        return in_flight
 
     # -- watching --
 
     async def _until_settled(self, producing: "asyncio.Future[None]", killing: "asyncio.Future[None]") -> None:
-        """Show how far it is until everything produced is finished and enough kills have hit."""
+        """Show how far it is until everything produced is finished."""
         last, last_at, moved_at = 0, time.monotonic(), time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
@@ -336,10 +242,7 @@ class Demo:
             if moved:
                 moved_at = now
             self._show.state(await self._state(standing, rate))
-            if producing.done() and killing.done() and self._is_settled(standing):
-                return
-            if producing.done() and self._is_settled(standing) and self.hits < HITS_MIN:
-                self._show.say("everything is done before enough kills have hit: more orders, or a higher rate")
+            if producing.done() and self._is_settled(standing):
                 return
             if standing.holds or now - moved_at > STALL_S:
                 raise EngineError(f"the run does not go on: {standing}")
@@ -355,7 +258,7 @@ class Demo:
             lag=self._feed.delivered - standing.done,
             in_flight=sum([await worker.in_flight() for worker in self._workers]),
             dead_letters=standing.dead_letters,
-            kills=self.kills,
+            kills=self._killer.kills,
             workers=sum(worker.is_running for worker in self._workers),
         )
 
@@ -372,8 +275,12 @@ class Demo:
             self._show.say(example)
         if audit.misplaced:
             self._show.say(f"{audit.misplaced} orders ended as what they must not")
-        if self.hits < HITS_MIN:
-            self._show.say(f"only {self.hits} of {self.kills} kills hit a worker with work in flight")
+        has_killed = self._killer.kills >= KILLS_MIN
+        if not has_killed:
+            self._show.say(
+                f"everything was done before {KILLS_MIN} kills had hit a worker at work, only {self._killer.kills}: "
+                f"more orders, or a higher rate"
+            )
         result = {
             "produced": audit.produced,
             "effects": audit.effects,
@@ -381,10 +288,10 @@ class Demo:
             "duplicates": audit.duplicates,
             "out_of_order": audit.out_of_order,
             "dead_letters": audit.dead_letters,
-            "kills": self.kills,
+            "kills": self._killer.kills,
             "records_per_s": round(audit.produced / self._took_s),
         }
-        is_good = audit.is_clean and self.hits >= HITS_MIN
+        is_good = audit.is_clean and has_killed
         self._show.say("every order took effect once, in order" if is_good else "FAILED")
         self._show.end(json.dumps(result))
         return 0 if is_good else 1

@@ -1,19 +1,19 @@
 """Worker processes and files of a run, none of which outlives it.
 
-    run ──pipe──▶ guard (sh) ──SIGKILL──▶ workers
-      └─────────starts, kills───────────────▲
+    run ──pipe──▶ guard ──SIGKILL──▶ workers
+      └─────starts, kills──────────────▲
 
 Each child stands in a session of its own, so that Ctrl-C reaches the run only, which ends them. If the run itself
-is killed, the pipe closes, and the guard ends them and removes the directory.
+is killed, the guard of its directory ends them and removes it (`processor.scratch`).
 """
 
 import asyncio
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from processor.scratch import Scratch
 
 _POLL_S = 0.02
 
@@ -22,20 +22,9 @@ class Processes:
     """Child processes, and a directory for their files."""
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="processor-demo-"))
+        self._scratch = Scratch("processor-demo-")
+        self.home = self._scratch.home
         self._alive: list[subprocess.Popen[bytes]] = []
-        self._guard = subprocess.Popen(
-            [
-                "/bin/sh",
-                "-c",
-                'while read -r pids; do last=$pids; done; kill -9 $last; sleep 1; rm -rf "$0"',
-                self.home,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
 
     def start(
         self,
@@ -59,6 +48,7 @@ class Processes:
                 stderr=output,
                 cwd=self.home,
                 env=env,
+                pass_fds=[self._scratch.lock],
                 start_new_session=True,
             )
         self._alive.append(process)
@@ -85,17 +75,10 @@ class Processes:
             process.kill()
             process.wait()
         self._alive.clear()
-        shutil.rmtree(self.home, ignore_errors=True)
-        self._guard.kill()
-        self._guard.wait()
-        if self._guard.stdin:
-            self._guard.stdin.close()
+        self._scratch.close()
 
     def _tell_guard(self) -> None:
-        pids = " ".join(str(process.pid) for process in self._alive)
-        assert self._guard.stdin is not None, "it was given a pipe"
-        self._guard.stdin.write(f"{pids}\n".encode())
-        self._guard.stdin.flush()
+        self._scratch.on_death("KILL", *(process.pid for process in self._alive))
 
 
 def free_port() -> int:

@@ -1,10 +1,13 @@
 """The demo itself: a short one ends well, and a signal at any time leaves nothing behind."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,7 +20,8 @@ from tests.fixtures.kafka import Kafka
 WAIT_S = 60
 """Longest until a demo has ended; a second alone."""
 
-COMMAND = [sys.executable, "-m", "processor", "demo"]
+COMMAND = [sys.executable, "-c", "import sys; from onceflow import main; sys.exit(main())", "demo"]
+"""As the installed `processor` begins."""
 
 
 @pytest.mark.timeout(600)
@@ -31,7 +35,7 @@ def test_a_demo_of_few_orders_takes_its_time_and_ends_with_clean_books(
     result = json.loads(said.splitlines()[-1])
     assert result["produced"] == demo.ORDERS_MIN == result["effects"] + result["dead_letters"]
     assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
-    assert result["kills"] >= demo.HITS_MIN
+    assert result["kills"] >= demo.KILLS_MIN
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_a_demo_that_would_prove_nothing_is_refused(arguments: list[str], said: 
 
 @pytest.mark.kafka
 @pytest.mark.timeout(600)
-def test_a_demo_on_given_servers_leaves_no_topic_and_no_schema(
+def test_a_demo_on_given_servers_leaves_no_topic_no_group_and_no_schema(
     own_tmp: Path, capsys: pytest.CaptureFixture[str], kafka: Kafka, empty_database: str
 ) -> None:
     given = demo.Options(
@@ -71,39 +75,111 @@ def test_a_demo_on_given_servers_leaves_no_topic_and_no_schema(
     while left := [name for name in kafka.admin.list_topics(timeout=10).topics if name.startswith("demo.")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+    groups = kafka.admin.list_consumer_groups(request_timeout=10).result().valid
+    assert [group.group_id for group in groups if group.group_id.startswith("demo.")] == []
     with psycopg.connect(empty_database) as connection:
         found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'processor_demo%'").fetchall()
     assert found == []
 
 
-@pytest.mark.parametrize("after_s", [0.3, 2.0, 7.0])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_any_time_leaves_nothing_behind(own_tmp: Path, number: signal.Signals, after_s: float) -> None:
-    with subprocess.Popen([*COMMAND, "--rate", "200"], stdout=subprocess.PIPE, text=True) as process:
+def servers_are_set_up(process: "subprocess.Popen[str]") -> None:
+    """Wait until `initdb` runs."""
+    children = psutil.Process(process.pid).children
+    while not any(name(each) == "initdb" for each in children()):
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def orders_are_done(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    assert any(re.search(r"[1-9]\d* done of", line) for line in process.stdout)
+
+
+@pytest.mark.parametrize(
+    "moment, number",
+    [
+        (servers_are_set_up, signal.SIGINT),
+        (orders_are_done, signal.SIGTERM),
+        (orders_are_done, signal.SIGKILL),
+    ],
+)
+def test_a_signal_at_any_time_leaves_nothing_behind(
+    own_tmp: Path, number: signal.Signals, moment: Callable[["subprocess.Popen[str]"], None]
+) -> None:
+    """To the whole group of processes, as a terminal sends it."""
+    with subprocess.Popen(
+        [*COMMAND, "--rate", "200"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         try:
-            assert process.stdout is not None
-            if after_s > 1:
-                process.stdout.readline()  # it has begun
-            time.sleep(after_s)
+            moment(process)
             family = psutil.Process(process.pid).children(recursive=True)
 
-            process.send_signal(number)
-            if after_s < 1:
-                again(process, number)
-            process.communicate(timeout=WAIT_S)
+            os.killpg(process.pid, number)
+            said, complained = process.communicate(timeout=WAIT_S)
         finally:
             process.kill()
 
-    assert process.returncode != 0
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number, complained
+        assert said.endswith(f"ended by {number.name}; nothing is left running\n")
+    assert complained == ""
     _, alive = psutil.wait_procs(family, timeout=WAIT_S)
     assert not alive
     assert list(own_tmp.iterdir()) == []
 
 
-def again(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
-    """As a user presses Ctrl-C once more: while modules are imported, Python passes a `KeyboardInterrupt` over that is
-    raised where nothing can be raised, such as in a weak reference's callback."""
+@pytest.mark.parametrize("module", ["psycopg", "consumers.mock", "consumers.feed"])
+def test_ctrl_c_while_it_is_imported_is_no_traceback(own_tmp: Path, module: str) -> None:
+    """When these come, its package, its commands and the demo itself are being imported."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", *COMMAND[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any(line.rpartition("|")[2].strip().startswith(module) for line in process.stderr)
+
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert "Traceback" not in said
+    assert list(own_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("--kafka", "processor: Kafka at 127.0.0.1:1 did not answer within 8 s: "),
+        ("--postgres", "processor: Postgres as given cannot be used: "),
+    ],
+)
+def test_servers_that_do_not_answer_are_one_message_and_nothing_is_said_to_be_left_on_them(
+    own_tmp: Path, given: str, said: str
+) -> None:
+    address = {"--kafka": "127.0.0.1:1", "--postgres": "host=127.0.0.1 port=1"}[given]
+
+    refused = subprocess.run([*COMMAND, given, address], capture_output=True, text=True, check=False, timeout=WAIT_S)
+
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(said)
+    assert "\n  Check " in refused.stderr
+    assert "not deleted" not in refused.stdout
+    assert "not dropped" not in refused.stdout
+    assert list(own_tmp.iterdir()) == []
+
+
+def name(process: psutil.Process) -> str:
     try:
-        process.wait(WAIT_S / 4)
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
