@@ -20,7 +20,7 @@ from random import Random
 from engine.errors import ConfigurationError, EngineError
 from processor.demo import servers
 from processor.demo.books import Books, Standing
-from processor.demo.kills import Killer
+from processor.demo.kills import KILLS_MIN, Killer
 from processor.demo.ledger import Ledger, orders
 from processor.demo.processes import Processes
 from processor.demo.servers import MEMBER_SILENCE, PARTITIONS, Topics
@@ -50,9 +50,6 @@ RATE_MAX = 3_000
 
 ORDERS_MIN = 2_000
 """Of fewer, no worker would have work in flight when it is to be killed."""
-
-KILLS_MIN = 5
-"""Fewer would prove little: the run fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Which worker is killed, and when: as long as orders come, and never so often that nothing else happens.
 
-    started ──▶ first order finished ──▶ worked as long as that took ──▶ seen with work in flight: SIGKILL, started anew
+    started ──▶ first order finished ──▶ worked for long enough ──▶ seen with work in flight: SIGKILL, started anew
 
 The workers have their turn, one every few seconds. By the clock alone, a machine on which a start takes longer than
-that would see two workers that start, and are killed, and start. So each works for half of its life at least; one that
-has nothing in flight is left alone, because nothing would be interrupted.
+that would see two workers that start, and are killed, and start. So each works as long as its start took, and twice as
+long when enough kills have hit, or the run would take long. One that has nothing in flight is left alone: nothing
+would be interrupted.
 
 Once a worker is left dead instead of started at once, until the other has taken its partitions over.
 """
@@ -16,6 +17,9 @@ from itertools import cycle
 from typing import Protocol
 
 from processor.demo.show import Show
+
+KILLS_MIN = 5
+"""Fewer would prove little: the run fails."""
 
 AWAY_AT = 3
 """The kill after which the worker stays away: all that is usual has been shown by then."""
@@ -50,9 +54,12 @@ class Victim(Protocol):
         ...
 
 
-def is_ripe(started_at: float, worked_at: float | None, now: float) -> bool:
-    """Whether a worker that finished its first order at `worked_at` has worked for as long as it took to start."""
-    return worked_at is not None and now - worked_at >= worked_at - started_at
+def is_ripe(started_at: float, worked_at: float | None, now: float, kills: int) -> bool:
+    """Whether a worker that finished its first order at `worked_at` has worked for long enough, after so many kills."""
+    if worked_at is None:
+        return False
+    times = 1 if kills < KILLS_MIN else 2
+    return now - worked_at >= times * (worked_at - started_at)
 
 
 class Killer:
@@ -97,7 +104,7 @@ class Killer:
         """How much work a ripe worker has in flight, in the first moment with any; 0 if none came, or it is not ripe."""
         for _ in range(LOOKS_MAX):
             in_flight = await worker.in_flight()
-            if not is_ripe(worker.started_at, worker.worked_at, time.monotonic()):
+            if not is_ripe(worker.started_at, worker.worked_at, time.monotonic(), self.kills):
                 await asyncio.sleep(self._unripe_s)
                 return 0
             if in_flight:

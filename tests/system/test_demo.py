@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from processor.demo import demo
+from processor.demo.kills import KILLS_MIN
 from tests.fixtures.kafka import Kafka
 
 WAIT_S = 60
@@ -35,7 +36,7 @@ def test_a_demo_of_few_orders_takes_its_time_and_ends_with_clean_books(
     result = json.loads(said.splitlines()[-1])
     assert result["produced"] == demo.ORDERS_MIN == result["effects"] + result["dead_letters"]
     assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
-    assert result["kills"] >= demo.KILLS_MIN
+    assert result["kills"] >= KILLS_MIN
 
 
 @pytest.mark.parametrize(

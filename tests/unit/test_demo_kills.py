@@ -12,20 +12,22 @@ from processor.demo.show import Show
 
 
 @pytest.mark.parametrize(
-    "started_at, worked_at, now, expected",
+    "started_at, worked_at, now, kills, expected",
     [
-        (0, None, 1_000, False),  # it starts, however long that takes
-        (0, 4, 7.9, False),
-        (0, 4, 8, True),
-        (100, 140, 179, False),  # on a slow machine
-        (100, 140, 180, True),
+        (0, None, 1_000, 0, False),  # it starts, however long that takes
+        (0, 4, 7.9, 4, False),
+        (0, 4, 8, 4, True),
+        (0, 4, 11.9, 5, False),  # enough have hit
+        (0, 4, 12, 5, True),
+        (100, 140, 179, 0, False),  # on a slow machine
+        (100, 140, 180, 0, True),
     ],
 )
-def test_a_worker_works_as_long_as_its_start_took_before_it_is_killed(
-    started_at: float, worked_at: float | None, now: float, expected: bool
+def test_a_worker_works_at_least_as_long_as_its_start_took_before_it_is_killed(
+    started_at: float, worked_at: float | None, now: float, kills: int, expected: bool
 ) -> None:
     """Or two workers that start more slowly than they are killed would never do anything else."""
-    assert is_ripe(started_at, worked_at, now) is expected
+    assert is_ripe(started_at, worked_at, now, kills) is expected
 
 
 def test_the_last_orders_come_slowly_while_too_few_kills_have_hit() -> None:
