@@ -17,8 +17,11 @@ WAIT_S = 60
 
 INITDB = """#!/bin/sh
 trap 'echo FATAL: canceling statement due to user request >&2; exit 1' INT
-while [ $# -gt 0 ]; do [ "$1" = --pgdata ] && mkdir "$2"; shift; done
-sleep 1000 & wait
+while [ "$1" != --pgdata ]; do shift; done
+mkdir "$2"
+sleep 1000 &
+: > "$2/begun"
+wait
 """
 
 OWNER = """
@@ -76,7 +79,7 @@ def test_ctrl_c_while_it_is_set_up_is_for_its_owner_alone(own_tmp: Path) -> None
     ) as process:
         try:
             deadline = time.monotonic() + WAIT_S
-            while not list(own_tmp.glob("onceflow-*/data")):
+            while not list(own_tmp.glob("onceflow-*/data/begun")):
                 assert time.monotonic() < deadline
                 assert process.poll() is None
                 time.sleep(0.02)
