@@ -13,6 +13,7 @@ Secrets appear in no log and no message: `masked` is what may be shown.
 
 import logging
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -46,6 +47,9 @@ client_log = logging.getLogger("consumers.librdkafka")
 
 FETCH_WAIT_MS = 100
 """How long a broker may hold an empty fetch. A partition that attaches waits for the fetch under way: 500 ms by default."""
+
+WITHHELD_MAX = 20
+"""Lines of the client's own log that are kept while it is not known whether it gets through."""
 
 SESSION_TIMEOUT_MS = 15_000
 HEARTBEAT_MS = 3_000
@@ -121,10 +125,39 @@ def new_consumer(
     return made(lambda: Consumer(config, logger=client_log), config)
 
 
-def new_admin(settings: Connection, *, on_error: Callable[[KafkaError], None]) -> AdminClient:
-    """Make an admin client; waits for a first OAuth token. Keep a reference: its futures die with it."""
+def new_admin(
+    settings: Connection, *, on_error: Callable[[KafkaError], None], lines: "logging.Logger | Withheld" = client_log
+) -> AdminClient:
+    """Make an admin client; waits for a first OAuth token. Keep a reference: its futures die with it.
+
+    `lines` is where its own log goes.
+    """
     config: Config = {**connection_config(settings), "error_cb": on_error}
-    return made(lambda: AdminClient(config, logger=client_log), config)
+    # Any: its stub wants a Logger, and it calls `log`.
+    logger: Any = lines
+    return made(lambda: AdminClient(config, logger=logger), config)
+
+
+class Withheld:
+    """The client's own log until it is known whether it gets through: a failed start says once, in an error, what these
+    lines say at every attempt. The last ones are written when it has got through, and whatever comes then.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[Any, ...]] | None = deque(maxlen=WITHHELD_MAX)
+
+    def log(self, *line: Any) -> None:
+        """What the client calls: level, format, arguments."""
+        if self._lines is None:
+            client_log.log(*line)
+        else:
+            self._lines.append(line)
+
+    def release(self) -> None:
+        """It has got through."""
+        lines, self._lines = self._lines, None
+        for line in lines or ():
+            client_log.log(*line)
 
 
 def masked(config: Mapping[str, Any]) -> dict[str, str]:

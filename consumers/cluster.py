@@ -26,7 +26,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import ClusterMetadata, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]  # public by its documentation
 
-from consumers.client import new_admin
+from consumers.client import Withheld, new_admin
 from consumers.errors import TIMED_OUT, UNREACHED, Meaning, meaning_of
 from consumers.handover import Place
 from consumers.settings import GroupSettings
@@ -79,8 +79,10 @@ class Cluster:
         Raises:
             ConfigurationError: Within `startup_max`: which of these is not so, and what to do.
         """
-        self._admin = await asyncio.to_thread(new_admin, self._settings, on_error=self._on_error)
+        lines = Withheld()
+        self._admin = await asyncio.to_thread(new_admin, self._settings, on_error=self._on_error, lines=lines)
         existing = await self._reach()
+        lines.release()
         missing = sorted(set(topics) - existing)
         if missing:
             raise ConfigurationError(

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from engine import hints, migrations
+from engine.addresses import explained, session_address
 from engine.cancels import Cancels
 from engine.committer import Committer
 from engine.commons import Commons
@@ -45,7 +46,7 @@ from engine.messages import Messages
 from engine.outbox import CHANNEL
 from engine.outbox_hints import OutboxHints
 from engine.payloads import Payloads
-from engine.pool import Pool, connect, explain_connect_error
+from engine.pool import Pool, connect
 from engine.queues import QueueSpec, by_name
 from engine.recovery import Recovery
 from engine.results import Results
@@ -121,7 +122,8 @@ class Engine:
         """Open everything and register.
 
         Raises:
-            ConfigurationError: The database cannot be reached, or is not set up; the message says what to do.
+            ConfigurationError: The database does not let us in, or is not set up; the message says what to do.
+            StoreUnavailableError: It does not answer.
         """
         self.loop = asyncio.get_running_loop()
         self.failure = self.loop.create_future()
@@ -158,7 +160,8 @@ class Engine:
         )
         await self._check_schema()
         await self.pool.open()
-        await asyncio.to_thread(self.lease.start)
+        with explained(*session_address(self.settings)):
+            await asyncio.to_thread(self.lease.start)
         self._alive.set()
         self.telemetry.emit(ExecutorStarted(self.executor_id, self.settings.executor_name or ""))
         for committer in self.every_committer:
@@ -239,10 +242,8 @@ class Engine:
             await asyncio.wait(tasks, timeout=5)
 
     async def _check_schema(self) -> None:
-        try:
+        with explained(self.settings.conninfo):
             connection = await connect(self.settings, "onceflow start")
-        except psycopg.OperationalError as error:
-            raise explain_connect_error(error, self.settings.conninfo) from error
         async with connection:
             await migrations.check(connection, self.settings.schema)
             await migrations.check_rights(connection, self.settings.schema)

@@ -10,8 +10,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from engine import migrations
+from engine.addresses import explained
 from engine.partitions import place_of
-from engine.pool import connect, explain_connect_error
+from engine.pool import connect
 from engine.progress import Progress
 from engine.settings import EngineSettings
 from engine.store import holds, open_work
@@ -67,12 +68,11 @@ async def connected(settings: EngineSettings) -> AsyncGenerator[AsyncConnection[
     """A connection for operators' acts, on a database that has our schema.
 
     Raises:
-        ConfigurationError: It cannot be reached, or lacks migrations; the message says what to do.
+        ConfigurationError: It does not let us in, or lacks migrations; the message says what to do.
+        StoreUnavailableError: It does not answer.
     """
-    try:
+    with explained(settings.conninfo):
         connection = await connect(settings, "onceflow operator")
-    except psycopg.OperationalError as error:
-        raise explain_connect_error(error, settings.conninfo) from error
     async with connection:
         await migrations.check(connection, settings.schema)
         try:

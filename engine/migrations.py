@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow, class_row
 
 import sql
+from engine.addresses import DSN, explained
 from engine.errors import ConfigurationError, SchemaMissingError, StoreUnavailableError
 from sql import Migration
 
@@ -77,6 +78,7 @@ async def migrate(
     *,
     phase: PhaseChoice = "all",
     report: Callable[[str], None] | None = None,
+    setting: str = DSN,
 ) -> list[Migration]:
     """Apply what is missing, in order, each migration in its own transaction.
 
@@ -88,17 +90,18 @@ async def migrate(
         schema: Schema of the tables; created if it does not exist.
         phase: `pre` before a rolling upgrade, `post` after it, `all` for both in order.
         report: Called with one line per migration applied.
+        setting: What `conninfo` is called in the settings, for messages.
 
     Returns:
         The migrations this call applied.
 
     Raises:
         ConfigurationError: A privilege is missing, the schema has tables of another origin, an applied migration
-            was changed, or a lock was not to be had in time.
-        StoreUnavailableError: Postgres cannot be reached.
+            was changed, or a lock was not to be had in time; or the server does not let us in.
+        StoreUnavailableError: Postgres does not answer.
     """
     quoted = _quote(schema)
-    async with _connected(conninfo) as conn:
+    async with _connected(conninfo, setting) as conn:
         try:
             async with _alone(conn, schema):
                 await _prepare(conn, schema, quoted)
@@ -192,13 +195,9 @@ async def _refused(conn: AsyncConnection[TupleRow], schema: str, what: str) -> C
 
 
 @asynccontextmanager
-async def _connected(conninfo: str) -> AsyncGenerator[AsyncConnection[TupleRow]]:
-    try:
+async def _connected(conninfo: str, setting: str) -> AsyncGenerator[AsyncConnection[TupleRow]]:
+    with explained(conninfo, setting):
         conn = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S)
-    except psycopg.ProgrammingError as error:
-        raise ConfigurationError(f"connection string: {error}") from error
-    except psycopg.OperationalError as error:
-        raise StoreUnavailableError(f"Postgres cannot be reached: {error}") from error
     async with conn:
         try:
             yield conn

@@ -7,16 +7,13 @@ statement, and, where user code runs, idle in a transaction.
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, pq
+from psycopg import AsyncConnection
 from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import PipelineStatus
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from engine.errors import ConfigurationError
-from engine.failures import summary
 from engine.settings import EngineSettings
 
 Value = TypeVar("Value")
@@ -152,22 +149,3 @@ class Pool:
     def snapshot(self) -> dict[str, int]:
         """Sizes and waits, as psycopg_pool counts them."""
         return dict(self._pool.get_stats())
-
-
-def explain_connect_error(error: psycopg.Error | PoolTimeout, conninfo: str) -> ConfigurationError:
-    """What to tell a user whose database cannot be reached; never the password."""
-    host, port, name = _address(conninfo)
-    where = f"{host}:{port}, database {name!r}"
-    return ConfigurationError(
-        f"Postgres cannot be reached at {where}: {summary(error)}\n"
-        f"  Check the address (postgres.dsn), that the server runs, and that this user may connect."
-    )
-
-
-def _address(conninfo: str) -> tuple[str, str, str]:
-    """Host, port and database that libpq takes for a connection string, its defaults and PG... variables included."""
-    defaults = {each.keyword.decode(): each.val.decode() for each in pq.Conninfo.get_defaults() if each.val}
-    parts = defaults | {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
-    host = parts.get("host") or parts.get("hostaddr") or "a local socket"
-    # Without a name of its own, the database is called as the user.
-    return host, parts.get("port", "5432"), parts.get("dbname") or parts.get("user", "")

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.addresses import check_conninfo
 from processor.config_formats import PayloadSettings, RegistrySettings
 from processor.config_web import WebSettings
 from processor.section import DURATION_SCHEMA, Duration, Section, Size, positive
@@ -52,6 +53,13 @@ class PostgresSettings(Section):
 
     prepared_statements: bool = True
     """Off for poolers in transaction mode that do not know prepared statements (PgBouncer before 1.21). Slower."""
+
+    @field_validator("dsn", "direct_dsn")
+    @classmethod
+    def _libpq_can_read_it(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_conninfo(value.get_secret_value())
+        return value
 
 
 class SaslSettings(Section):

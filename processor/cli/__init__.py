@@ -8,6 +8,8 @@ or the set-up, or a server that does not answer; the message says what to do. No
 import argparse
 import importlib
 import importlib.util
+import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +26,8 @@ MISTAKE: Final = 2
 
 INTERRUPTED: Final = 130
 """As a shell says that Ctrl-C ended a program."""
+UNREAD: Final = 141
+"""As it says that SIGPIPE did: whoever read our output has ended (`| head`)."""
 
 _COMMANDS = (
     "run",
@@ -70,6 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return UNREAD
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         # Which imports the commands: Ctrl-C may come already.
         parsed = command_parser().parse_args(arguments)
     except KeyboardInterrupt:
@@ -90,6 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _is_unread() -> bool:
+    """Whether a pipe that broke is our output's. Then what is still buffered goes nowhere, so that nothing is said of it."""
+    is_unread = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # asks for nothing: an end that is gone is told unasked
+        if any(told & (select.POLLERR | select.POLLHUP) for _, told in poll.poll(0)):
+            is_unread = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return is_unread
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, is_command: bool = False) -> None:

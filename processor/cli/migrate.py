@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 
+from engine.addresses import DIRECT_DSN, DSN
 from engine.migrations import migrate
 from processor.cli import DONE
 from processor.cli.commands import run_commands
@@ -26,8 +27,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Migrate."""
     settings = load_settings(arguments.config)
+    direct = settings.postgres.direct_dsn is not None
     applied = asyncio.run(
-        migrate(session_dsn(settings), settings.postgres.schema_name, phase=arguments.phase, report=print)
+        migrate(
+            session_dsn(settings),
+            settings.postgres.schema_name,
+            phase=arguments.phase,
+            report=print,
+            setting=DIRECT_DSN if direct else DSN,
+        )
     )
     if not applied:
         print(f"{settings.postgres.schema_name}: nothing to apply")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from consumers.mock import MockCluster
+from engine.addresses import VARIABLES
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.kafka import Security as BrokerSecurity
 from tests.integration.commands import WAIT_S, Running, command, env_of, environment, fetch, produce, running, wait_for
@@ -19,12 +20,25 @@ from tests.integration.commands import WAIT_S, Running, command, env_of, environ
 # -- mistakes (those that no server is needed for: tests/unit/test_command_line.py)
 
 
-@pytest.mark.parametrize("arguments", [("migrate",), ("run", "shop:app")])
-def test_a_database_that_does_not_answer_is_one_message(project: Path, arguments: tuple[str, ...]) -> None:
-    ended = command(project, *arguments, env={"PROCESSOR_POSTGRES_DSN": "host=127.0.0.1 port=1 password=hunter2"})
+@pytest.mark.parametrize("arguments", [("relay",), ("run", "shop:app")])
+@pytest.mark.parametrize(
+    "dsn, message, advice",
+    [
+        ("host=127.0.0.1 port=1 password=hunter2", "Postgres cannot be reached", "Check the address (postgres.dsn"),
+        ("", "postgres.dsn is not set", "PROCESSOR_POSTGRES_DSN"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_one_message(
+    project: Path, arguments: tuple[str, ...], dsn: str, message: str, advice: str
+) -> None:
+    """Other commands: tests/unit/test_command_line.py."""
+    nowhere = dict.fromkeys(VARIABLES, "")
+
+    ended = command(project, *arguments, env={"PROCESSOR_POSTGRES_DSN": dsn, "PROCESSOR_HTTP_PORT": "0", **nowhere})
 
     assert ended.returncode == 2, ended.stderr
-    assert "Postgres cannot be reached" in ended.stderr
+    assert message in ended.stderr
+    assert advice in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "hunter2" not in ended.stderr
 
@@ -65,6 +79,7 @@ def test_what_the_world_lacks_is_one_message_that_says_what_to_do(
     assert ended.returncode == 2, ended.stderr
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert "FAIL" not in ended.stderr  # what the Kafka client says at every attempt, the message says once
     if lacks == "rights":
         listed, discarded = (
             command(project, "dead-letters", *words, env=env)

@@ -209,7 +209,7 @@ async def test_an_impossible_name_of_a_schema_is_refused(empty_database: str, sc
 async def test_a_server_that_does_not_answer_is_not_a_wrong_setting() -> None:
     [port] = free_ports(1)
 
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreUnavailableError, match="Check the address"):
         await migrate(f"postgresql://postgres@127.0.0.1:{port}/postgres")
     with pytest.raises(ConfigurationError, match="connection string"):
         await migrate("no connection string")

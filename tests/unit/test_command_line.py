@@ -1,13 +1,17 @@
 """The `processor` command up to where servers would be needed: help, mistakes, what `check` shows."""
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from processor.cli import MISTAKE, main
+from engine.addresses import VARIABLES
+from processor import cli
+from processor.cli import MISTAKE, UNREAD, main
 
 SHOP = """
 from pydantic import BaseModel
@@ -112,6 +116,78 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
     assert code == MISTAKE
     assert message in errors
     assert "Traceback" not in errors
+
+
+OF_A_DATABASE = [
+    ("migrate",),
+    ("partitions", "list"),
+    ("dead-letters", "list"),
+    ("schedules", "list"),
+    ("queues", "list"),
+    ("outbox", "status"),
+    ("retention", "show"),
+    ("payloads", "list"),
+]
+"""Commands that open a database and serve nobody; `run` and `relay`: tests/integration/test_cli.py."""
+
+
+@pytest.mark.parametrize("arguments", OF_A_DATABASE, ids=" ".join)
+@pytest.mark.parametrize(
+    "dsn, parts",
+    [
+        ("", ("postgres.dsn is not set, nor any of libpq's variables (PGHOST, ", "PROCESSOR_POSTGRES_DSN")),
+        ("host=127.0.0.1 port=1 password=hunter2", ("reached at 127.0.0.1:1, ", "Check the address (postgres.dsn")),
+        ("hunter2", ("PROCESSOR_POSTGRES_DSN: this is no connection string", "write postgresql://")),
+        ("postgresql//me:hunter2@db/shop", ("PROCESSOR_POSTGRES_DSN: this is no connection string",)),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_one_message_that_says_what_to_do(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], dsn: str, parts: tuple[str, ...]
+) -> None:
+    """Of every command alike; the setting is named, and what may hold a password is not shown."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", dsn)
+
+    code, _, errors = command(*arguments)
+
+    assert code == MISTAKE, errors
+    assert not [part for part in parts if part not in errors], errors
+    assert "Traceback" not in errors
+    assert "hunter2" not in errors
+
+
+def test_every_command_that_opens_a_database_is_tried() -> None:
+    """A command of an operator is recognised by what it connects with."""
+    folder = Path(cli.__file__).parent
+    opening = {
+        path.stem.replace("_", "-")
+        for path in folder.glob("*.py")
+        if "from engine.inspection import" in path.read_text() and "connected" in path.read_text()
+    }
+
+    assert opening | {"migrate"} == {name for name, *_ in OF_A_DATABASE}
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path: Path) -> None:
+    """As `processor check --schemas | head -1` does, whenever the pipe breaks: while it prints, or at the end."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    for more, unbuffered in ([], ""), (["--schemas"], ""), ([], "1"):
+        read, write = os.pipe()
+        os.close(read)
+
+        ended = subprocess.run(
+            [sys.executable, "-m", "processor", "check", "shop:app", *more],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "PYTHONUNBUFFERED": unbuffered},
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        os.close(write)
+
+        assert (ended.returncode, ended.stderr) == (UNREAD, "")
 
 
 def test_a_traceback_is_shown_when_asked_for(command: Command) -> None:

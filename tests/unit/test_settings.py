@@ -165,6 +165,20 @@ def test_producer_properties_that_break_a_guarantee_or_have_a_setting_are_refuse
     assert problem.startswith(f"PROCESSOR_OUTBOX_EXTRA: {key} is not for extra")
 
 
+@pytest.mark.parametrize("name", ["dsn", "direct_dsn"])
+def test_what_is_no_connection_string_is_named_and_not_shown(file: Path, name: str) -> None:
+    """libpq's own message quotes it, password and all."""
+    file.write_text(f"postgres: {{{name}: 'postgres//me:hunter2@db/x'}}")
+    expected = (
+        "this is no connection string: write postgresql://user:password@host:5432/database, or host=... dbname=..."
+    )
+
+    assert problems(file=file) == [f"processor.yaml: postgres.{name}: {expected}"]
+    variable = f"PROCESSOR_POSTGRES_{name.upper()}"
+    assert problems({variable: "garbage"}) == [f"{variable}: {expected}"]
+    assert load({variable: ""}) == load()
+
+
 def test_secrets_are_shown_nowhere(file: Path) -> None:
     file.write_text(
         "postgres: {dsn: 'postgresql://me:hunter2@db/x', pool_max: hunter2}\nkafka: {sasl: {password: [hunter2]}}"

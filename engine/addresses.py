@@ -1,0 +1,112 @@
+"""Where Postgres is, and what to tell somebody whose Postgres cannot be had: one message, the setting in it, what to do.
+
+    with explained(conninfo):           nothing says where, no connection string      ConfigurationError
+        await connect(...)              no such database, role or password            ConfigurationError
+                                        nobody answers                                StoreUnavailableError
+
+No message has a password in it: libpq quotes a connection string that it cannot read, and we do not.
+"""
+
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
+
+from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
+from engine.failures import summary
+from engine.settings import EngineSettings
+
+DSN = "postgres.dsn"
+DIRECT_DSN = "postgres.direct_dsn"
+
+VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+"""Of libpq's own, those that say which database is meant. One is enough: the others have defaults."""
+
+# The server sends these before there is a session, without a code that libpq would hand on. In another language they
+# are explained as a server that cannot be reached is, with the server's own words.
+_NO_DATABASE = re.compile(r'database "(?P<name>[^"]*)" does not exist')
+_REFUSED = re.compile(
+    r'role "[^"]*" does not exist|authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in'
+    r"|permission denied for database"
+)
+
+
+def check_conninfo(conninfo: str) -> None:
+    """Raise `ValueError` for what libpq cannot read as a connection string; does not say what it holds."""
+    try:
+        conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise ValueError(
+            "this is no connection string: write postgresql://user:password@host:5432/database, or host=... dbname=..."
+        ) from None
+
+
+@contextmanager
+def explained(conninfo: str, setting: str = DSN) -> Generator[None]:
+    """Around the opening of a first connection.
+
+    Args:
+        conninfo: To be connected with.
+        setting: What it is called in the settings.
+
+    Raises:
+        ConfigurationError: Nothing says where Postgres is, or that it is there and does not let us in.
+        StoreUnavailableError: It does not answer.
+    """
+    if not conninfo.strip() and not any(os.environ.get(name) for name in VARIABLES):
+        raise ConfigurationError(
+            f"{setting} is not set, nor any of libpq's variables ({', '.join(VARIABLES)}): nothing says where Postgres is.\n"
+            f"  Set it to postgresql://user:password@host:5432/database, or host=... dbname=... user=...; as a variable\n"
+            f"  it is called {variable(setting)}."
+        )
+    try:
+        check_conninfo(conninfo)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {error}") from None
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if error.sqlstate is not None:
+            raise  # there was a session: it is about a statement
+        raise explain_connect_error(error, conninfo, setting) from error
+
+
+def session_address(settings: EngineSettings) -> tuple[str, str]:
+    """Where a session of one's own is to be had, around a pooler if there is one, and what that is called."""
+    direct = settings.direct_conninfo
+    return (settings.conninfo, DSN) if direct is None else (direct, DIRECT_DSN)
+
+
+def explain_connect_error(error: psycopg.Error, conninfo: str, setting: str = DSN) -> EngineError:
+    """What to tell a user whose database cannot be reached; never the password."""
+    host, port, name = _address(conninfo)
+    message = f"Postgres cannot be reached at {host}:{port}, database {name!r}: {summary(error)}\n"
+    named = f"{setting}, or {variable(setting)}"
+    if _NO_DATABASE.search(str(error)):
+        return ConfigurationError(f"{message}  Create it (`createdb {name}`), or correct its name ({named}).")
+    if _REFUSED.search(str(error)):
+        return ConfigurationError(
+            f"{message}  Check user and password ({named}; ~/.pgpass and PGPASSWORD count too), and that the server's\n"
+            f"  pg_hba.conf lets this user into this database from here."
+        )
+    return StoreUnavailableError(
+        f"{message}  Check the address ({named}), that the server runs, and that this user may connect."
+    )
+
+
+def variable(setting: str) -> str:
+    """A setting's name in the environment."""
+    return f"PROCESSOR_{setting.replace('.', '_').upper()}"
+
+
+def _address(conninfo: str) -> tuple[str, str, str]:
+    """Host, port and database that libpq takes for a connection string, its defaults and PG... variables included."""
+    defaults = {each.keyword.decode(): each.val.decode() for each in pq.Conninfo.get_defaults() if each.val}
+    parts = defaults | {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
+    host = parts.get("host") or parts.get("hostaddr") or "a local socket"
+    # Without a name of its own, the database is called as the user.
+    return host, parts.get("port", "5432"), parts.get("dbname") or parts.get("user", "")
