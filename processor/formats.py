@@ -251,7 +251,13 @@ class _JsonSchemaCodec(RegistryCodec[E]):
         return json_schema(registry, schema=schema, validates=self._format.validate, writing=self.writing())
 
     def event(self, plain: Any, record: RawRecord) -> E:
-        return self._model.validated_json(json.dumps(plain), record)
+        try:
+            text = json.dumps(plain, allow_nan=False)
+        except ValueError:  # the registry's reader takes NaN, and 1e999 for infinity
+            text = None
+        if text is None:
+            raise UndecodableError(f"{record}: not JSON: NaN, Infinity, or a number larger than a float can hold")
+        return self._model.validated_json(text, record)
 
     def plain(self, event: E) -> Any:
         return self._model.adapter.dump_python(event, mode="json", by_alias=True, warnings="error")

@@ -325,6 +325,23 @@ async def test_other_formats_name_the_field_and_never_the_value(
         assert "has no schema 99" in letters[3][2]
 
 
+async def test_json_of_a_registry_has_no_numbers_that_json_has_not(database: str, server: RegistryServer) -> None:
+    """As plain JSON: the registry's reader takes them all."""
+    shop = Shop(Topic("orders", Order, format=JsonSchema()))
+    async with shop.bench(database, settings_of(server)) as bench:
+        await bench.deliver(shop.topic, Order(order_id="o-1", n=1))
+        good = bench.log[bench.ref(shop.topic)][0].value or b""
+        for number in (b"NaN", b"1e999", b"7"):
+            await bench.deliver(shop.topic, good[:5] + b'{"order_id": "o-2", "n": 1, "other": ' + number + b"}")
+        await bench.settle()
+
+        letters = await dead_letters(bench)
+        assert [(offset, "not JSON: NaN, Infinity" in message) for offset, _, message, _ in letters] == [
+            (1, True),
+            (2, True),
+        ]
+
+
 async def test_a_schema_that_refers_to_the_internet_is_not_followed(database: str, server: RegistryServer) -> None:
     """The client would fetch it in the middle of decoding, from whatever host a schema names."""
     with schema_registry() as elsewhere:

@@ -91,6 +91,54 @@ def test_words_that_look_like_numbers_are_fine_inside_of_text() -> None:
     assert decode(b'{"order_id": "NaN and Infinity"}').order_id == "NaN and Infinity"
 
 
+class Measured(BaseModel):
+    value: float = 0
+    name: str = ""
+
+
+class Open(BaseModel, extra="allow"):
+    name: str = ""
+
+
+class Nested(BaseModel):
+    parts: dict[str, list[Measured | None]] = {}
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1.5E+400", "1" + "0" * 400, "-" + "9" * 400 + ".5"])
+@pytest.mark.parametrize(
+    "model, payload",
+    [
+        (Measured, '{"value": %s}'),
+        (Measured, '{"ignored": %s}'),
+        (Open, '{"other": [%s]}'),
+        (Nested, '{"parts": {"a": [null, {"value": %s}]}}'),
+        (dict[str, Any], '{"a": %s}'),
+    ],
+)
+def test_a_number_that_would_become_infinity_is_undecodable_as_nan_is(model: Any, payload: str, number: str) -> None:
+    for refused in (number, "NaN"):
+        with pytest.raises(UndecodableError, match="^orders-3-1187: not JSON: "):
+            codec_for(model).decode((payload % refused).encode(), record(None))
+
+
+@pytest.mark.parametrize("number", ["1e308", "1.7976931348623157e308", "0e999", "1e-999", "1" + "0" * 308])
+def test_what_only_resembles_one_is_fine(number: str) -> None:
+    name = "1e999 of " + "0" * 400
+
+    text = f'{{"value": {number}, "name": "{name}"}}'
+
+    assert codec_for(Measured).decode(text.encode(), record(None)) == Measured(value=float(number), name=name)
+
+
+def test_a_model_without_floats_takes_numbers_of_any_size() -> None:
+    class Counted(BaseModel):
+        count: int
+        note: str | None = None
+
+    assert codec_for(Counted).decode(b'{"count": 1%s}' % (b"0" * 400), record(None)).count == 10**400
+    assert codec_for(Counted).decode(b'{"count": 1, "ignored": 1e999}', record(None)).count == 1
+
+
 def test_a_validator_that_raises_anything_makes_the_record_undecodable() -> None:
     with pytest.raises(UndecodableError, match=r"a validator of Order raised KeyError: 'the validator broke'"):
         decode(b'{"order_id": "bomb"}')
