@@ -16,7 +16,7 @@ from engine.payloads import Payloads, UnreadablePayloadError
 from engine.settings import EngineSettings
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import instant, payload, print_rows
+from processor.cli.output import headers, instant, payload, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -150,7 +150,7 @@ def _record(letter: DeadLetterRow) -> dict[str, Any]:
     return {
         "record_key": payload(letter.record_key),
         "record_value": payload(letter.record_value),
-        "record_headers": letter.record_headers,
+        "record_headers": headers(letter.record_headers),
         "record_timestamp": instant(letter.record_timestamp),
     }
 

@@ -15,7 +15,7 @@ from engine.settings import EngineSettings
 from engine.store.outbox import OutboxRow
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import instant, payload, print_rows
+from processor.cli.output import headers, instant, payload, print_rows
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -122,5 +122,5 @@ def _row(row: OutboxRow) -> dict[str, Any]:
         "bytes": len(row.key or b"") + len(row.value or b"") + len(row.headers or ""),
         "created_at": instant(row.created_at),
         "value": payload(row.value),
-        "headers": json.loads(row.headers) if row.headers else [],
+        "headers": headers(json.loads(row.headers) if row.headers else None),
     }

@@ -1,6 +1,7 @@
 """How commands print rows: a table for people, JSON for programs."""
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -38,18 +39,29 @@ def instant(epoch_ms: float | None) -> str | None:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def payload(value: bytes | None) -> str | None:
-    """Bytes as text where they are text, else as Python writes them."""
+Shown = str | dict[str, str] | None
+"""Bytes as JSON shows them."""
+
+
+def payload(value: bytes | None) -> Shown:
+    """Bytes as text where they are text, else `{"base64": "…"}`, as they are stored: no text is shown so."""
     if value is None:
         return None
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return repr(value)
+        return {"base64": b64encode(value).decode()}
+
+
+def headers(stored: list[tuple[str, str | None]] | None) -> list[tuple[str, Shown]]:
+    """Headers as names and payloads; stored, their values are all in base64."""
+    return [(name, payload(None if value is None else b64decode(value))) for name, value in stored or ()]
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        value = json.dumps(value)
+    elif isinstance(value, list):
         value = ", ".join(str(item) for item in cast("list[object]", value))
     text = "" if value is None else " ".join(str(value).split())
     return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"

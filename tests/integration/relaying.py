@@ -15,7 +15,7 @@ from consumers.relay import Relay
 from consumers.settings import RelaySettings
 from engine.engine import Engine
 from engine.outbox import RelayState, relay_state, rename
-from engine.outgoing import Outgoing
+from engine.outgoing import Headers, Outgoing
 from engine.settings import EngineSettings
 from engine.store import outbox
 from engine.store.statement import send
@@ -76,6 +76,11 @@ class Outbox:
         """In a transaction of its own."""
         async with await AsyncConnection.connect(self.dsn) as connection:
             await self.publish_in(connection, *names, topic=topic, key=key)
+
+    async def publish_bytes(self, value: bytes, *, topic: str, key: bytes, headers: Headers) -> None:
+        """One event of any bytes, in a transaction of its own."""
+        async with await AsyncConnection.connect(self.dsn) as connection:
+            await append(connection, [Outgoing(topic, key, value, headers)])
 
     @staticmethod
     async def publish_in(connection: AsyncConnection[Any], *names: str, topic: str, key: str | None = "k") -> None:

@@ -23,7 +23,7 @@ class Shop:
     def __init__(self) -> None:
         self.is_mended = False
         self.done: list[str] = []
-        self.orders = Topic("orders", Order, key=lambda order: order.order_id[0])
+        self.orders = Topic("orders", Order, key=lambda order: order.order_id[0], headers=("trace", "note", "none"))
         self.app = App("shop")
 
         @self.app.workflow(on=self.orders, on_failure=BlockKey())
@@ -60,6 +60,27 @@ async def test_a_dead_letter_is_listed_shown_and_retried(database: str, command:
     assert (again, "RETRIED already" in refused) == (MISTAKE, True)
     assert (gone, left) == (DONE, "no dead letters\n")
     assert ("ann", "retry dead letter") in acts
+
+
+async def test_bytes_that_are_no_text_are_shown_as_base64_and_cannot_be_taken_for_text(
+    database: str, command: Command
+) -> None:
+    """As they are stored elsewhere: `{"base64": …}`, which no text is shown as."""
+    shop = Shop()
+    text = '{"base64": "/w=="}'
+    headers = (("trace", b"\xff\xfe"), ("note", b"as text"), ("none", None))
+    async with Bench(shop.app, database) as bench:
+        await bench.deliver(shop.orders, b"\xff no json", key=b"\xff", headers=headers)
+        await bench.deliver(shop.orders, text.encode() + b"}", key=text.encode())
+        await bench.settle()
+
+        shown = [json.loads((await command("dead-letters", "show", number))[1]) for number in ("1", "2")]
+
+    assert [(each["record_key"], each["record_value"]) for each in shown] == [
+        ({"base64": "/w=="}, {"base64": "/yBubyBqc29u"}),
+        (text, text + "}"),
+    ]
+    assert shown[0]["record_headers"] == [["trace", {"base64": "//4="}], ["note", "as text"], ["none", None]]
 
 
 async def test_acting_on_everything_has_to_be_said(command: Command) -> None:

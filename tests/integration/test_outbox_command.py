@@ -63,6 +63,16 @@ def test_what_waits_is_shown_and_discarded_with_a_reason(tmp_path: Path, outbox:
     ]
     assert "refunds" in command(tmp_path, "outbox", "list", env=env).stdout
 
+    asyncio.run(outbox.publish_bytes(b"\xff", topic="pictures", key=b"\xfe", headers=(("trace", b"\xfd"), ("n", b"1"))))
+    (picture,) = command(tmp_path, "outbox", "list", "--topic", "pictures", "--json", env=env).stdout.splitlines()
+    assert {name: json.loads(picture)[name] for name in ("key", "value", "headers")} == {
+        "key": {"base64": "/g=="},
+        "value": {"base64": "/w=="},
+        "headers": [["trace", {"base64": "/Q=="}], ["n", "1"]],
+    }
+    assert '{"base64": "/w=="}' in command(tmp_path, "outbox", "list", "--topic", "pictures", env=env).stdout
+    fetch(outbox.dsn, "DELETE FROM dbos.outbox WHERE topic = 'pictures'")
+
     first, second = (str(row["id"]) for row in rows)
     refused = command(tmp_path, "outbox", "discard", first, "999", "--note", "n", env=env)
     assert refused.returncode == 2
