@@ -188,10 +188,11 @@ class Source:
 
     async def halt(self, reason: str) -> None:
         """Stop the partition until an operator decides: a stored hold, then a release."""
-        await self.engine.sources.place_hold(self.ref, kind="halt", reason=reason)
+        placed = await self.engine.sources.place_hold(self.ref, kind="halt", reason=reason)
         self.held = f"halt: {reason}"
         self.engine.sources.halted[self.ref] = self
-        self.engine.telemetry.emit(HoldPlaced(self.ref, "halt", reason, None))
+        if placed:  # not where it came with a dead letter, which has told of it
+            self.engine.telemetry.emit(HoldPlaced(self.ref, "halt", reason, None))
         await self.release()
 
     # -- for the inbox and the committer --

@@ -260,8 +260,8 @@ class Sources:
         source.inbox.offsets.reach(to)
         source.inbox.high = max(to, source.inbox.high)
 
-    async def place_hold(self, ref: SourceRef, *, kind: str, reason: str) -> None:
-        """Store a hold on a whole partition, however long Postgres is away."""
+    async def place_hold(self, ref: SourceRef, *, kind: str, reason: str) -> bool:
+        """Store a hold on a whole partition, however long Postgres is away. Returns whether it is new, as far as is known."""
         placing = holds.place(
             services=[ref.service_name],
             keys=[ref.key],
@@ -270,14 +270,17 @@ class Sources:
             reasons=[reason],
             workflows=[None],
         )
+        may_stand = False
         while not self._engine.is_aborted:
             try:
                 async with self._engine.pool.connection() as connection:
-                    await send(connection, self._engine.settings.schema, placing)
+                    cursor = await send(connection, self._engine.settings.schema, placing)
             except psycopg.OperationalError:
+                may_stand = True  # by the try whose reply was lost
                 await asyncio.sleep(RETRY_CLAIM_S)
             else:
-                return
+                return may_stand or cursor.rowcount > 0
+        return False
 
     async def answer(
         self, service: str, key: str, requester: ExecutorId, generation: int, *, requester_alive: bool

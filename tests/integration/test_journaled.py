@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import BaseModel
 
+from engine.telemetry import HoldPlaced
 from processor import (
     App,
     BlockKey,
@@ -396,6 +397,8 @@ async def test_a_halted_partition_stops_and_goes_on_when_the_hold_is_lifted(data
         await _until(lambda: bench.ref(orders) in bench.engine.sources.halted)
         assert done == [1]
         assert await bench.fetch_all("SELECT kind FROM dbos.hold") == [("halt",)]
+        told = [(event.kind, event.workflow_id) for event in bench.events if isinstance(event, HoldPlaced)]
+        assert told == [("halt", "orders-0-1")], "one hold is one line, and counts once"
 
         await bench.execute("DELETE FROM dbos.hold")
         await _until(lambda: len(done) == 3)
