@@ -316,13 +316,17 @@ def check_transaction(fn: FunctionType, what: str) -> None:
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     ):
         raise ConfigurationError(
-            f"{what} {fn.__qualname__}: its first argument is the transaction, `tx: {expected.__name__}`"
+            f"{what} {fn.__qualname__}: its first argument is the transaction, `tx: {expected.__name__}`.\n"
+            f"  from processor import {expected.__name__}"
         )
     if parameters[0].name in fn.__annotations__:
         given = annotation_of(fn, parameters[0].name, what)
         if given in (Transaction, SyncTransaction) and given is not expected:
             colour = "an async" if expected is Transaction else "a sync"
-            raise ConfigurationError(f"{what} {fn.__qualname__}: {colour} function takes `tx: {expected.__name__}`")
+            raise ConfigurationError(
+                f"{what} {fn.__qualname__}: {colour} function takes `tx: {expected.__name__}`.\n"
+                f"  from processor import {expected.__name__}"
+            )
 
 
 def takes_record(fn: FunctionType, topic: Topic[Any], *, kind: HandlerKind, what: str) -> bool:

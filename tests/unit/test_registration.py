@@ -193,12 +193,16 @@ def test_an_annotation_that_exists_only_for_type_checkers_is_refused_by_name(app
 
 
 def test_a_transaction_takes_the_transaction_of_its_colour(app: App) -> None:
-    with pytest.raises(ConfigurationError, match="a sync function takes `tx: SyncTransaction`"):
+    with pytest.raises(
+        ConfigurationError, match=r"takes `tx: SyncTransaction`\.\s+from processor import SyncTransaction"
+    ):
 
         @app.transaction()
         def wrong(tx: Transaction) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="its first argument is the transaction"):
+    with pytest.raises(
+        ConfigurationError, match=r"its first argument is the transaction, `tx: \w+`\.\s+from processor import "
+    ):
 
         @untyped(app.transaction())
         async def none() -> None: ...
