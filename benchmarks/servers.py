@@ -16,7 +16,7 @@ import psycopg
 from consumers.mock_process import MockClusterProcess
 from engine.migrations import migrate
 from tests.fixtures import kafka as kafka_fixtures
-from tests.fixtures import kafka_choice
+from tests.fixtures import kafka_choice, kafka_jars
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.postgres import Databases, PostgresServer
 
@@ -89,8 +89,7 @@ def started() -> Generator[Servers]:
             os.environ,
             docker_answers=lambda: False,  # a container's network would be measured too
             java_version=kafka_choice.java_version,
-            has_maven=kafka_choice.has_maven(),
-            has_jars=kafka_choice.has_jars(),
+            jars=kafka_jars.supply,
         )
         cluster: Cluster
         if choice.kind == "mock":

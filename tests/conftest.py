@@ -26,7 +26,7 @@ import pytest
 from consumers.mock import MockCluster
 from engine.migrations import migrate
 from processor.testing import plugin as crash_point_plugin
-from tests.fixtures import kafka_choice
+from tests.fixtures import kafka_choice, kafka_jars
 from tests.fixtures import postgres as postgres_fixtures
 from tests.fixtures.docker_engine import docker_answers
 from tests.fixtures.kafka import Kafka, KafkaServer
@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: os.environ.update(wishes))
     wishes = cast("dict[str, dict[str, str]]", getattr(config, "workerinput", {})).get("wishes", wishes)
     config.stash[WISHES] = wishes
+    kafka_jars.wishes.update(wishes)
     try:
         config.stash[POSTGRES] = postgres_fixtures.choose(
             wishes, docker_answers=docker_answers, installations=postgres_fixtures.installations()
@@ -69,8 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
             wishes,
             docker_answers=docker_answers,
             java_version=kafka_choice.java_version,
-            has_maven=kafka_choice.has_maven(),
-            has_jars=kafka_choice.has_jars(),
+            jars=kafka_jars.supply,
         )
     except LookupError as error:
         raise pytest.UsageError(str(error)) from error
@@ -188,10 +188,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _lacking(config: pytest.Config) -> dict[str, str]:
     lacking: dict[str, str] = {}
     if not config.stash[KAFKA].real:
-        lacking["kafka"] = "needs a real Kafka: PROCESSOR_TEST_KAFKA, Docker, or Java 17 and Maven"
+        lacking["kafka"] = "needs a real Kafka: PROCESSOR_TEST_KAFKA, Docker, or Java 17 and Kafka's jars"
     version = kafka_choice.java_version()
-    if (version or 0) < kafka_choice.JAVA_MIN or not (kafka_choice.has_jars() or kafka_choice.has_maven()):
-        lacking["private_kafka"] = "needs a Kafka of its own: Java 17 and Maven"
+    if (version or 0) < kafka_choice.JAVA_MIN or not kafka_jars.supply().is_there:
+        lacking["private_kafka"] = "needs a Kafka of its own: Java 17 and Kafka's jars"
     elif config.stash[WISHES].get("PROCESSOR_TEST_KAFKA") == "mock":
         lacking["private_kafka"] = "needs a Kafka of its own, and PROCESSOR_TEST_KAFKA asks for none"
     if not postgres_fixtures.installations():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures import kafka_choice, postgres
+from tests.fixtures.kafka_jars import Supply
 from tests.fixtures.postgres import Installation, address_of
 
 INSTALLED = [Installation(18, Path("/wheel18")), Installation(16, Path("/wheel16")), Installation(15, Path("/debian"))]
@@ -16,42 +17,42 @@ def never() -> bool:
 
 
 def choose_kafka(
-    env: Mapping[str, str], *, docker: bool = False, java: int | None = 17, maven: bool = True, jars: bool = False
+    env: Mapping[str, str], *, docker: bool = False, java: int | None = 17, jars: bool = True
 ) -> kafka_choice.Choice:
-    return kafka_choice.choose(
-        env, docker_answers=lambda: docker, java_version=lambda: java, has_maven=maven, has_jars=jars
-    )
+    supply = Supply(jars, "from here" if jars else "no Maven, and nobody else has it")
+    return kafka_choice.choose(env, docker_answers=lambda: docker, java_version=lambda: java, jars=lambda: supply)
 
 
 def test_an_address_is_used_without_looking_further() -> None:
     env = {"PROCESSOR_TEST_KAFKA": "broker:9092", "PROCESSOR_TEST_POSTGRES": "postgresql://server/postgres"}
 
-    chosen = kafka_choice.choose(env, docker_answers=never, java_version=never, has_maven=False, has_jars=False)
+    chosen = kafka_choice.choose(env, docker_answers=never, java_version=never, jars=never)
 
     assert (chosen.kind, chosen.address) == ("address", "broker:9092")
     assert postgres.choose(env, docker_answers=never, installations=[]).address == "postgresql://server/postgres"
 
 
 @pytest.mark.parametrize(
-    "docker, java, maven, jars, kind",
+    "docker, java, jars, kind",
     [
-        (True, 17, True, True, "docker"),
-        (True, None, False, False, "docker"),
-        (False, 17, True, False, "jars"),
-        (False, 21, False, True, "jars"),
-        (False, 17, False, False, "mock"),
-        (False, 11, True, True, "mock"),
-        (False, None, True, True, "mock"),
+        (True, 17, True, "docker"),
+        (True, None, False, "docker"),
+        (False, 17, True, "jars"),
+        (False, 21, True, "jars"),
+        (False, 17, False, "mock"),
+        (False, 11, True, "mock"),
+        (False, None, True, "mock"),
     ],
 )
 def test_docker_comes_before_jars_and_the_mock_cluster_last(
-    docker: bool, java: int | None, maven: bool, jars: bool, kind: str
+    docker: bool, java: int | None, jars: bool, kind: str
 ) -> None:
-    assert choose_kafka({}, docker=docker, java=java, maven=maven, jars=jars).kind == kind
+    assert choose_kafka({}, docker=docker, java=java, jars=jars).kind == kind
 
 
 def test_the_choice_says_why() -> None:
-    assert "no Maven" in choose_kafka({}, maven=False).why
+    assert choose_kafka({}).why.endswith("on Java 17, from here")
+    assert "is not here: no Maven, and nobody else has it" in choose_kafka({}, jars=False).why
     assert "Java 11 where Kafka needs 17" in choose_kafka({}, java=11).why
     assert "no Java" in choose_kafka({}, java=None).why
 
