@@ -10,12 +10,16 @@ Leases and sessions are short, so that what must wait for them does not take the
 """
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Self
+
+from psycopg import AsyncConnection
 
 from consumers.feed import Feed
 from processor.demo.audit import Audit
@@ -30,6 +34,9 @@ AFTER_FAULT_MIN = 1_000
 
 PATIENCE_S = 90.0
 """Longest without any progress."""
+
+FREEZES_MAX = 50
+"""Tries to stop a process in a moment in which rows show that it is at work; the first or second does as a rule."""
 
 CUSTOMERS = 500
 PARTITIONS = 4
@@ -164,6 +171,47 @@ class Field:
         while not await worker.in_flight():
             assert time.monotonic() < deadline, f"{worker.name} has nothing to do\n{self.logs()}"
             await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def held_at_effects(self) -> AsyncGenerator[None]:
+        """Hold handlers where they write to the table of effects. Entered when one waits there, so that what is under
+        way is certain to be so for the length of the block. Workers must have been at work."""
+        connection = await AsyncConnection.connect(self.books.dsn)
+        try:
+            await connection.execute(f"LOCK TABLE {self.books.table} IN SHARE MODE".encode())
+            await self.feed_until(asyncio.ensure_future(self._handler_waits()))
+            yield
+        finally:
+            await connection.close()
+
+    async def _handler_waits(self) -> None:
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
+        while not (await self.books.query(waiting, self.books.table))[0][0]:
+            await asyncio.sleep(0.02)
+
+    async def freeze_at_work(self, worker: Worker) -> int:
+        """Stop a process (SIGSTOP) with work in flight; returns how many workflows of its own are not at their end.
+
+        What it had sent before it was stopped is through by then: no session of a worker does anything any more.
+        """
+        for _ in range(FREEZES_MAX):
+            await self.feed_until(asyncio.ensure_future(self.at_work(worker)))
+            worker.process.send_signal(signal.SIGSTOP)
+            if begun := await self._left_begun():
+                return begun
+            worker.process.send_signal(signal.SIGCONT)
+        raise AssertionError(f"{worker.name} was never stopped with work in flight\n{self.logs()}")
+
+    async def _left_begun(self) -> int:
+        """Workflows whose owner has begun them, once every session of workers rests."""
+        active = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
+            "AND pid <> pg_backend_pid()"
+        )
+        while (await self.books.query(active))[0][0]:
+            await asyncio.sleep(0.01)
+        begun = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND owner_xid IS NOT NULL"
+        return int((await self.books.query(begun))[0][0])
 
     async def finish(self) -> Audit:
         """After the last fault: go on for `AFTER_FAULT_MIN` records and more, settle, audit."""

@@ -42,8 +42,7 @@ async def test_a_stopped_process_that_wakes_after_its_partitions_moved_changes_n
     """P1, P6, P7: SIGSTOP for longer than lease and session; what it had in flight is another's when it wakes."""
     async with Field(kafka.bootstrap_servers, database, "transactional") as field:
         zombie = field.worker("zombie")
-        await field.feed_until(asyncio.ensure_future(field.at_work(zombie)))
-        zombie.process.send_signal(signal.SIGSTOP)
+        assert await field.freeze_at_work(zombie) > 0
         field.worker("heir")
         done = (await field.books.standing()).done
         await field.feed_until(asyncio.ensure_future(field.until_done(done + 500)), rate=100)
@@ -58,8 +57,10 @@ async def test_a_broker_that_restarts(private_kafka: KafkaServer, database: str)
     async with Field(private_kafka.bootstrap_servers, database, "fused") as field:
         worker = field.worker("one")
         await field.feed_until(asyncio.ensure_future(field.at_work(worker)))
-        field.produce(500)
-        await asyncio.to_thread(private_kafka.restart)
+        async with field.held_at_effects():
+            field.produce(500)
+            await asyncio.to_thread(private_kafka.stop)
+        await asyncio.to_thread(private_kafka.start)
         await field.finish()
         assert worker.is_running, field.logs()
 
@@ -75,8 +76,8 @@ async def test_a_postgres_that_stops_at_once_and_comes_back(
         worker = field.worker("one")
         for _ in range(2):
             await field.feed_until(asyncio.ensure_future(field.at_work(worker)))
-            field.produce(300)
-            await field.at_work(worker)
-            await asyncio.to_thread(private_postgres.restart, "immediate")
+            async with field.held_at_effects():
+                field.produce(300)
+                await asyncio.to_thread(private_postgres.restart, "immediate")
         await field.finish()
         assert worker.is_running, field.logs()

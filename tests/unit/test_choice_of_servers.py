@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.fixtures.postgres import Installation, address_of
 INSTALLED = [Installation(18, Path("/wheel18")), Installation(16, Path("/wheel16")), Installation(15, Path("/debian"))]
 
 
-def never() -> bool:
+def never() -> NoReturn:
     raise AssertionError("asked although it does not matter")
 
 
