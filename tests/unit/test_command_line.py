@@ -120,6 +120,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(
 
 OF_A_DATABASE = [
     ("migrate",),
+    ("workflows", "list"),
     ("partitions", "list"),
     ("dead-letters", "list"),
     ("schedules", "list"),
