@@ -1,8 +1,9 @@
 """Every block of the README, in order, as its reader runs it.
 
-Twice: in a fresh clone with a fresh virtual environment (marked `fresh_environment`, a minute), and with the Python
-of this run. Only what a test cannot have differs: servers' addresses, and `make demo` and `make test`, which are this
-test's own run and are asked for (`make -n`), not run.
+Twice: in a fresh clone with a fresh virtual environment (marked `fresh_environment`, minutes), and with the Python
+of this run. Only what a test cannot have differs: servers' addresses; `make demo`, which has the fewest orders that it takes
+and runs in the fresh clone only (tests/system/test_demo.py has the demo itself); and `make test`, which would run this
+test, and that again: it is asked for (`make -n`).
 """
 
 import json
@@ -18,6 +19,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
+from processor.demo.demo import ORDERS_MIN
 from tests.docs.readme import Block, Shell, blocks, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +54,7 @@ def shell(clone: Path, tmp_path: Path) -> Generator[Shell]:
     shell.kill()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_block_of_the_readme_runs(
     clone: Path, shell: Shell, empty_database: str, mock_cluster: MockCluster
 ) -> None:
@@ -69,7 +71,7 @@ def test_every_block_of_the_readme_runs(
         elif block.language != "sh":
             is_an_excerpt_of_an_example(block, clone)
         elif section == "Two commands":
-            asked_for(block, clone)
+            two_commands(block, clone)
         elif block.option == "background":
             shell.start(block.text.strip())
             if "processor run" in block.text:
@@ -103,16 +105,22 @@ def commands(block: Block, clone: Path, shell: Shell, dsn: str, cluster: MockClu
     return text
 
 
-def asked_for(block: Block, clone: Path) -> None:
-    """`make TARGET`: whether there is one that does something."""
-    for line in block.text.splitlines():
-        make, target = line.split()
-        assert make == "make"
-        dry = subprocess.run(
-            ["make", "-n", target], cwd=clone, env=clean_environment(), capture_output=True, text=True, check=False
-        )
-        assert dry.returncode == 0, dry.stderr
-        assert f"processor {target}" in dry.stdout or "pytest" in dry.stdout
+def two_commands(block: Block, clone: Path) -> None:
+    """`make demo`, on few orders, in a clone that is a reader's own; `make test`, and the demo elsewhere, only asked for."""
+    assert block.text.split() == ["make", "demo", "make", "test"]
+    for target, what in (("demo", "processor demo"), ("test", "pytest")):
+        assert what in make("-n", target, folder=clone)
+    if not clone.is_symlink():
+        result = json.loads(make("demo", f"ARGS=--orders {ORDERS_MIN}", folder=clone).splitlines()[-1])
+        assert result["produced"] == ORDERS_MIN == result["effects"] + result["dead_letters"]
+
+
+def make(*arguments: str, folder: Path) -> str:
+    ended = subprocess.run(
+        ["make", *arguments], cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def is_an_excerpt_of_an_example(block: Block, clone: Path) -> None:
