@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fixtures.proxy import losing_proxy
+from tests.fixtures.proxy import Connection, LosingProxy, losing_proxy
 
 
 @pytest.mark.parametrize("side", ["reply", "request"])
@@ -66,3 +66,24 @@ async def insert(connection: psycopg.AsyncConnection[Any], *, pipelined: bool) -
         return
     async with connection.pipeline(), connection.transaction():
         await connection.execute("INSERT INTO t VALUES (1)")
+
+
+async def test_an_end_that_is_gone_is_not_written_to_message_by_message(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio warns of each write to a connection that is lost, and many messages may come in one read."""
+    ends: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: ends.put_nowait(writer), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        other = await ends.get()
+        other.transport.abort()
+        assert await reader.read() == b"", "the end is gone, and seen to be"
+        sent = asyncio.StreamReader()
+        sent.feed_data(1_000 * (b"D" + (4).to_bytes(4)))
+        sent.feed_eof()
+
+        connection = Connection(LosingProxy("127.0.0.1", 1), reader, writer)
+        await connection.pass_on(sent, writer, of_client=False)
+        writer.close()
+        other.close()
+
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
