@@ -125,7 +125,9 @@ async def _decided(
         except Exception as error:  # noqa: BLE001  # the user's function, and its database
             if attempt.is_ours(error):
                 await attempt.refused(error)
-            if is_weather_error(error):
+            # Of a step that may only read it is no server that takes no writes for a while.
+            is_own = step.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+            if is_weather_error(error) and not is_own:
                 if attempt.commit_sent and (stands := await _settled(run, function_id)) is not None:
                     return step.decode(stands)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
