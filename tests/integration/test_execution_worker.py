@@ -169,6 +169,34 @@ async def test_two_workers_share_the_queue_and_its_limit(database: str) -> None:
     assert all(service.executed for service in services)
 
 
+async def test_a_worker_that_stops_begins_nothing_more_and_waits_for_what_runs(database: str) -> None:
+    """What it has executed is recorded, and not executed again by the next worker; what waits is the next one's."""
+    service = Interpreter()
+    service.gate.clear()
+    async with ExecutionStore(database) as other:
+        worker = ExecutionWorker(ExecutionStore(database), service, concurrency=1, worker_concurrency=1)
+        await worker.start()
+        for name in ("e-1", "e-2"):
+            await worker.get_queue().enqueue(execution(name, "anything"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not service.executed:
+                await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.wait({stopping}, timeout=0.1)
+        assert not stopping.done()
+        service.gate.set()
+        await stopping
+        assert service.executed == ["e-1"]
+
+        successor = ExecutionWorker(ExecutionStore(database), service, concurrency=1, worker_concurrency=1)
+        await successor.start()
+        try:
+            assert [(await ended(other, name)).status for name in ("e-1", "e-2")] == ["completed", "completed"]
+        finally:
+            await successor.stop()
+    assert service.executed == ["e-1", "e-2"]
+
+
 async def test_the_workflows_of_an_app_are_flows(database: str) -> None:
     flows = Summarising()
     async with ExecutionStore(database) as store:

@@ -245,6 +245,24 @@ async def test_sleepers_wake_under_the_limit_of_a_process(database: str) -> None
         assert set(floor.calls.values()) == {1}
 
 
+async def test_who_takes_from_a_queue_is_woken_by_who_enqueues(database: str) -> None:
+    """By a hint from another process, which does not take from it: nobody looks for an hour."""
+    queue, floor = Queue("q"), Floor()
+    listening, other = Hall(floor, "one", queue), Hall(floor, "two")
+    idle = replace(FAST, scan=timedelta(hours=1))
+    async with (
+        Bench(listening.app, database, executor="one", settings=idle) as first,
+        Bench(other.app, database, executor="two", settings=idle) as second,
+    ):
+        await two_looks(first)
+        await two_looks(second)
+        handle = await queue.enqueue(other.task, "a-0")
+
+        assert await handle.result() == "a-0"
+        assert floor.calls == {"a-0": 1}
+        assert (await handle.status()).executor_id == first.engine.executor_id
+
+
 async def test_only_who_listens_wakes_a_queues_sleeper(database: str) -> None:
     """Another process has the code, and does not take from the queue: neither what is ready, nor what sleeps, nor what is left."""
     queue, floor = Queue("gpu"), Floor()

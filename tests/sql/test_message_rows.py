@@ -99,6 +99,17 @@ def test_who_notifies(two: tuple[Connection[Any], Connection[Any]], how: str) ->
     assert heard == (["w::last"] if how == "ours" else ["w::t", "w::last"])
 
 
+def test_an_event_of_another_program_notifies(two: tuple[Connection[Any], Connection[Any]]) -> None:
+    """On DBOS's channel, in DBOS's words."""
+    one, other = two
+    other.autocommit = True
+    other.execute("LISTEN dbos_workflow_events_channel")
+    one.execute("INSERT INTO dbos.workflow_events (workflow_uuid, key, value) VALUES ('w', 'state', '1')")
+    one.commit()
+
+    assert [hint.payload for hint in other.notifies(timeout=10, stop_after=1)] == ["w::state"]
+
+
 def test_the_oldest_message_is_the_first_row_of_an_index(two: tuple[Connection[Any], Connection[Any]]) -> None:
     """However many wait, and whatever clocks say: no sort."""
     one, _ = two

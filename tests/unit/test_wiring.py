@@ -51,13 +51,21 @@ def registered(**options: Any) -> Any:
 def test_the_engine_gets_what_the_settings_say() -> None:
     made = engine_settings(
         settings(
-            postgres={"dsn": "host=db", "direct_dsn": "host=direct", "schema": "s", "prepared_statements": False},
+            postgres={
+                "dsn": "host=db",
+                "direct_dsn": "host=direct",
+                "schema": "s",
+                "prepared_statements": False,
+                "pool_max": 3,
+                "connect_timeout": "4s",
+            },
             executor={"name": "shop-0", "in_flight_max": 7, "lease": "30s", "heartbeat": "5s"},
             partitions={"parked_max": 9},
         )
     )
 
     assert (made.conninfo, made.direct_conninfo, made.schema, made.prepare) == ("host=db", "host=direct", "s", False)
+    assert (made.pool_max, made.connect_timeout) == (3, timedelta(seconds=4))
     assert (made.executor_name, made.in_flight_max, made.parked_max) == ("shop-0", 7, 9)
     assert (made.lease, made.heartbeat) == (timedelta(seconds=30), timedelta(seconds=5))
 
