@@ -74,6 +74,10 @@ bench: venv ## Throughput and latency as ratios to the floor
 cases: venv ## The cases known to lose or duplicate a record, one by one
 	$(BIN)/python -m tests.cases $(ARGS)
 
+.PHONY: features
+features: venv ## Every feature with the tests that show it: whether they are there and run
+	$(BIN)/python -m tests.features $(ARGS)
+
 .PHONY: system
 system: venv ## Long random faults; SEED= repeats a run, MINUTES= ends it
 	$(BIN)/python -m tests.system.random_mix $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(ARGS)

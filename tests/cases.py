@@ -7,13 +7,15 @@ names none, if it links to a reason on that page. Prints `41/41` and the table; 
 """
 
 import re
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import pytest
+
+from tests.collected import ROOT, collected
+
 PAGE = ROOT / "docs" / "guarantees.md"
 CASES = 41
 
@@ -52,15 +54,24 @@ def read(page: str) -> list[Case]:
     return cases
 
 
-def wanting(case: Case, files: Mapping[str, Path], collected: frozenset[tuple[str, str]], page: str) -> list[str]:
+def wanting(case: Case, files: Mapping[str, Path], tests: Collection[str], page: str) -> list[str]:
     """What a case lacks, in words; nothing if it counts."""
-    missing = [f"{file}::{name} is no test" for file, name in case.tests if (file, name) not in collected]
-    missing += [f"{file} is no file of tests/" for file in {file for file, _ in case.tests} if file not in files]
+    missing: list[str] = []
+    for file, name in case.tests:
+        if file not in files:
+            missing.append(f"{file} is no file of tests/")
+        elif place(files[file], name) not in tests:
+            missing.append(f"{file}::{name} is no test")
     if not case.tests:
         anchors = set(_ANCHOR.findall(page)) - {f"case-{case.number}"}
         if not anchors.intersection(case.reasons):
             missing.append("neither a test nor a reason why it cannot happen")
     return missing
+
+
+def place(file: Path, name: str) -> str:
+    """What pytest calls a test."""
+    return f"{file.relative_to(ROOT).as_posix()}::{name}"
 
 
 def test_files() -> dict[str, Path]:
@@ -75,27 +86,13 @@ def test_files() -> dict[str, Path]:
 test_files.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
-def collect(paths: Sequence[Path]) -> frozenset[tuple[str, str]]:
-    """File and function of every test that pytest collects from these files.
-
-    Raises:
-        RuntimeError: pytest could not collect; the message ends with what it said.
-    """
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *map(str, paths)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    if ended.returncode:
-        raise RuntimeError(f"pytest --collect-only failed:\n{ended.stdout[-3000:]}{ended.stderr[-1000:]}")
-    nodes = re.findall(r"^tests/(?:.*/)?(test_\w+\.py)::(test_\w+)", ended.stdout, re.MULTILINE)
-    return frozenset((file, name) for file, name in nodes)
-
-
-def main() -> int:
+def main(session: pytest.Session | None = None) -> int:
     """Print how many cases count, then the table."""
     page = PAGE.read_text(encoding="utf-8")
     cases, files = read(page), test_files()
-    named = sorted({file for case in cases for file, _ in case.tests} & files.keys())
-    collected = collect([files[name] for name in named])
-    problems = {case.number: wanting(case, files, collected, page) for case in cases}
+    named = [place(files[file], name) for case in cases for file, name in case.tests if file in files]
+    tests = collected(named, session)
+    problems = {case.number: wanting(case, files, tests, page) for case in cases}
     for number in set(range(1, CASES + 1)) - problems.keys():
         problems[number] = ["not in the table"]
     counting = sum(not lacking for lacking in problems.values())
