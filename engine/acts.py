@@ -27,7 +27,7 @@ from engine.store.statement import send
 from engine.weather import through_weather
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.reach import Reach
 
 Value = TypeVar("Value")
 
@@ -241,12 +241,12 @@ async def family(connection: AsyncConnection[Any], schema: str, ids: Sequence[st
     return found
 
 
-async def through_pool(engine: Engine, act: Callable[[AsyncConnection[Any], str], Coroutine[Any, Any, Value]]) -> Value:
-    """Do an act on a connection of an engine's, again where Postgres was away: a second time it finds itself done."""
+async def through_pool(reach: Reach, act: Callable[[AsyncConnection[Any], str], Coroutine[Any, Any, Value]]) -> Value:
+    """Do an act on a connection of this process's, again where Postgres was away: a second time it finds itself done."""
 
     async def attempt() -> Value:
-        async with engine.pool.connection() as connection:
-            return await act(connection, engine.settings.schema)
+        async with reach.pool.connection() as connection:
+            return await act(connection, reach.settings.schema)
 
     return await through_weather(attempt)
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import psycopg
 
-from engine.errors import EngineStoppedError
 from engine.weather import through_weather
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.reach import Reach
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -22,20 +21,20 @@ class Asked(Generic[Key, Value]):
     """What was asked for and not yet read.
 
     Args:
-        engine: Whose loop and tasks these are.
+        reach: Whose loop and tasks these are.
         read: Reads many; what it does not return is not there. Repeated until Postgres answers (P25).
     """
 
-    def __init__(self, engine: Engine, read: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Value]]]) -> None:
-        self._engine = engine
+    def __init__(self, reach: Reach, read: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Value]]]) -> None:
+        self._reach = reach
         self._read = read
         self._asked: dict[Key, list[asyncio.Future[Value | None]]] = {}
 
     async def get(self, key: Key) -> Value | None:
-        """What there is now; `None`: nothing. Raises `EngineStoppedError`."""
-        future: asyncio.Future[Value | None] = self._engine.loop.create_future()
+        """What there is now; `None`: nothing. Raises `EngineStoppedError`, `ClientClosedError`."""
+        future: asyncio.Future[Value | None] = self._reach.loop.create_future()
         if not self._asked:
-            self._engine.spawn(self._read_asked())
+            self._reach.spawn(self._read_asked())
         self._asked.setdefault(key, []).append(future)
         return await future
 
@@ -55,4 +54,4 @@ class Asked(Generic[Key, Value]):
         finally:
             for _, future in futures:
                 if not future.done():
-                    future.set_exception(EngineStoppedError())
+                    future.set_exception(self._reach.gone())

@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from engine.runner import Phase, Standing
 from engine.signals import Signal
 from engine.store import cancels as store
 from engine.store.statement import send
 from engine.weather import through_weather
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.reach import Reach
 
 
 class Cancels:
     """What one process cancels, and hears of."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
 
     async def cancel(self, ids: Sequence[str], *, interrupt: bool = False) -> list[str]:
         """Cancel workflows that have not ended; returns which. One at rest has ended with it.
@@ -33,11 +32,11 @@ class Cancels:
             interrupt: Also cancel async steps that run, where they wait next; else they end by themselves, their results
                 are dropped.
         """
-        engine = self._engine
+        reach = self._reach
 
         async def cancel() -> list[str]:
-            async with engine.pool.connection() as connection:
-                cursor = await send(connection, engine.settings.schema, store.cancel(ids=ids, interrupt=interrupt))
+            async with reach.pool.connection() as connection:
+                cursor = await send(connection, reach.settings.schema, store.cancel(ids=ids, interrupt=interrupt))
                 return [row.workflow_id for row in await cursor.fetchall()]
 
         if cancelled := await through_weather(cancel):
@@ -48,20 +47,11 @@ class Cancels:
         """These rows are CANCELLED, by a commit of this process: tell everybody."""
         self.heard(ids, interrupt=interrupt)
         for workflow_id in ids:
-            self._engine.hints.cancelled(workflow_id, interrupt=interrupt)
-        self._engine.hints.rows()
+            self._reach.hints.cancelled(workflow_id, interrupt=interrupt)
+        self._reach.hints.rows()
 
     def heard(self, ids: Iterable[str], *, interrupt: bool) -> None:
         """Workflows were cancelled: what runs of them here begins nothing more; keys of those asleep go on."""
-        engine = self._engine
-        named = set(ids)
-        engine.waits.signalled([Signal("result", i) for i in named])
-        running = [run for run in engine.commons.runs.values() if run.id in named]
-        for source in engine.sources.attached():
-            running += source.inbox.rows.cancelled(named)
-        for run in running:
-            if run.phase is Phase.ENDED or run.standing is not Standing.ACTIVE:
-                continue
-            run.home.refuse(run, "cancelled")
-            if interrupt and run.is_running and run.task is not None and run.phase is Phase.RUNNING:
-                run.task.cancel()  # and with it what it gathers
+        named = list(ids)
+        self._reach.waits.signalled([Signal("result", i) for i in named])
+        self._reach.cancelled_here(named, interrupt=interrupt)

@@ -43,6 +43,7 @@ from engine.weather import through_weather
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.reach import Reach
 
 GET_RESULT = "DBOS.getResult"
 DEDUPLICATE = "DBOS.deduplicate"
@@ -127,7 +128,7 @@ async def start_child(
     run.checkpoint(Checkpoint(run.id, function_id, start.name, json.dumps(start.id), None, now, now, start.id))
 
 
-async def start_outside(engine: Engine, start: Start) -> WorkflowStatus:
+async def start_outside(reach: Reach, start: Start) -> WorkflowStatus:
     """Start a workflow that no workflow starts; returns when its row is durable, this one's or that of its first start.
 
     What it returns is the status of that row, as it was then.
@@ -138,15 +139,15 @@ async def start_outside(engine: Engine, start: Start) -> WorkflowStatus:
         UnreadablePayloadError: The ID has a row whose inputs cannot be opened.
         EngineStoppedError: The engine does not run.
     """
-    while not await engine.commons.start(start):
-        if (status := await stands(engine, start)) is not None:
+    while not await reach.insert(start):
+        if (status := await stands(reach, start)) is not None:
             return status
-        if start.deduplication_id is not None and (holder := await deduplicated_by(engine, start)) is not None:
+        if start.deduplication_id is not None and (holder := await deduplicated_by(reach, start)) is not None:
             raise DeduplicatedError(start.queue or "", start.deduplication_id, holder)
     return start.status
 
 
-async def stands(engine: Engine, start: Start) -> WorkflowStatus | None:
+async def stands(reach: Reach, start: Start) -> WorkflowStatus | None:
     """The status of this very workflow, if it has its row already.
 
     Raises:
@@ -155,25 +156,25 @@ async def stands(engine: Engine, start: Start) -> WorkflowStatus | None:
     """
 
     async def read() -> store.ExistingRow | None:
-        async with engine.pool.connection() as connection:
-            cursor = await send(connection, engine.settings.schema, store.existing(ids=[start.id]))
+        async with reach.pool.connection() as connection:
+            cursor = await send(connection, reach.settings.schema, store.existing(ids=[start.id]))
             return await cursor.fetchone()
 
     row = await through_weather(read)
     if row is None:
         return None
-    inputs = engine.payloads.open(row.inputs, f"workflow {start.id}: inputs")
+    inputs = reach.payloads.open(row.inputs, f"workflow {start.id}: inputs")
     start.must_be(name=row.name, inputs=inputs, instance=row.instance, user=row.user)
     return WorkflowStatus(row.status)
 
 
-async def deduplicated_by(engine: Engine, start: Start) -> str | None:
+async def deduplicated_by(reach: Reach, start: Start) -> str | None:
     """Who has the deduplication ID of a start now; nobody, if that has ended meanwhile."""
 
     async def read() -> str | None:
-        async with engine.pool.connection() as connection:
+        async with reach.pool.connection() as connection:
             asked = queues.holder(queue=start.queue or "", deduplication_id=start.deduplication_id or "")
-            row = await (await send(connection, engine.settings.schema, asked)).fetchone()
+            row = await (await send(connection, reach.settings.schema, asked)).fetchone()
             return None if row is None else row[0]
 
     return await through_weather(read)

@@ -11,10 +11,9 @@ and registers anew under a new ID (P2, P4); the process goes on.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -25,31 +24,27 @@ from psycopg import AsyncConnection
 
 from engine import hints, migrations
 from engine.addresses import explained, session_address
-from engine.cancels import Cancels
 from engine.committer import Committer
 from engine.commons import Commons
 from engine.depths import Depths
 from engine.dispatcher import Dispatcher
-from engine.errors import ConfigurationError
-from engine.events import Events
+from engine.errors import ConfigurationError, EngineStoppedError
 from engine.execution_gates import Gate
 from engine.failures import summary
 from engine.fences import DatabaseFence
 from engine.fused import journaled
 from engine.handler_threads import HandlerThreads
 from engine.handlers import Handler, HandlerKind
-from engine.hints import Hints
 from engine.ids import ExecutorId, new_executor_id
 from engine.late import LateRuns
 from engine.leases import Lease
 from engine.messages import Messages
 from engine.outbox import CHANNEL
 from engine.outbox_hints import OutboxHints
-from engine.payloads import Payloads
-from engine.pool import Pool, connect
+from engine.pool import connect
 from engine.queues import QueueSpec, by_name
+from engine.reach import Reach
 from engine.recovery import Recovery
-from engine.results import Results
 from engine.retention import Retention
 from engine.runner import Phase, Row, Run, Standing
 from engine.scan import Scan
@@ -57,6 +52,7 @@ from engine.scheduler import Scheduler
 from engine.settings import EngineSettings
 from engine.snapshots import EngineSnapshot, snapshot_of
 from engine.sources import Source, Sources
+from engine.starts import Start
 from engine.store import commons, executor
 from engine.store.executor import Renewal
 from engine.store.statement import send
@@ -64,14 +60,13 @@ from engine.suspects import Suspects
 from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
 from engine.transaction_groups import TransactionGroups
 from engine.turns import Turns
-from engine.waits import Waits
 from engine.weather import through_weather
 
 REBIRTH_WAIT_S = 1.0
 """Between two tries to register anew while Postgres is away."""
 
 
-class Engine:
+class Engine(Reach):
     """One executor: durable execution of handlers over its sources. All methods belong to its loop."""
 
     def __init__(
@@ -81,9 +76,8 @@ class Engine:
         telemetry: Telemetry | None = None,
         queues: Sequence[QueueSpec] = (),
     ) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.telemetry = telemetry or Telemetry()
-        self.payloads = Payloads(settings.payload_keys)
         self.executor_id: ExecutorId = new_executor_id()
         self.version = ""
         self._handlers = dict(handlers)
@@ -103,11 +97,7 @@ class Engine:
         self.in_flight_bytes = 0
         self.backlog_bytes = 0
         self.tasks: set[asyncio.Task[None]] = set()
-        self.stopping = threading.Event()
-        self.is_aborted = False
         self.failure: asyncio.Future[BaseException]
-        self.loop: asyncio.AbstractEventLoop
-        self._spawned: set[asyncio.Task[None]] = set()
         self._watched: deque[Run] = deque()
         self._ticking = False
         self._persist_after_s = settings.persist_after.total_seconds()
@@ -125,23 +115,17 @@ class Engine:
             ConfigurationError: The database does not let us in, or is not set up; the message says what to do.
             StoreUnavailableError: It does not answer.
         """
-        self.loop = asyncio.get_running_loop()
+        self._prepare(executor.session_name(self.executor_id))
         self.failure = self.loop.create_future()
         self.handler_threads = HandlerThreads(self)
         self.fused_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="handler-fused")
         self.step_threads = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="step")
-        self.pool = Pool(self.settings, executor.session_name(self.executor_id))
         self.turns = Turns(self)
         self.sources = Sources(self)
         self.late = LateRuns(self)
         self.suspects = Suspects(self)
         self.transaction_groups = TransactionGroups(self)
-        self.waits = Waits(self)
-        self.hints = Hints(self)
-        self.results = Results(self)
-        self.cancels = Cancels(self)
         self.messages = Messages(self)
-        self.events = Events(self)
         self.commons = Commons(self, self._handlers)
         self.dispatcher = Dispatcher(self, self._queues)
         self.recovery = Recovery(self)
@@ -306,21 +290,41 @@ class Engine:
         for source in sources[self._pumping :] + sources[: self._pumping]:
             source.inbox.pump()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task with an owner: its failure is the engine's."""
+    async def insert(self, start: Start) -> bool:
+        """Give a workflow its row. See `Commons.start`."""
+        return await self.commons.start(start)
 
-        async def owned() -> None:
-            try:
-                await coroutine
-            except psycopg.Error as error:
-                self.telemetry.emit(ServiceFailed(coroutine.__qualname__, error, None))
-            except Exception as error:  # noqa: BLE001  # a task's failure is the engine's
-                self.failed(error)
+    def is_at_work_on(self, workflow_id: str) -> bool:
+        """Whether its outcome will come from here."""
+        return self.commons.is_at_work_on(workflow_id)
 
-        task = self.loop.create_task(owned())
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
-        return task
+    def listens(self) -> None:
+        """The lease's connection always does."""
+
+    def look_for_rows(self) -> None:
+        """Rows at rest are due."""
+        self.scan.hint()
+
+    def cancelled_here(self, ids: Sequence[str], *, interrupt: bool) -> None:
+        """What runs of these here begins nothing more; keys of those asleep go on."""
+        named = set(ids)
+        running = [run for run in self.commons.runs.values() if run.id in named]
+        for source in self.sources.attached():
+            running += source.inbox.rows.cancelled(named)
+        for run in running:
+            if run.phase is Phase.ENDED or run.standing is not Standing.ACTIVE:
+                continue
+            run.home.refuse(run, "cancelled")
+            if interrupt and run.is_running and run.task is not None and run.phase is Phase.RUNNING:
+                run.task.cancel()  # and with it what it gathers
+
+    def gone(self) -> EngineStoppedError:
+        """What to tell who waits when it ends."""
+        return EngineStoppedError()
+
+    def troubled(self, what: str, error: psycopg.Error) -> None:
+        """Postgres refused a task of its own."""
+        self.telemetry.emit(ServiceFailed(what, error, None))
 
     def failed(self, error: BaseException) -> None:
         """The engine cannot go on: whoever runs it ends the process."""
@@ -329,16 +333,6 @@ class Engine:
         self.telemetry.emit(ServiceFailed("engine", error, None))
         if not self.failure.done():
             self.failure.set_result(error)
-
-    def call_later(self, delay_s: float, function: Callable[..., None], *args: Any) -> None:
-        """Call on the loop after a while; an error is the engine's failure, where the loop would only log it."""
-        self.loop.call_later(delay_s, self._owned_call, function, *args)
-
-    def _owned_call(self, function: Callable[..., None], *args: Any) -> None:
-        try:
-            function(*args)
-        except Exception as error:  # noqa: BLE001  # nobody else hears of it
-            self.failed(error)
 
     def notify(self, channel: str, payload: str) -> None:
         """Send a hint, without waiting for it."""

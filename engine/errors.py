@@ -14,6 +14,7 @@ EngineError
 ├── WorkflowNotFoundError    the caller: there is no workflow of this ID
 ├── WorkflowCancelledError   who awaits the result: somebody, or a time-out, cancelled the workflow
 ├── StreamClosedError        the developer: a workflow wrote to a stream that it has closed
+├── ClientClosedError        the developer: a client was used before it was opened, or after it was closed
 ├── EngineStoppedError       who waits: the app of this process stopped; the workflow goes on elsewhere, or later
 ├── RecoveryExceededError    the developer: the workflow was running at every death of too many executors
 └── StoreUnavailableError    nobody: the engine retries until Postgres is back
@@ -188,6 +189,13 @@ class EngineStoppedError(EngineError):
 
     def __init__(self) -> None:
         super().__init__("the app does not run in this process (any more)")
+
+
+class ClientClosedError(EngineError):
+    """A client is not open, or was closed while somebody waited. What it had written stands."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is not open (any more): `async with Client(dsn) as client:` around the calls")
 
 
 class RecoveryExceededError(EngineError):

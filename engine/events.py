@@ -32,6 +32,7 @@ from engine.unreadable import once_readable
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.reach import Reach
     from engine.runner import Run
 
 SET_EVENT, GET_EVENT = "DBOS.setEvent", "DBOS.getEvent"
@@ -76,9 +77,9 @@ class Event:
 class Events:
     """What of one process asks for events."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._asked: Asked[tuple[str, str], EventRow] = Asked(engine, self._read)
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._asked: Asked[tuple[str, str], EventRow] = Asked(reach, self._read)
 
     async def look(self, workflow_id: str, key: str) -> tuple[str | None, bool]:
         """An event now, and whether its workflow may still set it.
@@ -91,14 +92,14 @@ class Events:
             row = await self._asked.get((workflow_id, key))
             assert row is not None, "a row for each that is asked for"
             if row.status is not None:
-                opened = self._engine.payloads.open_if(row.value, f"workflow {workflow_id}: event {key!r}")
+                opened = self._reach.payloads.open_if(row.value, f"workflow {workflow_id}: event {key!r}")
                 return opened, row.status in OPEN
-            await self._engine.results.look(workflow_id)
+            await self._reach.results.look(workflow_id)
 
     async def _read(self, asked: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventRow]:
         reading = store.read(ids=[i for i, _ in asked], keys=[key for _, key in asked])
-        async with self._engine.pool.connection() as connection:
-            cursor = await send(connection, self._engine.settings.schema, reading)
+        async with self._reach.pool.connection() as connection:
+            cursor = await send(connection, self._reach.settings.schema, reading)
             return {asked[row.number - 1]: row for row in await cursor.fetchall()}
 
 
@@ -180,7 +181,7 @@ async def _awaited(run: Run, workflow_id: str, key: str, until: int) -> str | No
         await waits_of(run).until(run, until, signals_of(Signal("event", workflow_id, key)))
 
 
-async def event_outside(engine: Engine, workflow_id: str, key: str, timeout_s: float | None) -> str | None:
+async def event_outside(reach: Reach, workflow_id: str, key: str, timeout_s: float | None) -> str | None:
     """An event, once it is set: JSON text; `None` when the time, or its workflow, is over.
 
     Raises:
@@ -189,11 +190,11 @@ async def event_outside(engine: Engine, workflow_id: str, key: str, timeout_s: f
     """
     until = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
-        value, may_come = await engine.events.look(workflow_id, key)
+        value, may_come = await reach.events.look(workflow_id, key)
         left_s = None if until is None else until - time.monotonic()
         if value is not None or not may_come or (left_s is not None and left_s <= 0):
             return value
         try:
-            await engine.waits.outside(signals_of(Signal("event", workflow_id, key)), left_s)
+            await reach.waits.outside(signals_of(Signal("event", workflow_id, key)), left_s)
         except TimeoutError:
             continue  # the last look

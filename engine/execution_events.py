@@ -14,17 +14,16 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from engine.errors import ConfigurationError, EngineError
 from engine.execution_database import ExecutionDatabase
 from engine.execution_rows import json_text, moment
-from engine.pool import connect
+from engine.listening import listen
 from engine.store import execution_events as store
 from engine.store import executions
 from engine.store.execution_events import EventRow, Seen
@@ -229,19 +228,17 @@ class ExecutionEventBus:
 
     async def _listen(self) -> None:
         """One connection for all subscribers of this bus. Without it they look every second."""
-        settings = self._store.settings
-        direct = replace(settings, conninfo=settings.direct_conninfo or settings.conninfo, direct_conninfo=None)
-        while True:
-            with suppress(psycopg.Error):
-                connection = await connect(direct, "onceflow events")
-                async with connection:
-                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-                    for waiting in self._waiting.values():
-                        _wake(waiting)
-                    async for hint in connection.notifies():
-                        _wake(self._waiting.get(hint.payload, ()))
-                        _wake(self._waiting.get("", ()))
-            await asyncio.sleep(LOOK_S)
+
+        def listening() -> None:
+            for waiting in self._waiting.values():
+                _wake(waiting)
+
+        def heard(channel: str, execution_id: str) -> None:
+            del channel
+            _wake(self._waiting.get(execution_id, ()))
+            _wake(self._waiting.get("", ()))
+
+        await listen(self._store.settings, "onceflow events", [CHANNEL], listening=listening, heard=heard)
 
 
 def _wake(waiting: Any) -> None:

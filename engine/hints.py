@@ -16,6 +16,7 @@ from engine.store.statement import send
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.reach import Reach
 
 ROWS_CHANNEL = "processor_rows"
 """Rows or holds have changed."""
@@ -37,8 +38,8 @@ IDS_MAX = 100
 class Hints:
     """What one process tells the others."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
         self._rows = False
         self._queues: set[str] = set()
         self._ended: set[str] = set()
@@ -49,7 +50,7 @@ class Hints:
 
     def rows(self) -> None:
         """Rows at rest are due, for whoever has room: here, and elsewhere."""
-        self._engine.scan.hint()
+        self._reach.look_for_rows()
         self._rows = True
         self._say_soon()
 
@@ -75,9 +76,9 @@ class Hints:
         self._say_soon()
 
     def _say_soon(self) -> None:
-        if not self._is_pending and not self._engine.is_aborted:
+        if not self._is_pending and not self._reach.is_aborted:
             self._is_pending = True
-            self._engine.call_later(GATHER_S, self._say)
+            self._reach.call_later(GATHER_S, self._say)
 
     async def flush(self) -> None:
         """Say now what is left to say: the process ends."""
@@ -85,8 +86,8 @@ class Hints:
             await self._send(said)
 
     def _say(self) -> None:
-        if (said := self._take()) and not self._engine.stopping.is_set():
-            self._engine.spawn(self._send(said))
+        if (said := self._take()) and not self._reach.stopping.is_set():
+            self._reach.spawn(self._send(said))
 
     def _take(self) -> list[tuple[str, str]]:
         self._is_pending = False
@@ -106,11 +107,10 @@ class Hints:
         return said
 
     async def _send(self, said: list[tuple[str, str]]) -> None:
-        engine = self._engine
         hints = executor.notify_all(channels=[channel for channel, _ in said], payloads=[text for _, text in said])
         try:
-            async with engine.pool.connection() as connection:
-                await send(connection, engine.settings.schema, hints)
+            async with self._reach.pool.connection() as connection:
+                await send(connection, self._reach.settings.schema, hints)
         except psycopg.OperationalError:
             return  # they look for themselves
 
@@ -135,11 +135,11 @@ def heard(engine: Engine, payload: str) -> None:
             engine.waits.hinted()
 
 
-def heard_brought(engine: Engine, kind: Kind, payload: str) -> None:
+def heard_brought(reach: Reach, kind: Kind, payload: str) -> None:
     """A hint that something came: `workflow::name`, where either may have `::` in it as well."""
     at = payload.find("::")
     while at >= 0:
-        engine.waits.signalled((Signal(kind, payload[:at], payload[at + 2 :]),))
+        reach.waits.signalled((Signal(kind, payload[:at], payload[at + 2 :]),))
         at = payload.find("::", at + 1)
 
 

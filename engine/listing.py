@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
@@ -23,6 +23,11 @@ class After(NamedTuple):
 
     created_ms: int
     workflow_id: str
+
+    @classmethod
+    def of(cls, last: WorkflowInfo) -> "After":
+        """Behind this one."""
+        return cls((last.created_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1), last.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ from engine.weather import through_weather
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.handles import Connect
+    from engine.reach import Reach
     from engine.runner import Run
 
 SEND, RECV = "DBOS.send", "DBOS.recv"
@@ -249,19 +250,19 @@ async def _oldest(run: Run, topic: str, until: int) -> tuple[str | None, str]:
 # -- outside --
 
 
-async def send_outside(engine: Engine, message: Message) -> None:
+async def send_outside(reach: Reach, message: Message) -> None:
     """Send from outside of workflows: durable when it returns.
 
     Raises:
         WorkflowNotFoundError: It has no receiver. That of a record which Kafka has is waited for, two seconds (P8).
     """
-    sealed = message.sealed(engine.payloads.seal)
-    while not (delivered := await deliver(engine.pool.connection, engine.settings.schema, sealed)).is_known:
-        await engine.results.look(message.destination)
-    engine.waits.signalled((message.signal,))
-    engine.hints.brought((message.signal,))
+    sealed = message.sealed(reach.payloads.seal)
+    while not (delivered := await deliver(reach.pool.connection, reach.settings.schema, sealed)).is_known:
+        await reach.results.look(message.destination)
+    reach.waits.signalled((message.signal,))
+    reach.hints.brought((message.signal,))
     if delivered.is_woken:
-        engine.hints.rows()
+        reach.hints.rows()
 
 
 @dataclass(frozen=True, slots=True)

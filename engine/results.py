@@ -20,7 +20,7 @@ from engine.waits import Outcome
 from engine.weather import through_weather
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.reach import Reach
     from engine.runner import Ending
 
 UNKNOWN_WAIT_S = 2.0
@@ -32,15 +32,15 @@ UNKNOWN_LOOK_S = 0.05
 class Results:
     """Reads outcomes for this process."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._asked: Asked[str, Outcome] = Asked(engine, self._outcomes)
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._asked: Asked[str, Outcome] = Asked(reach, self._outcomes)
 
     def ended(self, workflow_id: WorkflowId, ending: Ending) -> None:
         """A workflow without a source ended here, durably."""
         outcome = Outcome(ending.status, ending.output, ending.error)
-        self._engine.waits.signalled((Signal("result", workflow_id),), outcome)
-        self._engine.hints.ended(workflow_id)
+        self._reach.waits.signalled((Signal("result", workflow_id),), outcome)
+        self._reach.hints.ended(workflow_id)
 
     async def outcome(self, workflow_id: str, *, timeout_s: float | None = None) -> Outcome:
         """How a workflow ended, once it has.
@@ -52,11 +52,11 @@ class Results:
         signal = Signal("result", workflow_id)
         async with asyncio.timeout(timeout_s):
             while True:
-                if not self._engine.commons.is_at_work_on(workflow_id):
+                if not self._reach.is_at_work_on(workflow_id):
                     found = await self.look(workflow_id)
                     if found.status not in OPEN:
                         return found
-                brought = await self._engine.waits.outside((signal,), None)
+                brought = await self._reach.waits.outside((signal,), None)
                 if isinstance(brought, Outcome):
                     return brought
 
@@ -77,8 +77,8 @@ class Results:
         return found
 
     async def _outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
-        async with self._engine.pool.connection() as connection:
-            cursor = await send(connection, self._engine.settings.schema, store.outcomes(ids=ids))
+        async with self._reach.pool.connection() as connection:
+            cursor = await send(connection, self._reach.settings.schema, store.outcomes(ids=ids))
             return {row[0]: Outcome(WorkflowStatus(row[1]), row[2], row[3]) for row in await cursor.fetchall()}
 
     async def may_come(self, workflow_id: str) -> bool:
@@ -88,8 +88,8 @@ class Results:
         if not (topic and offset.isdigit() and partition.isdigit()):
             return False
         name = topic.rpartition("|")[2].partition("~")[0]
-        async with self._engine.pool.connection() as connection:
-            cursor = await send(connection, self._engine.settings.schema, store.is_topic(topics=[topic, name]))
+        async with self._reach.pool.connection() as connection:
+            cursor = await send(connection, self._reach.settings.schema, store.is_topic(topics=[topic, name]))
             row = await cursor.fetchone()
         return row is not None and row[0]
 

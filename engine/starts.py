@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from engine.clock import now_ms
 from engine.errors import ConfigurationError, WorkflowConflictError
 from engine.identity import Identity, Origin, roles_text
 from engine.ids import OwnerToken, WorkflowId
@@ -74,6 +76,15 @@ class Start:
         """Give it somebody's identity."""
         if identity is not None:
             self.user, self.role, self.roles = identity.user, identity.role, roles_text(identity)
+
+    def lasts(self, timeout: timedelta | None) -> None:
+        """Give it a time from its start, which is now, to its completion. Raises `ConfigurationError`."""
+        if timeout is None:
+            return
+        if timeout <= timedelta(0):
+            raise ConfigurationError(f"timeout={timeout}: it is longer than nothing, or None for no limit")
+        self.timeout_ms = max(1, int(timeout.total_seconds() * 1000))
+        self.deadline_ms = now_ms() + self.timeout_ms
 
     def must_be(self, *, name: str, inputs: str, instance: str | None, user: str | None = None) -> None:
         """Raise `WorkflowConflictError` unless what stands under this ID is this very workflow."""

@@ -35,6 +35,7 @@ from engine.weather import through_weather
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.reach import Reach
     from engine.runner import Run
 
 WRITE_STREAM, CLOSE_STREAM, READ_STREAM = "DBOS.writeStream", "DBOS.closeStream", "DBOS.readStream"
@@ -195,30 +196,30 @@ async def _awaited(run: Run, workflow_id: str, key: str, offset: int) -> Chunk:
         await waits_of(run).until(run, FOREVER_MS, signals_of(Signal("stream", workflow_id, key, offset)))
 
 
-async def read_outside(engine: Engine, workflow_id: str, key: str, offset: int) -> Chunk:
+async def read_outside(reach: Reach, workflow_id: str, key: str, offset: int) -> Chunk:
     """What comes next of a stream, once there is more, or it has ended.
 
     Raises:
         WorkflowNotFoundError: There is no such workflow.
         UnreadablePayloadError: A value cannot be opened here.
     """
-    while (chunk := await _look(engine, workflow_id, key, offset)) is None:
-        await engine.waits.outside(signals_of(Signal("stream", workflow_id, key, offset)), None)
+    while (chunk := await _look(reach, workflow_id, key, offset)) is None:
+        await reach.waits.outside(signals_of(Signal("stream", workflow_id, key, offset)), None)
     return chunk
 
 
-async def _look(engine: Engine, workflow_id: str, key: str, offset: int) -> Chunk | None:
+async def _look(reach: Reach, workflow_id: str, key: str, offset: int) -> Chunk | None:
     """What is there from an offset on; `None`: nothing yet."""
     reading = store.read(workflow_id=workflow_id, key=key, offset=offset, limit=CHUNK_MAX, bytes_max=CHUNK_BYTES_MAX)
 
     async def read() -> list[StreamRow]:
-        async with engine.pool.connection() as connection:
-            return await (await send(connection, engine.settings.schema, reading)).fetchall()
+        async with reach.pool.connection() as connection:
+            return await (await send(connection, reach.settings.schema, reading)).fetchall()
 
     while not (rows := await through_weather(read)):
-        await engine.results.look(workflow_id)
+        await reach.results.look(workflow_id)
     where = f"workflow {workflow_id}: stream {key!r}, offset"
-    values = [engine.payloads.open(row.value, f"{where} {row.offset}") for row in rows if row.value is not None]
+    values = [reach.payloads.open(row.value, f"{where} {row.offset}") for row in rows if row.value is not None]
     if CLOSED_TEXT in values:
         return Chunk(values[: values.index(CLOSED_TEXT)], is_last=True)
     if values:

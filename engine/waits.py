@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from engine.clock import now_ms
-from engine.errors import EngineStoppedError, Suspended
+from engine.errors import Suspended
 from engine.faults import Fault, fault_of
 from engine.runner import Ending, Phase, Row, Run, Standing
 from engine.signals import FOREVER_MS, Signal
@@ -28,7 +28,7 @@ from engine.store import waiting
 from engine.store.statement import send
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from engine.reach import Reach
 
 REST_AFTER_S = 0.1
 """How long everything a workflow has called must have waited for time alone before it rests. Its code between two calls
@@ -81,8 +81,8 @@ class _Wait:
 class Waits:
     """Everything that waits in this process."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
         self._by_run: dict[Run, list[_Wait]] = {}
         self._by_signal: dict[Signal, set[_Wait]] = {}
         self._resting: dict[Run, asyncio.TimerHandle] = {}
@@ -109,7 +109,7 @@ class Waits:
             raise Suspended(run.id)
         if until_ms <= now_ms():
             return None
-        wait = _Wait(run, until_ms, signals, self._engine.loop.create_future())
+        wait = _Wait(run, until_ms, signals, self._reach.loop.create_future())
         self._enter(wait)
         waits = self._by_run.setdefault(run, [])
         waits.append(wait)
@@ -134,14 +134,14 @@ class Waits:
             if not wait.future.done():
                 wait.future.set_exception(Suspended(run.id))
         if run.handler.is_async and run.phase is Phase.RUNNING:
-            self._engine.call_later(UNWIND_S, self._cancel, run, run.task)
+            self._reach.call_later(UNWIND_S, self._cancel, run, run.task)
 
     def _cancel(self, run: Run, task: asyncio.Task[None] | None) -> None:
         """Its code waits for something of its own, which would never come to an end by itself."""
         if task is None or run.task is not task or not run.is_running or run.phase is not Phase.RUNNING:
             return
         if run.running_steps:
-            self._engine.call_later(UNWIND_S, self._cancel, run, task)
+            self._reach.call_later(UNWIND_S, self._cancel, run, task)
         else:
             task.cancel()
 
@@ -149,7 +149,7 @@ class Waits:
 
     async def outside(self, signals: Sequence[Signal], timeout_s: float | None) -> object:
         """Wait for one of some signals outside of any workflow. Returns what came with it. Raises `TimeoutError`."""
-        wait = _Wait(None, FOREVER_MS, signals, self._engine.loop.create_future())
+        wait = _Wait(None, FOREVER_MS, signals, self._reach.loop.create_future())
         self._enter(wait)
         try:
             async with asyncio.timeout(timeout_s):
@@ -157,11 +157,11 @@ class Waits:
         finally:
             self._leave(wait)
 
-    def end(self) -> None:
-        """The engine ends: nobody brings anything to those who wait outside of workflows."""
+    def end(self, error: BaseException | None = None) -> None:
+        """The engine ends: nobody brings anything to those who wait outside of workflows. `error`: why."""
         for wait in [wait for waits in self._by_signal.values() for wait in waits if wait.run is None]:
             if not wait.future.done():
-                wait.future.set_exception(EngineStoppedError())
+                wait.future.set_exception(error or self._reach.gone())
 
     # -- signals --
 
@@ -195,8 +195,9 @@ class Waits:
             self._arm(wait)
         if wait.signals:
             self._poll_now.set()
+            self._reach.listens()
             if self._poll is None or self._poll.done():
-                self._poll = self._engine.spawn(self._poll_while_awaited())
+                self._poll = self._reach.spawn(self._poll_while_awaited())
 
     def _leave(self, wait: _Wait) -> None:
         self._timed.discard(wait)
@@ -215,13 +216,13 @@ class Waits:
         if left_ms <= 0:
             wait.end(None)
         else:
-            wait.timer = self._engine.loop.call_later(min(left_ms / 1000, TIMER_MAX_S), self._arm, wait)
+            wait.timer = self._reach.loop.call_later(min(left_ms / 1000, TIMER_MAX_S), self._arm, wait)
 
     def _consider_later(self, run: Run) -> None:
         if (timer := self._resting.get(run)) is not None:
             timer.cancel()
         after_s = REST_AFTER_SIGNAL_S if any(wait.signals for wait in self._by_run[run]) else REST_AFTER_S
-        self._resting[run] = self._engine.loop.call_later(after_s, self._consider, run, run.function_id)
+        self._resting[run] = self._reach.loop.call_later(after_s, self._consider, run, run.function_id)
 
     def _consider(self, run: Run, function_id: int) -> None:
         """Put a run to rest if all it has called waits, and it has called nothing since the last of it began to."""
@@ -240,12 +241,12 @@ class Waits:
             and run.row is Row.RUNNING
             and not any(wait.future.done() for wait in waits)
         )
-        if not idle or wake_at - now_ms() < REST_MIN_MS or not self._engine.lease.is_valid():
+        if not idle or wake_at - now_ms() < REST_MIN_MS or not run.home.engine.lease.is_valid():
             self._consider_later(run)
             return
         signals = tuple(dict.fromkeys(signal for wait in waits for signal in wait.signals))
         if signals:
-            self._engine.has_extras = True
+            run.home.engine.has_extras = True
         run.doom = Ending(WorkflowStatus.PENDING, attempt=run.attempt, wake_at=wake_at, asleep=True, signals=signals)
         self.suspend(run)
 
@@ -271,15 +272,15 @@ class Waits:
                 wait_s = POLL_MAX_S
 
     async def _answered(self, signals: Sequence[Signal]) -> list[Signal]:
-        engine = self._engine
+        reach = self._reach
         asked = waiting.answered(
             kinds=[signal.kind for signal in signals],
             targets=[signal.target for signal in signals],
             names=[signal.name for signal in signals],
             places=[signal.place for signal in signals],
         )
-        async with engine.pool.connection() as connection:
-            cursor = await send(connection, engine.settings.schema, asked)
+        async with reach.pool.connection() as connection:
+            cursor = await send(connection, reach.settings.schema, asked)
             return [signals[number - 1] for (number,) in await cursor.fetchall()]
 
     def _least(self, signal: Signal) -> Signal:

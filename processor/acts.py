@@ -9,7 +9,6 @@
 One workflow: `app.retrieve(id)`, which also forks and restarts it. In a workflow all of these are remembered.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
 from datetime import timedelta
@@ -17,13 +16,14 @@ from typing import Any, TypeVar, overload
 
 from engine import acts, listing
 from engine.acts import Acted, through_pool
-from engine.engine import Engine
 from engine.handles import WorkflowInfo
-from engine.listing import WorkflowFilter
+from engine.listing import After, WorkflowFilter
+from engine.reach import Reach
 from processor.blocking import from_thread
 from processor.codec import Result, result_codec
 from processor.handles import SyncWorkflowHandle, WorkflowHandle, remembered
-from processor.messaging import StreamReader, event_of, send_to, stream_of
+from processor.messaging import StreamReader, SyncStreamReader, event_of, send_to, stream_of
+from processor.values import decoder
 
 E = TypeVar("E")
 
@@ -36,7 +36,7 @@ class Acts:
     """Of an app: what it can do to workflows by their IDs."""
 
     @abstractmethod
-    def engine(self) -> Engine:
+    def engine(self) -> Reach:
         """What does it in this process."""
 
     @property
@@ -44,12 +44,16 @@ class Acts:
         """The same from threads: sync workflows, and programs whose loop runs in another thread."""
         return SyncActs(self)
 
-    def retrieve(self, id: str) -> WorkflowHandle[Any]:
-        """The handle of any workflow, whoever started it: also of a record's. Its result comes as JSON values.
+    @overload
+    def retrieve(self, id: str) -> WorkflowHandle[Any]: ...
+    @overload
+    def retrieve(self, id: str, *, model: type[E]) -> WorkflowHandle[E]: ...
+    def retrieve(self, id: str, *, model: Any = Any) -> WorkflowHandle[Any]:
+        """The handle of any workflow, whoever started it: also of a record's.
 
-        `fulfil.retrieve(id)` reads the result as that workflow's.
+        `model` is what its result is read as; JSON values unless given. `fulfil.retrieve(id)` reads it as that workflow's.
         """
-        return WorkflowHandle(id, self.engine, json.loads)
+        return WorkflowHandle(id, self.engine, decoder(model, f"result of {id}"))
 
     def list_workflows(
         self,
@@ -57,6 +61,7 @@ class Acts:
         *,
         limit: int = 100,
         offset: int = 0,
+        after: WorkflowInfo | None = None,
         newest_first: bool = False,
         payloads: bool = True,
     ) -> Coroutine[Any, Any, list[WorkflowInfo]]:
@@ -66,6 +71,7 @@ class Acts:
             chosen: Which; `None`: all.
             limit: Most of them, up to 10,000.
             offset: How many to pass over before.
+            after: The last of the page before, for pages that stay apart while rows are added, and cost the same however far.
             newest_first: The other way round.
             payloads: Whether to read inputs, outputs and errors.
 
@@ -83,12 +89,13 @@ class Acts:
                     chosen,
                     limit=limit,
                     offset=offset,
+                    after=None if after is None else After.of(after),
                     newest_first=newest_first,
                     payloads=engine.payloads if payloads else None,
                 ),
             )
 
-        return remembered("DBOS.listWorkflows", read, _INFOS)
+        return remembered("DBOS.listWorkflows", read, _INFOS, self.engine)
 
     def cancel_workflows(
         self, ids: Sequence[str], *, interrupt: bool = False, children: bool = False
@@ -110,7 +117,7 @@ class Acts:
                 )
             return await engine.cancels.cancel(chosen, interrupt=interrupt)
 
-        return remembered("DBOS.cancelWorkflows", cancel, _IDS)
+        return remembered("DBOS.cancelWorkflows", cancel, _IDS, self.engine)
 
     def resume_workflows(self, ids: Sequence[str], *, version: str | None = None) -> Coroutine[Any, Any, Acted]:
         """Put workflows that were cancelled, failed or given up back to work. See `WorkflowHandle.resume`.
@@ -123,10 +130,10 @@ class Acts:
             acted = await through_pool(
                 engine, lambda connection, schema: acts.resume(connection, schema, list(ids), version=version)
             )
-            engine.scan.hint()
+            engine.look_for_rows()
             return acted
 
-        return remembered("DBOS.resumeWorkflows", resume, _ACTED)
+        return remembered("DBOS.resumeWorkflows", resume, _ACTED, self.engine)
 
     def delete_workflows(self, ids: Sequence[str], *, children: bool = False) -> Coroutine[Any, Any, Acted]:
         """Delete workflows that have ended, with their histories. See `WorkflowHandle.delete`.
@@ -144,7 +151,7 @@ class Acts:
                 lambda connection, schema: acts.delete(connection, schema, list(ids), children=children),
             )
 
-        return remembered("DBOS.deleteWorkflows", delete, _ACTED)
+        return remembered("DBOS.deleteWorkflows", delete, _ACTED, self.engine)
 
     def send(
         self, destination_id: str, message: Any, topic: str | None = None, *, idempotency_key: str | None = None
@@ -181,9 +188,13 @@ class SyncActs:
     def __init__(self, acts: Acts) -> None:
         self._acts = acts
 
-    def retrieve(self, id: str) -> SyncWorkflowHandle[Any]:
+    @overload
+    def retrieve(self, id: str) -> SyncWorkflowHandle[Any]: ...
+    @overload
+    def retrieve(self, id: str, *, model: type[E]) -> SyncWorkflowHandle[E]: ...
+    def retrieve(self, id: str, *, model: Any = Any) -> SyncWorkflowHandle[Any]:
         """The handle of any workflow. See `App.retrieve`."""
-        return SyncWorkflowHandle(self._acts.retrieve(id), self._acts.engine)
+        return SyncWorkflowHandle(self._acts.retrieve(id, model=model), self._acts.engine)
 
     def list_workflows(
         self,
@@ -191,6 +202,7 @@ class SyncActs:
         *,
         limit: int = 100,
         offset: int = 0,
+        after: WorkflowInfo | None = None,
         newest_first: bool = False,
         payloads: bool = True,
     ) -> list[WorkflowInfo]:
@@ -198,7 +210,7 @@ class SyncActs:
         return from_thread(
             self._acts.engine,
             lambda: self._acts.list_workflows(
-                chosen, limit=limit, offset=offset, newest_first=newest_first, payloads=payloads
+                chosen, limit=limit, offset=offset, after=after, newest_first=newest_first, payloads=payloads
             ),
         )
 
@@ -215,6 +227,30 @@ class SyncActs:
     def delete_workflows(self, ids: Sequence[str], *, children: bool = False) -> Acted:
         """Delete workflows that have ended. See `App.delete_workflows`."""
         return from_thread(self._acts.engine, lambda: self._acts.delete_workflows(ids, children=children))
+
+    def send(
+        self, destination_id: str, message: Any, topic: str | None = None, *, idempotency_key: str | None = None
+    ) -> None:
+        """Send a message to a workflow. See `App.send`."""
+        self.retrieve(destination_id).send(message, topic, idempotency_key=idempotency_key)
+
+    @overload
+    def get_event(self, workflow_id: str, key: str, *, timeout: timedelta | None = None) -> Any: ...
+    @overload
+    def get_event(
+        self, workflow_id: str, key: str, *, model: type[E], timeout: timedelta | None = None
+    ) -> E | None: ...
+    def get_event(self, workflow_id: str, key: str, *, model: Any = Any, timeout: timedelta | None = None) -> Any:
+        """An event of a workflow, once it is set. See `App.get_event`."""
+        return self.retrieve(workflow_id).get_event(key, model=model, timeout=timeout)
+
+    @overload
+    def read_stream(self, workflow_id: str, key: str, *, offset: int = 0) -> SyncStreamReader[Any]: ...
+    @overload
+    def read_stream(self, workflow_id: str, key: str, *, model: type[E], offset: int = 0) -> SyncStreamReader[E]: ...
+    def read_stream(self, workflow_id: str, key: str, *, model: Any = Any, offset: int = 0) -> SyncStreamReader[Any]:
+        """Read a stream of a workflow. See `App.read_stream`."""
+        return self.retrieve(workflow_id).read_stream(key, model=model, offset=offset)
 
 
 __all__ = ["Acts", "SyncActs"]

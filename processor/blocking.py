@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from engine.checkpoint import in_loop
 from engine.current import current_run, current_step
-from engine.engine import Engine
 from engine.errors import ConfigurationError
+from engine.reach import Reach
 
 R = TypeVar("R")
 
 
-def from_thread(engine: Callable[[], Engine], call: Callable[[], Coroutine[Any, Any, R]]) -> R:
-    """Make a call on the engine's loop, in the caller's workflow and step if it has one, and wait for what it returns.
+def from_thread(reach: Callable[[], Reach], call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Make a call on the loop of an engine, in the caller's workflow and step if it has one, or of a client; wait for what it returns.
 
     Raises:
         ConfigurationError: Called on a loop, which would wait for itself.
@@ -25,10 +25,11 @@ def from_thread(engine: Callable[[], Engine], call: Callable[[], Coroutine[Any, 
         current_step.set(step)
         return await call()
 
-    if run is not None:
+    goal = reach()
+    if run is not None and run.home.engine is goal:
         result: R = in_loop(run, called())
         return result
-    return asyncio.run_coroutine_threadsafe(called(), engine().loop).result()
+    return asyncio.run_coroutine_threadsafe(called(), goal.loop).result()
 
 
 def _require_thread() -> None:

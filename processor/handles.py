@@ -17,9 +17,9 @@ from engine.acts import Acted, Refusal, WorkflowActError, through_pool
 from engine.checkpoint import run_step
 from engine.children import place_of_result, result_in_workflow
 from engine.current import current_step
-from engine.engine import Engine
 from engine.handlers import Step
 from engine.handles import StepInfo, WorkflowInfo
+from engine.reach import Reach
 from engine.results import value_of
 from engine.runner import Run
 from engine.unreadable import once_readable
@@ -45,7 +45,7 @@ class WorkflowHandle(Generic[R_co]):
         id: Its ID.
     """
 
-    def __init__(self, workflow_id: str, engine: Callable[[], Engine], decode: Callable[[str], R_co]) -> None:
+    def __init__(self, workflow_id: str, engine: Callable[[], Reach], decode: Callable[[str], R_co]) -> None:
         self.id = workflow_id
         self._engine = engine
         self._decode = decode
@@ -65,7 +65,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: There is no workflow of this ID. That of a record which Kafka has is waited for, two seconds.
             TimeoutError: It has not ended in time.
         """
-        if (run := workflow_here("result()")) is not None:
+        if (run := workflow_here("result()", self._engine)) is not None:
             place = place_of_result(run, timeout)
             return self._result_in(run, lambda: result_in_workflow(run, self.id, place))
         return self._result(timeout)
@@ -143,7 +143,7 @@ class WorkflowHandle(Generic[R_co]):
             acted = await through_pool(
                 engine, lambda connection, schema: acts.resume(connection, schema, [self.id], version=version)
             )
-            engine.scan.hint()
+            engine.look_for_rows()
             return _is_done(acted, self.id, but=Refusal.OPEN)
 
         return self._remembered("DBOS.resumeWorkflow", resume, _FLAG)
@@ -177,7 +177,7 @@ class WorkflowHandle(Generic[R_co]):
                     connection, schema, self.id, from_step=from_step, new_id=new_id, version=version
                 ),
             )
-            engine.scan.hint()
+            engine.look_for_rows()
             return new_id
 
         return self._handle_of(self._remembered("DBOS.forkWorkflow", fork, _TEXT))
@@ -198,7 +198,7 @@ class WorkflowHandle(Generic[R_co]):
                 engine,
                 lambda connection, schema: forks.restart(connection, schema, self.id, new_id=new_id, version=version),
             )
-            engine.scan.hint()
+            engine.look_for_rows()
             return new_id
 
         return self._handle_of(self._remembered("DBOS.restartWorkflow", restart, _TEXT))
@@ -252,7 +252,7 @@ class WorkflowHandle(Generic[R_co]):
     def _remembered(
         self, name: str, function: Callable[[], Coroutine[Any, Any, R]], codec: Result[R]
     ) -> Coroutine[Any, Any, R]:
-        return remembered(name, function, codec)
+        return remembered(name, function, codec, self._engine)
 
     def __repr__(self) -> str:
         return f"<workflow {self.id}>"
@@ -265,7 +265,7 @@ class SyncWorkflowHandle(Generic[R_co]):
         id: Its ID.
     """
 
-    def __init__(self, handle: WorkflowHandle[R_co], engine: Callable[[], Engine]) -> None:
+    def __init__(self, handle: WorkflowHandle[R_co], engine: Callable[[], Reach]) -> None:
         self.id = handle.id
         self._handle = handle
         self._engine = engine
@@ -330,9 +330,11 @@ class SyncWorkflowHandle(Generic[R_co]):
         return f"<workflow {self.id}>"
 
 
-def remembered(name: str, function: Callable[[], Coroutine[Any, Any, R]], codec: Result[R]) -> Coroutine[Any, Any, R]:
+def remembered(
+    name: str, function: Callable[[], Coroutine[Any, Any, R]], codec: Result[R], engine: Callable[[], Reach]
+) -> Coroutine[Any, Any, R]:
     """A call that a workflow's history remembers; elsewhere it is only made."""
-    if (run := workflow_here(name)) is None:
+    if (run := workflow_here(name, engine)) is None:
         return function()
 
     async def readable() -> R:

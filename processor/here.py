@@ -6,24 +6,33 @@ from engine.children import require_workflow_code
 from engine.current import CurrentStep, CurrentTransaction, current_run, current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError
+from engine.reach import Reach
 from engine.runner import Run
 from engine.transactional import NotInWorkflowError
 
 
-def workflow_here(what: str) -> Run | None:
-    """The workflow whose code calls; `None` outside, and in a step, whose calls are not remembered one by one."""
+def workflow_here(what: str, reach: Callable[[], Reach] | None = None) -> Run | None:
+    """The workflow whose code calls; `None` outside, and in a step, whose calls are not remembered one by one.
+
+    With `reach`, refuses a call on anything but the workflow's own engine: a client's would not be remembered.
+    """
     run = current_run.get()
     if run is None or current_step.get() is not None:
         return None
     require_workflow_code(run, what)
+    if reach is not None and reach() is not run.home.engine:
+        raise ConfigurationError(
+            f"workflow {run.id}: {what} of a client in a workflow's own code, where a replay would repeat it.\n"
+            f"  Call it in a step, or, if the workflow is of this database, call the app's own."
+        )
     return run
 
 
-def talking(what: str, *, instead: str = "") -> Run | None:
+def talking(what: str, reach: Callable[[], Reach], *, instead: str = "") -> Run | None:
     """The same for what talks to other workflows: refuses a transactional step. `instead`: what would be part of it."""
     if (step := current_step.get()) is not None:
         plain(step, what, instead=instead)
-    return workflow_here(what)
+    return workflow_here(what, reach)
 
 
 def telling(what: str) -> Run:

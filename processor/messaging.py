@@ -13,10 +13,10 @@ from enum import Enum
 from typing import Any, Generic, TypeVar, overload
 
 from engine.current import current_step
-from engine.engine import Engine
 from engine.events import event_in_workflow, event_outside, set_in_step
 from engine.events import set_event as set_from
 from engine.messages import NULL_TOPIC, Message, receive, send_from, send_outside
+from engine.reach import Reach
 from engine.streams import CLOSED, Chunk, read_in_workflow, read_outside, write_in_step
 from engine.streams import close_stream as close_from
 from engine.streams import write_stream as write_from
@@ -97,11 +97,11 @@ async def _received(
 
 
 def send_to(
-    engine: Callable[[], Engine], destination_id: str, message: Any, topic: str | None, idempotency_key: str | None
+    engine: Callable[[], Reach], destination_id: str, message: Any, topic: str | None, idempotency_key: str | None
 ) -> Coroutine[Any, Any, None]:
     """`send`, with the engine that is asked where no workflow calls."""
     sent = message_of(destination_id, message, topic, idempotency_key)
-    if (run := talking("send()", instead="send(..., tx=tx) is")) is not None:
+    if (run := talking("send()", engine, instead="send(..., tx=tx) is")) is not None:
         return send_from(run, sent)
     return send_outside(engine(), sent)
 
@@ -168,12 +168,12 @@ def get_event(
 
 
 def event_of(
-    engine: Callable[[], Engine], workflow_id: str, key: str, model: Any, timeout: timedelta | None
+    engine: Callable[[], Reach], workflow_id: str, key: str, model: Any, timeout: timedelta | None
 ) -> Coroutine[Any, Any, Any]:
     """`get_event`, with the engine that is asked where no workflow calls."""
     check_name(key, "key")
     decode = decoder(model, f"event {key!r} of {workflow_id}")
-    if (run := talking("get_event()")) is not None:
+    if (run := talking("get_event()", engine)) is not None:
         return _event(event_in_workflow(run, workflow_id, key, timeout), decode)
     timeout_s = None if timeout is None else timeout.total_seconds()
     return _event(event_outside(engine(), workflow_id, key, timeout_s), decode)
@@ -243,7 +243,7 @@ def read_stream(workflow_id: str, key: str, *, model: Any = Any, offset: int = 0
     return stream_of(engine_here("read_stream"), workflow_id, key, model, offset)
 
 
-def stream_of(engine: Callable[[], Engine], workflow_id: str, key: str, model: Any, offset: int) -> "StreamReader[Any]":
+def stream_of(engine: Callable[[], Reach], workflow_id: str, key: str, model: Any, offset: int) -> "StreamReader[Any]":
     """`read_stream`, with the engine that is asked where no workflow calls."""
     check_name(key, "key")
     if offset < 0:
@@ -259,7 +259,7 @@ class StreamReader(AsyncIterator[M_co], Generic[M_co]):
     """
 
     def __init__(
-        self, engine: Callable[[], Engine], workflow_id: str, key: str, decode: Callable[[str], M_co], offset: int
+        self, engine: Callable[[], Reach], workflow_id: str, key: str, decode: Callable[[str], M_co], offset: int
     ) -> None:
         self.offset = offset
         self._engine = engine
@@ -290,7 +290,7 @@ class StreamReader(AsyncIterator[M_co], Generic[M_co]):
             return END
 
     def _chunk(self) -> Coroutine[Any, Any, Chunk]:
-        if (run := talking("read_stream()")) is not None:
+        if (run := talking("read_stream()", self._engine)) is not None:
             return read_in_workflow(run, self._workflow_id, self._key, self.offset)
         return read_outside(self._engine(), self._workflow_id, self._key, self.offset)
 
@@ -307,7 +307,7 @@ END = End.END
 class SyncStreamReader(Iterator[M_co], Generic[M_co]):
     """`StreamReader` for threads."""
 
-    def __init__(self, reader: StreamReader[M_co], engine: Callable[[], Engine]) -> None:
+    def __init__(self, reader: StreamReader[M_co], engine: Callable[[], Reach]) -> None:
         self._reader = reader
         self._engine = engine
 

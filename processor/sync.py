@@ -132,6 +132,8 @@ def _remembered(value: Callable[[], Coroutine[Any, Any, V]]) -> V:
 
 
 def _engine() -> Engine:
+    if (run := current_run.get()) is not None:
+        return run.home.engine
     raise ConfigurationError("there is no workflow here")
 
 

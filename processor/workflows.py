@@ -29,7 +29,6 @@ from engine.children import (
     start_child,
     start_outside,
 )
-from engine.clock import now_ms
 from engine.current import current_run
 from engine.engine import Engine
 from engine.errors import ConfigurationError
@@ -363,18 +362,17 @@ def row_of(
     timeout: timedelta | None = None,
 ) -> StartRow:
     """The row of a workflow that is to be started, as the code here would run it."""
-    timeout_ms = None if timeout is None else _timeout_ms(timeout)
     handler = engine.commons.handlers.get(registration.name)
-    return StartRow(
+    start = StartRow(
         id=WorkflowId(id),
         name=registration.name,
         version=registration.code_version if handler is None else handler.version,
         class_name=registration.class_name,
         config_name=instance,
         inputs=inputs,
-        timeout_ms=timeout_ms,
-        deadline_ms=None if timeout_ms is None else now_ms() + timeout_ms,
     )
+    start.lasts(timeout)
+    return start
 
 
 def workflows_of(instance: object) -> Iterator[Registration]:
@@ -417,12 +415,6 @@ def _taken(id: str | None) -> str | None:
         return None
     id, given.id = given.id, None
     return id
-
-
-def _timeout_ms(timeout: timedelta) -> int:
-    if timeout <= timedelta(0):
-        raise ConfigurationError(f"timeout={timeout}: it is longer than nothing, or None for no limit")
-    return max(1, int(timeout.total_seconds() * 1000))
 
 
 __all__ = ["WorkflowFunction", "workflow_id"]

@@ -139,7 +139,7 @@ class Admin:
         last = found[-1] if len(found) == limit else None
         return WorkflowPage(
             workflows=[ListedWorkflow.of(info) for info in found],
-            after=None if last is None else _encoded(After(round(last.created_at.timestamp() * 1000), last.id)),
+            after=None if last is None else _encoded(After.of(last)),
         )
 
     async def stranded(self, limit: Limit = 100) -> list[StrandedWorkflow]:
