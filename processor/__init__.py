@@ -2,6 +2,7 @@
 
 from engine.acts import Acted, WorkflowActError
 from engine.errors import (
+    ClientClosedError,
     ConfigurationError,
     DeduplicatedError,
     EngineError,
@@ -11,6 +12,7 @@ from engine.errors import (
     RecordedError,
     RecoveryExceededError,
     StepFailedError,
+    StoreUnavailableError,
     StreamClosedError,
     WorkflowCancelledError,
     WorkflowConflictError,
@@ -21,9 +23,12 @@ from engine.handles import StepInfo, WorkflowInfo
 from engine.identity import Identity, NotAuthorizedError
 from engine.listing import WorkflowFilter
 from engine.outgoing import PublishError
+from engine.payloads import UnreadablePayloadError
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
 from processor.app import App
+from processor.client import Client
+from processor.client_sync import SyncClient
 from processor.codec import Codec, Json, Raw, Text
 from processor.config import Settings
 from processor.current import current_step, current_workflow
@@ -70,6 +75,8 @@ __all__ = [
     "BlockKey",
     "Breaker",
     "CatchUp",
+    "Client",
+    "ClientClosedError",
     "Codec",
     "ConfigurationError",
     "Cron",
@@ -105,8 +112,10 @@ __all__ = [
     "SettingsError",
     "StepFailedError",
     "StepInfo",
+    "StoreUnavailableError",
     "StreamClosedError",
     "StreamReader",
+    "SyncClient",
     "SyncStreamReader",
     "SyncTransaction",
     "SyncWorkflowHandle",
@@ -116,6 +125,7 @@ __all__ = [
     "Topic",
     "Transaction",
     "UndecodableError",
+    "UnreadablePayloadError",
     "WorkflowActError",
     "WorkflowCancelledError",
     "WorkflowConflictError",

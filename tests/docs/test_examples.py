@@ -13,6 +13,7 @@ from consumers.mock import MockCluster
 from examples import (
     approvals,
     changing,
+    client,
     executions,
     failures,
     formats,
@@ -29,7 +30,7 @@ from examples import (
     schedules,
     topics,
 )
-from processor import Identity, NotAuthorizedError, Settings, Topic
+from processor import Client, Identity, NotAuthorizedError, Settings, Topic
 from processor.executions import ExecutionStore
 from processor.testing import Bench
 from tests.docs.readme import blocks
@@ -357,6 +358,27 @@ async def test_mails_wait_for_their_turn_and_an_index_for_quiet(database: str) -
         await bench.advance(timedelta(seconds=30))
         await bench.settle()
         assert sorted(queues.indexed) == ["a", "b"]
+
+
+async def test_programs_beside_the_processors_hand_in_approve_and_put_right(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", database)
+    async with Bench(approvals.app, database) as bench, Client(database) as beside:
+        await bench.execute("CREATE TABLE payout (expense_id text PRIMARY KEY, cents bigint NOT NULL)")
+        await approvals.ledger.start(1, id="ledger")
+        while not await bench.fetch_all("SELECT FROM dbos.workflow_version"):
+            await asyncio.sleep(0.005)
+        assert await client.hand_in(beside, "1", 100) == "waiting"
+        assert await client.hand_in(beside, "2", 200) == "waiting"
+        assert await client.every_open_one(beside) == ["expense-1", "expense-2"]
+        assert (await client.decide(beside, "1", "ada")).startswith("paid under ")
+        assert await client.from_the_settings_of_the_deployment() == 1
+        await bench.execute("DROP TABLE payout")
+        with pytest.raises(Exception, match="payout"):
+            await client.decide(beside, "2", "ada")
+        done = await asyncio.to_thread(client.put_right, database)
+        assert done == {"back to work": ["expense-2"], "dead letters": [], "queues": {"_dbos_internal_queue": 0}}
 
 
 async def test_research_is_watched_paused_and_done_elsewhere(database: str) -> None:
