@@ -340,11 +340,15 @@ async def test_a_records_workflow_is_waited_for_and_another_ones_absence_is_told
     """P8: an ID of a known topic may get its row within two seconds; no other ID."""
     await bench.deliver(shop.orders, "o-0")
     await bench.settle()
-    waiting = asyncio.ensure_future(client.retrieve("orders-0-1").result())
-    await asyncio.sleep(0)
+    result = asyncio.ensure_future(client.retrieve("orders-0-1").result())
+    event = asyncio.ensure_future(client.get_event("orders-0-1", "state"))
+    sent = asyncio.ensure_future(client.send("orders-0-1", "hello"))
+    for _ in range(3):
+        await client.list_workflows()  # behind their first looks
+    assert not any(each.done() for each in (result, event, sent))
     await bench.deliver(shop.orders, "o-1")
 
-    assert await waiting == "o-1 fulfilled"
+    assert (await result, await event, await sent) == ("o-1 fulfilled", None, None)
     with pytest.raises(WorkflowNotFoundError, match="'nobody'"):
         await client.retrieve("nobody").result()
 
