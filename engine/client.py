@@ -69,7 +69,8 @@ class Caller(Reach):
         """Connect.
 
         Raises:
-            ConfigurationError: The database cannot be reached, or lacks our schema; the message says what to do.
+            ConfigurationError: The database does not let us in, or lacks our schema; the message says what to do.
+            StoreUnavailableError: It does not answer.
         """
         self._prepare(APPLICATION)
         self.pool = pool = ClientPool(self.settings, APPLICATION)

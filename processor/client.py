@@ -95,7 +95,8 @@ class Client(Acts):
         prepared_statements: Off behind a pooler that does not know them.
 
     Raises:
-        ConfigurationError: Opened: the database cannot be reached, or lacks the schema.
+        ConfigurationError: When it is opened: the database does not let us in, or lacks the schema.
+        StoreUnavailableError: When it is opened: the database does not answer.
     """
 
     def __init__(

@@ -30,6 +30,7 @@ from processor import (
     Identity,
     Queue,
     RecordedError,
+    StoreUnavailableError,
     SyncClient,
     TerminalError,
     Tick,
@@ -514,7 +515,7 @@ async def test_a_database_without_our_schema_or_server_is_refused(empty_database
     with pytest.raises(ConfigurationError, match="processor migrate"):
         async with Client(empty_database):
             pass
-    with pytest.raises(ConfigurationError, match="Postgres cannot be reached at 127.0.0.1:1"):
+    with pytest.raises(StoreUnavailableError, match="Postgres cannot be reached at 127.0.0.1:1"):
         async with Client("host=127.0.0.1 port=1 dbname=shop"):
             pass
 
