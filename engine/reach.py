@@ -68,6 +68,7 @@ class Reach(ABC):
         task = self.loop.create_task(owned())
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
+        task.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it began is begun by nobody
         return task
 
     def call_later(self, delay_s: float, function: Callable[..., None], *args: Any) -> None:
