@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import psycopg
 from psycopg import Connection, sql
 
+from engine.bell import Bell
 from engine.failures import summary
 from engine.hints import BROUGHT_CHANNELS
 from engine.ids import ExecutorId
@@ -53,6 +54,7 @@ class Lease:
         self._life = threading.Lock()
         """`start` and `stop` run in threads, one after the other."""
         self._thread: threading.Thread | None = None
+        self._bell: Bell | None = None
         self._connection: Connection[Any] | None = None
         self._seen: dict[str, tuple[int, float]] = {}
         self._renewed_at = 0.0
@@ -101,15 +103,18 @@ class Lease:
             except BaseException:
                 self._connection.close()
                 raise
-            self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+            self._bell = Bell()
+            self._thread = threading.Thread(target=self._run, args=(self._bell,), name="lease", daemon=True)
             self._thread.start()
 
     def stop(self, *, leave: bool) -> None:
         """End the thread. `leave`: mark this executor dead, nothing of it is at work any more."""
         with self._life:
-            self._stop.set()
+            self._end_waiting()
             if self._thread is not None:
                 self._thread.join(timeout=self._settings.connect_timeout.total_seconds() + 5)
+                if self._bell is not None and not self._thread.is_alive():
+                    self._bell.close()
             if leave and self._connection is not None:
                 with suppress(psycopg.Error):  # the lease runs out instead
                     self._execute(self._connection, executor.leave(executor_id=self._engine.executor_id))
@@ -119,11 +124,17 @@ class Lease:
     def cut(self) -> None:
         """As a crash."""
         self._is_dead = True
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        """The thread looks no further, and at once."""
         self._stop.set()
+        if (bell := self._bell) is not None:
+            bell.ring()
 
     # -- the thread --
 
-    def _run(self) -> None:
+    def _run(self, bell: Bell) -> None:
         connection = self._connection
         next_at = self.now() + self._settings.heartbeat.total_seconds()
         unreachable_since: float | None = None
@@ -134,7 +145,7 @@ class Lease:
                 if not self._stop.is_set() and not self.is_held_back and self.now() >= next_at - 0.001:
                     self._renew(connection)
                     next_at = self.now() + self._settings.heartbeat.total_seconds()
-                hinted = self._wait_for_hints(connection, min(0.5, max(0.01, next_at - self.now())))
+                hinted = self._wait_for_hints(connection, bell, min(0.5, max(0.01, next_at - self.now())))
                 if hinted:
                     next_at = min(next_at, self.now())
                 if unreachable_since is not None:
@@ -155,10 +166,14 @@ class Lease:
         if self._is_dead and connection is not None and not connection.closed and self._engine.is_aborted:
             connection.close()
 
-    def _wait_for_hints(self, connection: Connection[Any], timeout_s: float) -> bool:
+    def _wait_for_hints(self, connection: Connection[Any], bell: Bell, timeout_s: float) -> bool:
         """Listen; returns whether a request to release may be waiting for us."""
         asked = False
-        for hint in connection.notifies(timeout=timeout_s, stop_after=1):
+        hints = list(connection.notifies(timeout=0))  # those that came with an answer
+        if not hints:
+            bell.wait(connection.fileno(), timeout_s)
+            hints = list(connection.notifies(timeout=0))
+        for hint in hints:
             if hint.payload == f"request {self._engine.executor_id}":
                 asked = True
             self._engine.hinted_from_thread(hint.channel, hint.payload)
