@@ -906,10 +906,12 @@ BEGIN
         ON CONFLICT DO NOTHING;
     IF TG_OP = 'INSERT' AND NEW.kafka_place IS NULL AND NEW.status = 'ENQUEUED' THEN
         IF NEW.forked_from IS NOT NULL THEN
+            -- A fork of our own says whose it is: an execution's is one of its own.
             UPDATE "dbos".workflow_status AS w
                SET request = o.request
               FROM "dbos".workflow_status AS o
-             WHERE w.workflow_uuid = NEW.workflow_uuid AND o.workflow_uuid = NEW.forked_from;
+             WHERE w.workflow_uuid = NEW.workflow_uuid AND o.workflow_uuid = NEW.forked_from
+               AND COALESCE(NEW.request, 'null') = 'null';
             INSERT INTO "dbos".workflow_inputs (workflow_uuid, inputs)
             SELECT NEW.workflow_uuid, i.inputs
               FROM "dbos".workflow_inputs AS i

@@ -66,18 +66,16 @@ def claim(
     return Statement(
         """
         WITH chosen AS MATERIALIZED (
-            SELECT w.workflow_uuid, w.status, w.owner_xid, w.started_at_epoch_ms
-              FROM {schema}.workflow_status AS w
+            SELECT w.workflow_uuid, w.status, w.owner_xid, w.started_at_epoch_ms, t.now
+              FROM (SELECT {schema}.now_ms() AS now OFFSET 0) AS t, {schema}.workflow_status AS w
              WHERE w.workflow_uuid = %(id)s AND w.kafka_execution
                AND (w.status = 'ENQUEUED'
-                    OR w.status = 'PENDING' AND w.owner_xid IS NULL
-                       AND COALESCE(w.kafka_wake_at, 0) <= {schema}.now_ms()
+                    OR w.status = 'PENDING' AND w.owner_xid IS NULL AND COALESCE(w.kafka_wake_at, 0) <= t.now
                     OR w.status = 'PENDING' AND w.owner_xid IS NOT NULL AND {schema}.executor_is_gone(w.executor_id))
         ), entered AS (
             INSERT INTO {schema}.executor
                    (executor_id, name, hostname, pid, started_at, renewed_at, lease_until, claim_of)
-            SELECT %(executor)s, %(worker)s, %(hostname)s, %(pid)s, {schema}.now_ms(), {schema}.now_ms(),
-                   {schema}.now_ms() + %(timeout)s, c.workflow_uuid
+            SELECT %(executor)s, %(worker)s, %(hostname)s, %(pid)s, c.now, c.now, c.now + %(timeout)s, c.workflow_uuid
               FROM chosen AS c
         ), awaited AS (
             DELETE FROM {schema}.waiting AS x USING chosen AS c WHERE x.workflow_uuid = c.workflow_uuid
@@ -119,12 +117,12 @@ def extend(*, execution_id: str, worker_id: str, owner: OwnerToken | None, timeo
     return Statement(
         """
         UPDATE {schema}.executor AS e
-           SET counter = e.counter + 1, renewed_at = {schema}.now_ms(), lease_until = {schema}.now_ms() + %(timeout)s
-          FROM {schema}.workflow_status AS w
+           SET counter = e.counter + 1, renewed_at = t.now, lease_until = t.now + %(timeout)s
+          FROM (SELECT {schema}.now_ms() AS now OFFSET 0) AS t, {schema}.workflow_status AS w
         """
         + _MINE
         + """
-               AND e.executor_id = w.executor_id AND e.died_at IS NULL AND e.lease_until > {schema}.now_ms()
+               AND e.executor_id = w.executor_id AND e.died_at IS NULL AND e.lease_until > t.now
         RETURNING w.workflow_uuid
         """,
         {"id": execution_id, "worker": worker_id, "owner": owner, "timeout": timeout_ms},

@@ -35,6 +35,7 @@ def test_values_are_ones_that_the_chart_takes(page: Path) -> None:
 def test_guides_with_values_are_looked_at() -> None:
     assert {page.stem for page in PAGES if values_of(page)} == {
         "README",
+        "http",
         "install",
         "on-call",
         "scale",

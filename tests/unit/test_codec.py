@@ -117,11 +117,11 @@ class Nested(BaseModel):
 )
 def test_a_number_that_would_become_infinity_is_undecodable_as_nan_is(model: Any, payload: str, number: str) -> None:
     for refused in (number, "NaN"):
-        with pytest.raises(UndecodableError, match="^orders-3-1187: not JSON: "):
+        with pytest.raises(UndecodableError, match="^orders-3-1187: not (JSON|.*: Input should be a valid number)"):
             codec_for(model).decode((payload % refused).encode(), record(None))
 
 
-@pytest.mark.parametrize("number", ["1e308", "1.7976931348623157e308", "0e999", "1e-999", "1" + "0" * 308])
+@pytest.mark.parametrize("number", ["1e308", "1.7976931348623157e308", "0e999", "1e-999", "1" + "0" * 308 + ".0"])
 def test_what_only_resembles_one_is_fine(number: str) -> None:
     name = "1e999 of " + "0" * 400
 
