@@ -4,6 +4,9 @@ All are in autocommit mode (transactions are opened where they are meant) and bo
 statement, and, where user code runs, idle in a transaction.
 """
 
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -114,7 +117,6 @@ class Pool:
             open=False,
             timeout=settings.statement_timeout.total_seconds(),
             configure=configured,
-            check=self._check,
             kwargs=self._kwargs,
             reconnect_timeout=settings.statement_timeout.total_seconds(),
         )
@@ -131,20 +133,37 @@ class Pool:
         """Have only connections of another name from now on; those in use keep theirs until they come back."""
         self._kwargs["application_name"] = application
 
-    async def _check(self, connection: AsyncConnection[Any]) -> None:
-        """Raise for an idle connection of a former name, or that the server has ended: the pool opens another.
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[AsyncConnection[TupleRow]]:
+        """A connection for an `async with` block. Raises `psycopg.OperationalError` if there is none in time.
+
+        What turns out broken is replaced, and the next one tried at once. The pool's own check waits between tries, twice
+        as long each time: after a restart of the server with eight idle connections that is half a minute.
+        """
+        deadline = time.monotonic() + self._pool.timeout
+        while True:
+            connection = await self._pool.getconn(timeout=max(0.0, deadline - time.monotonic()))
+            if self._is_usable(connection):
+                break
+            await connection.close()
+            await self._pool.putconn(connection)
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    def _is_usable(self, connection: AsyncConnection[Any]) -> bool:
+        """False of an idle connection of a former name, or that the server has ended.
 
         No round trip: the server's farewell, and the end, are there or are not.
         """
-        connection.pgconn.consume_input()
-        connection.pgconn.consume_input()
-        if connection.info.parameter_status("application_name") not in (None, self._kwargs["application_name"]):
-            await connection.close()  # or the pool would take it back
-            raise psycopg.OperationalError("the connection is a former executor's")
-
-    def connection(self) -> Any:
-        """A connection for an `async with` block. Raises `psycopg.OperationalError` if there is none in time."""
-        return self._pool.connection()
+        try:
+            connection.pgconn.consume_input()
+            connection.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return False
+        return connection.info.parameter_status("application_name") in (None, self._kwargs["application_name"])
 
     def snapshot(self) -> dict[str, int]:
         """Sizes and waits, as psycopg_pool counts them."""
