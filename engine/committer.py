@@ -361,4 +361,5 @@ def _rest(works: Sequence[Any]) -> Statement[Any]:
         wakes=[work.ending.wake_at if work.ending else None for work in works],
         ended=[work.ending is not None for work in works],
         asleep=[work.ending is not None and work.ending.asleep for work in works],
+        keys=[work.run.key if work.ending is not None else None for work in works],
     )

@@ -227,6 +227,7 @@ def _outcome(work: Work) -> list[Statement[Any]]:
             wakes=[ending.wake_at if ending else None],
             ended=[True],
             asleep=[ending is not None and ending.asleep],
+            keys=[run.key],
         )
         return [rest]
     output, error = outcome(ending, run.home.seal)

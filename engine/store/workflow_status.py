@@ -228,9 +228,12 @@ def rest(
     wakes: Sequence[int | None],
     ended: Sequence[bool],
     asleep: Sequence[bool],
+    keys: Sequence[int | None],
 ) -> Statement[tuple[WorkflowId]]:
     """Put running rows to rest: ownerless, until `wakes` (a retry, a sleep) or until somebody wakes them (a release).
 
+    `keys`: of those whose code has ended; a raw row may come to rest before its key was stored, and who waits behind it
+    has a row with the key (I7).
     `asleep`: within an attempt, so that nothing is forgotten when it wakes. One whose code has `ended` here has not killed its process, if it was started alone (P22).
     """
     return Statement(
@@ -240,11 +243,12 @@ def rest(
                kafka_attempt = COALESCE(t.attempt, w.kafka_attempt),
                kafka_wake_at = t.wake,
                kafka_asleep = NULLIF(t.asleep, false),
+               kafka_key = COALESCE(t.key, w.kafka_key),
                kafka_alone = CASE WHEN t.ended THEN NULL ELSE w.kafka_alone END,
                updated_at = {schema}.now_ms()
           FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[],
-                      %(ended)b::boolean[], %(asleep)b::boolean[])
-                 AS t (id, owner, attempt, wake, ended, asleep)
+                      %(ended)b::boolean[], %(asleep)b::boolean[], %(keys)b::bigint[])
+                 AS t (id, owner, attempt, wake, ended, asleep, key)
          WHERE w.workflow_uuid = t.id
            AND w.owner_xid = t.owner
            AND w.status = 'PENDING'
@@ -257,6 +261,7 @@ def rest(
             "wakes": wakes,
             "ended": ended,
             "asleep": asleep,
+            "keys": keys,
         },
     )
 

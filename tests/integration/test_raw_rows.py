@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from engine.ids import ordering_key
+from engine.raw_rows import RawRows
 from processor import BlockKey, FailurePolicy, Retry, Topic
 from processor.testing import Bench
 from tests.integration.protocol import LAZY, Order, Shop, statuses, until, until_row
@@ -140,3 +142,44 @@ async def test_a_raw_row_that_is_cancelled_while_it_waits_lets_its_key_go_on(dat
         await bench.settle()
 
         assert "first 2" not in shop.began
+
+
+async def test_a_suspect_that_fails_before_its_key_is_written_keeps_its_place(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I7, P22: it ran at once, alone, and rests; what came behind it has a row with the key they share."""
+    may_store = asyncio.Event()
+    store = RawRows._store  # pyright: ignore[reportPrivateUsage]  # the moment between two commits
+
+    async def later(self: RawRows, decoded: Any) -> set[str]:
+        await may_store.wait()
+        return await store(self, decoded)
+
+    monkeypatch.setattr(RawRows, "_store", later)
+    shop = shop_of(retry=Retry(attempts=2, first_delay=HOUR))
+    async with Bench(shop.app, database, settings=FEW) as bench:
+        shop.shut = {"first 0"}
+        for n in range(2):
+            await bench.deliver(shop.topic, Order(key="a", n=n))
+        await until(lambda: "first 0" in shop.began)
+        await bench.crash_now()
+        for deaths in range(2):
+            await until_row(
+                bench, f"kafka_offset = 0 AND owner_xid IS NOT NULL AND COALESCE(recovery_attempts, 0) = {deaths}"
+            )
+            if deaths:
+                shop.shut.clear()
+                shop.fails["first 0"] = 1
+            await bench.crash_now()
+        await until_row(bench, "kafka_offset = 0 AND kafka_wake_at IS NOT NULL")
+        may_store.set()
+        await until_row(bench, f"kafka_offset = 1 AND kafka_key = {ordering_key(b'a')} AND owner_xid IS NULL")
+        await bench.release(bench.ref(shop.topic))
+        await bench.claim(bench.ref(shop.topic))
+        await bench.settle()
+        assert "first 1" not in shop.began
+
+        await bench.advance(2 * HOUR)
+        await bench.settle()
+        assert list(shop.begun("first"))[-2:] == [0, 1]
+        assert {status for _, status in await statuses(bench)} == {"SUCCESS"}

@@ -39,7 +39,9 @@ def rest(connection: Connection[Any]) -> None:
     run(connection, workflow_status.lock(ids=["w"]))
     run(
         connection,
-        workflow_status.rest(ids=["w"], owners=["o"], attempts=[0], wakes=[FOREVER], ended=[True], asleep=[True]),
+        workflow_status.rest(
+            ids=["w"], owners=["o"], attempts=[0], wakes=[FOREVER], ended=[True], asleep=[True], keys=[None]
+        ),
     )
     run(connection, waiting.rest(ids=["w"], **MESSAGE))
     run(connection, waiting.wake_answered(ids=["w"], **MESSAGE))
