@@ -34,7 +34,7 @@ from engine.round_trip import RoundTrip
 from engine.sealed_rows import outcome
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus
-from engine.store import operation_outputs, waiting, workflow_status
+from engine.store import blame, operation_outputs, waiting, workflow_status
 from engine.store.statement import Statement, send
 from engine.tasks import end
 from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
@@ -311,9 +311,7 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
             made.append(
                 (
                     "reset_blame",
-                    workflow_status.reset_blame(
-                        ids=[run.id for run in forgiven], owners=[run.owner for run in forgiven]
-                    ),
+                    blame.reset_blame(ids=[run.id for run in forgiven], owners=[run.owner for run in forgiven]),
                 )
             )
     if ended := [work for work in old if work.ending is not None and work.ending.is_final]:

@@ -18,7 +18,7 @@ import psycopg
 
 from engine.ids import ExecutorId, WorkflowId
 from engine.runner import Phase, Run, Standing
-from engine.store import executor, workflow_status
+from engine.store import blame, executor
 from engine.store.statement import send
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Suspects:
         return True
 
     async def _write(self, run: Run, *, alone: bool) -> bool:
-        build = workflow_status.start_alone if alone else workflow_status.forgive
+        build = blame.start_alone if alone else blame.forgive
         while _may_start(run) or not alone:
             try:
                 async with self._engine.pool.connection() as connection:

@@ -35,7 +35,7 @@ from engine.ids import WorkflowId
 from engine.outgoing import Publications
 from engine.runner import Row, Run, now_ms
 from engine.sealed_rows import sealed_checkpoint
-from engine.store import operation_outputs, outbox, workflow_status
+from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
 from engine.telemetry import StepsFinished
@@ -371,7 +371,7 @@ class _Group:
             await send(
                 connection,
                 schema,
-                workflow_status.reset_blame(ids=[r.id for r in forgiven], owners=[r.owner for r in forgiven]),
+                blame.reset_blame(ids=[r.id for r in forgiven], owners=[r.owner for r in forgiven]),
             )
         earlier = [(m.run.id, function_id) for m in members for function_id in m.run.durable_ids]
         fenced = await send(

@@ -33,7 +33,7 @@ from engine.outgoing import Publications
 from engine.procedures import ProcedureStep, call, call_and_record
 from engine.runner import Run, now_ms
 from engine.sealed_rows import sealed_checkpoint
-from engine.store import operation_outputs, outbox, workflow_status
+from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
 from engine.telemetry import StepsFinished
@@ -186,7 +186,7 @@ class _Attempt:
                         if self._recorded is None:
                             await self._record(connection, output)
                         if run.recovery_attempts or run.alone_deaths:
-                            forgiven = workflow_status.reset_blame(ids=[run.id], owners=[run.owner])
+                            forgiven = blame.reset_blame(ids=[run.id], owners=[run.owner])
                             await send(connection, engine.settings.schema, forgiven)
                         fenced = await send(connection, engine.settings.schema, self._fence())
                         for statement in outbox.publishing(transaction.publications.events):
