@@ -20,7 +20,7 @@ from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.execution_gates import gate_of
 from engine.failures import as_recorded, decode_error, summary
-from engine.handlers import Step
+from engine.handlers import Step, TransactionStep
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
@@ -65,7 +65,7 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
-        return _answered(run, step, recorded)
+        return answered(run, step, recorded)
     if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             return await _run_async(run, gate.limited(step), function_id, args, kwargs)
@@ -108,7 +108,8 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
         run.step_ended()
 
 
-def _answered(run: Run, step: Step, recorded: CheckpointRow) -> Any:
+def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) -> Any:
+    """What the history says of a step: its value, or its error, which is raised."""
     if recorded.error is not None:
         run.error_given = True
         raise decode_error(recorded.error)
@@ -146,10 +147,7 @@ async def _in_context(coroutine: Coroutine[Any, Any, Any], run: Run | None) -> A
 def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`_run_async` in the workflow's own thread: one hop to the loop a step, none to wait where nothing is pending."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
-        if recorded.error is not None:
-            run.error_given = True
-            raise decode_error(recorded.error)
-        return step.decode(recorded.output or "null")
+        return answered(run, step, recorded)
     started_ms = now_ms()
     attempt = 1
     while True:

@@ -21,12 +21,12 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
-from engine.checkpoint import in_loop, require_loop, require_thread
+from engine.checkpoint import answered, in_loop, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, decode_error
+from engine.failures import as_recorded
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
@@ -75,10 +75,7 @@ async def run_transaction(
 ) -> Any:
     """Answer from the history, or run the transaction until it is decided. `alone`: never in a group."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
-        if recorded.error is not None:
-            run.error_given = True
-            raise decode_error(recorded.error)
-        return step.decode(recorded.output or "null")
+        return answered(run, step, recorded)
     if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             limited = gate.limited_transaction(step)

@@ -1,12 +1,11 @@
 """Settings of the schema registry, and of keys for payloads. Sections of `processor.config.Settings`."""
 
-import json
 from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from processor.section import Duration, Section
+from processor.section import Duration, Section, map_as_text
 
 
 class RegistrySslSettings(Section):
@@ -107,9 +106,4 @@ class PayloadSettings(Section):
     @field_validator("keys", mode="before")
     @classmethod
     def _map_as_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError('is a map, or written as JSON, {"key ID": "base64"}') from None
+        return map_as_text(value, '{"key ID": "base64"}')

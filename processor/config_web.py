@@ -1,12 +1,11 @@
 """Settings of the HTTP server for triggers and the admin API. A section of `processor.config.Settings`."""
 
-import json
 from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from processor.section import Duration, Section, Size
+from processor.section import Duration, Section, Size, map_as_text
 
 AccessName = Literal["viewer", "operator", "admin"]
 
@@ -58,9 +57,4 @@ class WebSettings(Section):
     @field_validator("tokens", "access", "roles", mode="before")
     @classmethod
     def _map_as_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError('is a map, or written as JSON, {"name": "…"}') from None
+        return map_as_text(value, '{"name": "…"}')

@@ -1,5 +1,6 @@
 """What sections of the settings are made of: frozen, nothing unknown, durations and sizes as people write them."""
 
+import json
 from datetime import timedelta
 from typing import Annotated
 
@@ -13,6 +14,16 @@ def positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise ValueError("must be longer than nothing")
     return value
+
+
+def map_as_text(value: object, example: str) -> object:
+    """A map, which a variable of the environment has as JSON; `ValueError` shows an example."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError(f"is a map, or written as JSON, {example}") from None
 
 
 DURATION_SCHEMA = WithJsonSchema(

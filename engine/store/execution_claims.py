@@ -11,6 +11,7 @@ from psycopg.rows import args_row
 from engine.execution_rows import StoredExecution
 from engine.ids import ExecutorId, OwnerToken
 from engine.store.executions import EXECUTION, FROMS
+from engine.store.executor import BURY_CLAIMS
 from engine.store.statement import Statement
 
 
@@ -163,13 +164,9 @@ def expire() -> Statement[tuple[int]]:
     return Statement(
         """
         WITH over AS (
-            UPDATE {schema}.executor AS e
-               SET died_at = {schema}.now_ms()
-             WHERE e.executor_id IN (SELECT c.executor_id
-                                       FROM {schema}.executor AS c
-                                      WHERE c.claim_of IS NOT NULL AND c.died_at IS NULL
-                                        AND c.lease_until <= {schema}.now_ms()
-                                        FOR NO KEY UPDATE SKIP LOCKED)
+"""
+        + BURY_CLAIMS
+        + """
             RETURNING e.executor_id
         )
         SELECT count(*)::integer FROM over

@@ -1,7 +1,7 @@
 """Statements of `executor` and `claim_request`: leases, deaths, who asks whom to release."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg.rows import args_row
 
@@ -51,6 +51,19 @@ def register(
     )
 
 
+BURY_CLAIMS: Final = """
+            UPDATE {schema}.executor AS e
+               SET died_at = {schema}.now_ms()
+             WHERE e.executor_id IN (SELECT c.executor_id
+                                       FROM {schema}.executor AS c
+                                      WHERE c.claim_of IS NOT NULL AND c.died_at IS NULL
+                                        AND c.lease_until <= {schema}.now_ms()
+                                        FOR NO KEY UPDATE SKIP LOCKED)
+"""
+"""Ends all claims of executions whose time is over (decision 0016): by Postgres's clock, and in a commit before anybody takes
+one. One that is being extended just now is passed over."""
+
+
 def renew(
     *, executor_id: ExecutorId, lease_ms: int, services: Sequence[str], keys: Sequence[str]
 ) -> Statement[Renewal]:
@@ -65,14 +78,9 @@ def renew(
              WHERE executor_id = %(id)s AND died_at IS NULL
             RETURNING executor_id
         ), over AS (
-            -- Claims of executions (decision 0016): by Postgres's clock, and in a commit before anybody takes one.
-            UPDATE {schema}.executor AS e
-               SET died_at = {schema}.now_ms()
-             WHERE e.executor_id IN (SELECT c.executor_id
-                                       FROM {schema}.executor AS c
-                                      WHERE c.claim_of IS NOT NULL AND c.died_at IS NULL
-                                        AND c.lease_until <= {schema}.now_ms()
-                                        FOR NO KEY UPDATE SKIP LOCKED)
+"""
+        + BURY_CLAIMS
+        + """
         )
         SELECT EXISTS (SELECT FROM me),
                (SELECT json_agg(json_build_array(r.service_name, r.key, r.executor_id, r.generation,
