@@ -2,7 +2,7 @@
 
 Twice: in a fresh clone with a fresh virtual environment (marked `fresh_environment`, minutes), and with the Python
 of this run. Only what a test cannot have differs: servers' addresses; `make demo`, which has the fewest orders that it takes
-and runs in the fresh clone only (tests/system/test_demo.py has the demo itself); and `make test`, which would run this
+and runs in the fresh clone only (tests/system/test_demo.py has the demo on given servers); and `make test`, which would run this
 test, and that again: it is asked for (`make -n`).
 """
 
@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
 from processor.demo.demo import ORDERS_MIN
+from processor.demo.kills import KILLS_MIN
 from tests.docs.readme import Block, Shell, blocks, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,8 @@ def two_commands(block: Block, clone: Path) -> None:
     if not clone.is_symlink():
         result = json.loads(make("demo", f"ARGS=--orders {ORDERS_MIN}", folder=clone).splitlines()[-1])
         assert result["produced"] == ORDERS_MIN == result["effects"] + result["dead_letters"]
+        assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
+        assert result["kills"] >= KILLS_MIN
 
 
 def make(*arguments: str, folder: Path) -> str:
