@@ -1,9 +1,8 @@
 """Every block of the README, in order, as its reader runs it.
 
-Twice: in a fresh clone with a fresh virtual environment (marked `fresh_environment`, minutes), and with the Python
-of this run. Only what a test cannot have differs: servers' addresses; `make demo`, which has the fewest orders that it takes
-and runs in the fresh clone only (tests/system/test_demo.py has the demo on given servers); and `make test`, which would run this
-test, and that again: it is asked for (`make -n`).
+In a fresh clone with a fresh virtual environment. Only what a test cannot have differs: servers' addresses; `make demo`,
+which has the fewest orders that it takes (tests/system/test_demo.py has it on given servers); and `make test`, which would
+run this test, and that again: it is asked for (`make -n`).
 """
 
 import json
@@ -24,37 +23,28 @@ from processor.demo.kills import KILLS_MIN
 from tests.docs.readme import Block, Shell, blocks, clean_environment
 
 ROOT = Path(__file__).parents[2]
-INSTALLING = ("python3 -m venv", ". venv/", "pip install")
 
 
-@pytest.fixture(params=["installed", pytest.param("fresh", marks=pytest.mark.fresh_environment)])
-def clone(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
     """The repository as its reader has it: `onceflow` beside the reader's own folder."""
     place = tmp_path / "onceflow"
-    if request.param == "fresh":
-        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, place], check=True, capture_output=True)
-    else:
-        place.symlink_to(ROOT)
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, place], check=True, capture_output=True)
     return place
 
 
 @pytest.fixture
-def shell(clone: Path, tmp_path: Path) -> Generator[Shell]:
+def shell(tmp_path: Path) -> Generator[Shell]:
     """A terminal in the reader's own folder."""
-    for name in ("mine", "state", "bin"):
+    for name in ("mine", "state"):
         (tmp_path / name).mkdir()
-    environment = clean_environment() | {"PROCESSOR_HTTP_PORT": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    if clone.is_symlink():
-        for name, call in (("python", ""), ("processor", "-m processor"), ("pytest", "-m pytest -p no:cacheprovider")):
-            shim = tmp_path / "bin" / name
-            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {call} "$@"\n')
-            shim.chmod(0o755)
-        environment |= {"PATH": f"{tmp_path / 'bin'}:{environment['PATH']}", "PYTHONPATH": str(ROOT)}
-    shell = Shell(tmp_path / "mine", environment, tmp_path / "state")
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"}
+    shell = Shell(tmp_path / "mine", clean_environment() | quiet | {"PROCESSOR_HTTP_PORT": "0"}, tmp_path / "state")
     yield shell
     shell.kill()
 
 
+@pytest.mark.fresh_environment
 @pytest.mark.timeout(900)
 def test_every_block_of_the_readme_runs(
     clone: Path, shell: Shell, empty_database: str, mock_cluster: MockCluster
@@ -80,7 +70,7 @@ def test_every_block_of_the_readme_runs(
                 wait_for(empty_database, "SELECT count(*) FROM member", 1)
                 wait_for(empty_database, "SELECT count(*) FROM dbos.dead_letter", 1)
         else:
-            printed = shell.run(commands(block, clone, shell, empty_database, mock_cluster))
+            printed = shell.run(commands(block, shell, empty_database, mock_cluster))
             if "send.py" in block.text:
                 dsn = shell.until(r'psql "([^"]+)"')[1]
                 wait_for(dsn, "SELECT count(*) FROM member", 2)
@@ -92,13 +82,9 @@ def test_every_block_of_the_readme_runs(
     assert {"A handler for a topic of your own", "Try it", "Run it"} <= {block.section for block in todo}
 
 
-def commands(block: Block, clone: Path, shell: Shell, dsn: str, cluster: MockCluster) -> str:
-    """What is run for a block: with addresses that there are, and without an installation that there is."""
-    lines = block.text.splitlines()
-    if clone.is_symlink():
-        lines = [line for line in lines if not line.startswith(INSTALLING)]
-    text = "\n".join(lines)
-    text = re.sub(r"^python3 -m venv", f"{sys.executable} -m venv", text, flags=re.MULTILINE)
+def commands(block: Block, shell: Shell, dsn: str, cluster: MockCluster) -> str:
+    """What is run for a block: with this Python, and addresses that there are."""
+    text = re.sub(r"^python3 -m venv", f"{sys.executable} -m venv", block.text, flags=re.MULTILINE)
     text = re.sub(r"^(export POSTGRES_DSN)=.*", lambda match: f"{match[1]}='{dsn}'", text, flags=re.MULTILINE)
     text = re.sub(r"^(export KAFKA)=.*", rf"\1={cluster.bootstrap_servers}", text, flags=re.MULTILINE)
     if "127.0.0.1:PORT" in text:
@@ -107,15 +93,14 @@ def commands(block: Block, clone: Path, shell: Shell, dsn: str, cluster: MockClu
 
 
 def two_commands(block: Block, clone: Path) -> None:
-    """`make demo`, on few orders, in a clone that is a reader's own; `make test`, and the demo elsewhere, only asked for."""
+    """`make demo`, on few orders; `make test` only asked for."""
     assert block.text.split() == ["make", "demo", "make", "test"]
     for target, what in (("demo", "processor demo"), ("test", "pytest")):
         assert what in make("-n", target, folder=clone)
-    if not clone.is_symlink():
-        result = json.loads(make("demo", f"ARGS=--orders {ORDERS_MIN}", folder=clone).splitlines()[-1])
-        assert result["produced"] == ORDERS_MIN == result["effects"] + result["dead_letters"]
-        assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
-        assert result["kills"] >= KILLS_MIN
+    result = json.loads(make("demo", f"ARGS=--orders {ORDERS_MIN}", folder=clone).splitlines()[-1])
+    assert result["produced"] == ORDERS_MIN == result["effects"] + result["dead_letters"]
+    assert (result["missing"], result["duplicates"], result["out_of_order"]) == (0, 0, 0)
+    assert result["kills"] >= KILLS_MIN
 
 
 def make(*arguments: str, folder: Path) -> str:
