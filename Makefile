@@ -6,6 +6,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 
+# Images like to set it. Tests and benchmarks start hundreds of processes, and each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 UV_VERSION := 0.13.9
 BIN := $(VENV)/bin
