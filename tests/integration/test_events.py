@@ -25,7 +25,7 @@ from processor.testing import Bench, CrashPoint
 from tests.fixtures.crash_points import STARTS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S
-from tests.integration.test_messages import at_rest, deaf, history, started
+from tests.integration.talking import at_rest, deaf, history, started
 from tests.integration.test_rest import until_status
 
 DAY = timedelta(days=1)

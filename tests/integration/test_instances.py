@@ -10,7 +10,7 @@ from engine.pool import connect
 from processor import App, ConfigurationError, Topic, Transaction, WorkflowConflictError
 from processor.testing import Bench
 from tests.integration.protocol import FAST, Order, until
-from tests.integration.test_acts import until_announced
+from tests.integration.shipping import until_announced
 
 
 class Gates:

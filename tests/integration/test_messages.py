@@ -2,24 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from engine.errors import EngineError
 from engine.handlers import UndecodableError
 from engine.messages import NULL_TOPIC
-from engine.settings import EngineSettings
 from engine.transactional import NotInWorkflowError
 from processor import (
     App,
     ConfigurationError,
-    SyncTransaction,
-    TerminalError,
-    Topic,
     Transaction,
     WorkflowNotFoundError,
     recv,
@@ -28,87 +20,16 @@ from processor import (
     sync,
 )
 from processor.testing import Bench, CrashPoint
-from processor.testing.bench import Crashed
-from tests.fixtures.crash_points import FLUSHES, RECORDS, STARTS, STEPS, TRANSACTIONS
+from tests.fixtures.crash_points import FLUSHES, STARTS, STEPS
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, PATIENCE_S
+from tests.integration.talking import DAY, Approval, Office, Order, at_rest, deaf, history, left, orders, started
 from tests.integration.test_rest import until_status
-
-DAY = timedelta(days=1)
-
-
-class Order(BaseModel):
-    order_id: str
-    count: int = 3
-
-
-class Approval(BaseModel):
-    by: str
-    level: int = 1
-
-
-orders = Topic("orders", Order, key=lambda order: order.order_id)
-
-
-class Office:
-    """Clerks who wait for messages, and workflows that send them."""
-
-    def __init__(self) -> None:
-        self.app = app = App("office")
-        self.calls: Counter[str] = Counter()
-
-        @app.step()
-        async def file(what: str) -> str:
-            self.calls[what] += 1
-            return what
-
-        @app.workflow(version="1")
-        async def clerk(count: int) -> list[str]:
-            return [await file(str(await recv("in"))) for _ in range(count)]
-
-        @app.workflow(version="1")
-        async def sender(to: str, count: int) -> None:
-            for n in range(count):
-                await send(to, f"{n}", "in")
-
-        @app.workflow(on=orders, version="1")
-        async def by_order(order: Order) -> list[str]:
-            return [await recv("in", model=str) for _ in range(order.count)]
-
-        self.clerk, self.sender, self.by_order, self.file = clerk, sender, by_order, file
 
 
 @pytest.fixture
 def office() -> Office:
     return Office()
-
-
-async def started(bench: Bench, starting: Any) -> Any:
-    """What a call returns; again, as a caller whose process died would, with the same ID."""
-    while True:
-        try:
-            return await starting()
-        except (Crashed, EngineError):
-            await bench.settle()
-
-
-async def at_rest(bench: Bench, count: int = 1) -> None:
-    """Wait until so many workflows are at rest and have left memory."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (await bench.fetch_all("SELECT count(*) FROM dbos.workflow_status WHERE kafka_asleep")) != [(count,)]:
-            await asyncio.sleep(0.02)
-
-
-async def left(bench: Bench) -> list[tuple[Any, ...]]:
-    """Messages that nobody has received."""
-    return await bench.fetch_all("SELECT destination_uuid, topic, message FROM dbos.notifications ORDER BY kafka_place")
-
-
-async def history(bench: Bench, workflow_id: str) -> list[tuple[Any, ...]]:
-    return await bench.fetch_all(
-        "SELECT function_id, function_name, output FROM dbos.operation_outputs WHERE workflow_uuid = %s ORDER BY 1",
-        (workflow_id,),
-    )
 
 
 # -- what is sent is received
@@ -359,14 +280,6 @@ async def test_a_lost_commit_of_a_flush_neither_loses_nor_repeats_a_message(
         assert await left(bench) == []
 
 
-# -- two processes
-
-
-def deaf(bench: Bench) -> None:
-    """As behind a pooler, or where NOTIFY was switched off: no hint arrives."""
-    bench.engine.hinted_from_thread = lambda channel, payload: None  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize("hears", [True, False], ids=["with NOTIFY", "without"])
 @pytest.mark.parametrize("rests", [False, True], ids=["in memory", "at rest"])
 async def test_a_message_arrives_in_another_process(database: str, *, hears: bool, rests: bool) -> None:
@@ -538,145 +451,3 @@ async def test_messages_of_a_child_that_has_just_been_started_wait_for_it(databa
 
     async with Bench(office.app, database):
         assert await parent() == ["a", "b"]
-
-
-# -- with a transaction
-
-
-class Payment(BaseModel):
-    n: int
-    fails: bool = False
-
-
-class Bank:
-    """Payments that are booked, and tell a clerk in the commit that books them."""
-
-    def __init__(self) -> None:
-        self.app = app = App("bank")
-        self.clerk_id = "clerk"
-        self.runs: Counter[int] = Counter()
-
-        @app.transaction()
-        async def book(tx: Transaction, n: int) -> None:
-            self.runs[n] += 1
-            await tx.execute("INSERT INTO booked VALUES (%s)", (n,))
-            await send(self.clerk_id, n, "booked", tx=tx)
-
-        @app.transaction(isolation="serializable")
-        def book_sync(tx: SyncTransaction, n: int) -> None:
-            tx.execute("INSERT INTO booked VALUES (%s)", (n,))
-            sync.send(self.clerk_id, n, "booked", tx=tx)
-
-        @app.workflow()
-        async def pay(n: int) -> None:
-            await book(n)
-
-        @app.workflow()
-        def pay_sync(n: int) -> None:
-            book_sync(n)
-
-        @app.transaction(on=Topic("payments", Payment), breaker=None)
-        async def fused(tx: Transaction, payment: Payment) -> None:
-            await tx.execute("INSERT INTO booked VALUES (%s)", (payment.n,))
-            await send(self.clerk_id, payment.n, "booked", tx=tx)
-            if payment.fails:
-                raise TerminalError("refused")
-
-        @app.batch(on=Topic("batches", Payment))
-        def batch(tx: SyncTransaction, payments: Sequence[Payment]) -> None:
-            for payment in payments:
-                sync.send(self.clerk_id, payment.n, "booked", tx=tx, idempotency_key=f"{payment.n}")
-
-        @app.workflow()
-        async def clerk(count: int) -> list[int]:
-            return sorted([await recv("booked", model=int) for _ in range(count)])
-
-        self.book, self.pay, self.pay_sync, self.clerk = book, pay, pay_sync, clerk
-        self.topics = {each.topic.name: each.topic for each in app.workflows.values() if each.topic is not None}
-
-
-@pytest.fixture
-def bank() -> Bank:
-    return Bank()
-
-
-@pytest.mark.parametrize("rests", [False, True], ids=["in memory", "at rest"])
-async def test_a_message_of_a_transaction_comes_with_its_commit(database: str, bank: Bank, *, rests: bool) -> None:
-    """I5: in transactional steps, alone and in groups, in fused handlers and batches; not that of one that failed."""
-    async with Bench(bank.app, database) as bench:
-        await bench.execute("CREATE TABLE booked (n int)")
-        handle = await bank.clerk.start(40, id="clerk")
-        if rests:
-            await at_rest(bench)
-        for n in range(10):
-            await bank.pay.start(n)
-            await bank.pay_sync.start(10 + n)
-            await bench.deliver(bank.topics["payments"], Payment(n=20 + n))
-            await bench.deliver(bank.topics["payments"], Payment(n=100, fails=True))
-            await bench.deliver(bank.topics["batches"], Payment(n=30 + n))
-        await bench.settle()
-
-        assert await handle.result() == list(range(40))
-        assert await left(bench) == []
-        assert await bench.fetch_all("SELECT count(*) FROM booked") == [(30,)]
-
-
-@pytest.mark.crash_points(*RECORDS, *STARTS, *TRANSACTIONS, CrashPoint.FUSED_CALLED, CrashPoint.TAKEN)
-async def test_a_crash_anywhere_sends_what_was_booked(
-    database: str, bank: Bank, crash_point: CrashPoint | None
-) -> None:
-    """I5, P24: one message for each row, whatever crashes between them."""
-    async with Bench(bank.app, database) as bench:
-        await bench.execute("CREATE TABLE booked (n int)")
-        await bank.clerk.start(10, id="clerk")
-        await at_rest(bench)
-        bench.crash(at=crash_point)
-        for n in range(5):
-            await started(bench, lambda n=n: bank.pay.start(n, id=f"p-{n}"))
-            await bench.deliver(bank.topics["payments"], Payment(n=5 + n))
-        await bench.settle()
-        await until_status(bench, "SUCCESS", 11)
-
-        assert await bank.clerk.retrieve("clerk").result() == list(range(10))
-        assert await bench.fetch_all("SELECT count(*), count(DISTINCT n) FROM booked") == [(10, 10)]
-        assert await left(bench) == []
-
-
-async def test_a_transaction_that_sends_to_nobody_fails(database: str, bank: Bank) -> None:
-    """An error that its function may catch; uncaught, nothing of it is written."""
-    async with Bench(bank.app, database) as bench:
-        await bench.execute("CREATE TABLE booked (n int)")
-        with pytest.raises(WorkflowNotFoundError, match="'clerk'"):
-            await (await bank.pay.start(1)).result()
-
-        assert await bench.fetch_all("SELECT count(*) FROM booked") == [(0,)]
-
-
-async def test_a_message_is_rolled_back_to_its_savepoint(database: str) -> None:
-    app = App("bank")
-
-    @app.transaction()
-    async def book(tx: Transaction) -> None:
-        await send("clerk", "kept", tx=tx)
-        await tx.execute("SAVEPOINT here")
-        await send("clerk", "lost", tx=tx)
-        await tx.execute("ROLLBACK TO here")
-
-    @app.transaction(read_only=True)
-    async def look(tx: Transaction) -> None:
-        await send("clerk", "never", tx=tx)
-
-    @app.workflow()
-    async def clerk() -> list[str | None]:
-        await book()
-        return [await recv(model=str), await recv(model=str, timeout=timedelta(0))]
-
-    @app.workflow()
-    async def reader() -> None:
-        await look()
-
-    # psycopg 3.3 deallocates what is prepared after a ROLLBACK TO, and goes on using it in a pipeline that was fetched from.
-    async with Bench(app, database, settings=EngineSettings(conninfo="", prepare=False)):
-        assert await (await clerk.start(id="clerk")).result() == ["kept", None]
-        with pytest.raises(ConfigurationError, match="'look' is read-only"):
-            await (await reader.start()).result()

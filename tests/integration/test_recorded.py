@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from processor import App, SyncTransaction, Topic, Transaction, now, random, recv, sleep, sync, uuid4
 from processor.testing import Bench, CrashPoint
 from tests.fixtures.crash_points import FLUSHES
-from tests.integration.test_messages import at_rest, history
+from tests.integration.talking import at_rest, history
 from tests.integration.test_rest import until_status
 
 DAY = timedelta(days=1)

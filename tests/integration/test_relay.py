@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Producer
 from psycopg import AsyncConnection
 
 from consumers.telemetry import (
@@ -21,12 +20,13 @@ from consumers.telemetry import (
     RelayReleased,
     TopicRefused,
 )
-from engine.crashpoints import CrashPoint, armed
+from engine.crashpoints import CrashPoint
 from engine.outbox import OutboxError, discard, resume, waiting
 from engine.outgoing import Outgoing
 from engine.telemetry import ExecutorLost
 from tests.fixtures.kafka import Kafka, KafkaServer, unique
 from tests.fixtures.postgres import PostgresServer
+from tests.integration.relay_faults import Stalled, murmur2_partition, stored_position
 from tests.integration.relaying import PATIENCE_S, Outbox, Process, append, read, running, until, values
 
 pytestmark = pytest.mark.kafka
@@ -495,60 +495,3 @@ async def test_rows_below_the_floor_are_found_within_its_time(
                 await asyncio.sleep(0.05)
 
     assert Counter(values(kafka.bootstrap_servers, topic)) == Counter([*(str(n) for n in range(20)), "again"])
-
-
-# -- helpers
-
-
-class Stalled:
-    """Stops whoever reaches a crash point first, in the relay's thread, until it is told to go on."""
-
-    def __init__(self, point: CrashPoint) -> None:
-        self._point = point
-        self._event = threading.Event()
-        self.reached = False
-
-    def __enter__(self) -> Self:
-        armed[self._point] = self._stall
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.go_on()
-        armed.pop(self._point, None)
-
-    def _stall(self, point: CrashPoint) -> None:
-        armed.pop(point, None)
-        self.reached = True
-        if threading.current_thread() is threading.main_thread():
-            raise StoppedError(point)  # on the loop, which must not stand still
-        self._event.wait(PATIENCE_S)
-
-    def go_on(self) -> None:
-        self._event.set()
-
-
-class StoppedError(BaseException):
-    """The relay's task ends at a point that it passes on the loop."""
-
-
-def stored_position(kafka: Kafka, group: str) -> tuple[int, str] | None:
-    request = [ConsumerGroupTopicPartitions(group, [TopicPartition("onceflow.relay", 0)])]
-    answer = kafka.admin.list_consumer_group_offsets(request)[group].result(30)
-    [found] = answer.topic_partitions
-    return None if found.offset < 0 else (found.offset, found.metadata)
-
-
-def murmur2_partition(key: bytes, partitions: int) -> int:
-    """As Java's default partitioner: independent of the client under test."""
-    length, seed, m, mask = len(key), 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
-    h = (seed ^ length) & mask
-    for at in range(0, length - length % 4, 4):
-        k = int.from_bytes(key[at : at + 4], "little") * m & mask
-        k = (k ^ k >> 24) * m & mask
-        h = (h * m & mask) ^ k
-    rest = key[length - length % 4 :]
-    if rest:
-        h = (h ^ int.from_bytes(rest, "little")) * m & mask
-    h = (h ^ h >> 13) * m & mask
-    h ^= h >> 15
-    return (h & 0x7FFFFFFF) % partitions

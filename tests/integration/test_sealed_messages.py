@@ -21,7 +21,7 @@ from processor import (
 )
 from processor.testing import Bench
 from tests.integration.protocol import PATIENCE_S
-from tests.integration.test_messages import at_rest
+from tests.integration.talking import at_rest
 from tests.integration.test_sealed_payloads import CANARY, NEW, OLD, readable, rekey, sealed
 
 

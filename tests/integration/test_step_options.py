@@ -10,7 +10,7 @@ import pytest
 
 from processor import App, NondeterminismError, Retry, StepFailedError, Transaction, WorkflowStatus, sleep
 from processor.testing import Bench
-from tests.integration.test_messages import at_rest
+from tests.integration.talking import at_rest
 
 DAY = timedelta(days=1)
 

@@ -24,7 +24,7 @@ from processor import (
 )
 from processor.testing import Bench
 from tests.integration.protocol import FAST, until
-from tests.integration.test_acts import until_announced
+from tests.integration.shipping import until_announced
 from tests.integration.test_rest import until_status
 
 DAY = timedelta(days=1)

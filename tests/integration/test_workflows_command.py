@@ -10,7 +10,7 @@ from processor.cli import DONE, FAILED, MISTAKE
 from processor.testing import Bench
 from tests.integration.conftest import Command
 from tests.integration.protocol import FAST, until
-from tests.integration.test_acts import Family, Shipping, failed
+from tests.integration.shipping import Family, Shipping, failed
 from tests.integration.test_rest import until_status
 
 
