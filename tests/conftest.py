@@ -31,6 +31,7 @@ from tests.fixtures import postgres as postgres_fixtures
 from tests.fixtures.docker_engine import docker_answers
 from tests.fixtures.kafka import Kafka, KafkaServer
 from tests.fixtures.postgres import Databases, PostgresServer
+from tests.system import releases
 
 POSTGRES = pytest.StashKey[postgres_fixtures.Choice]()
 KAFKA = pytest.StashKey[kafka_choice.Choice]()
@@ -160,7 +161,11 @@ def pytest_sessionfinish() -> Generator[None, object, object]:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return [f"postgres: {config.stash[POSTGRES].why}", f"kafka: {config.stash[KAFKA].why}"]
+    return [
+        f"postgres: {config.stash[POSTGRES].why}",
+        f"kafka: {config.stash[KAFKA].why}",
+        f"the version before: {releases.described()}",
+    ]
 
 
 _MARKERS_OF_FIXTURES = {

@@ -71,6 +71,10 @@ class Books:
     async def open(self) -> None:
         """Make the schema and its tables."""
         await migrate(self.dsn, self.schema)
+        await self.make_table()
+
+    async def make_table(self) -> None:
+        """Make the table of effects, in a schema that is there."""
         await self.query(
             f"""
             CREATE TABLE {self.table} (

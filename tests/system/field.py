@@ -60,10 +60,11 @@ class Field:
     Args:
         kafka: Brokers.
         dsn: A database of this test's own, as the test reaches it.
-        kind: Of handler: see `processor.demo.app.build`. `MIXED`: all of them.
+        kind: Of handler: see `processor.demo.app.build`. Several, with `+` between them; `MIXED`: all of them.
         through: The database as workers reach it, through a proxy; as `dsn` if not given.
         protocol: Of the group.
-        program: App that workers run instead of the demo's.
+        app: What workers run instead of the demo's.
+        is_migrated: Whether the database has its system tables, of whatever version, already.
     """
 
     def __init__(
@@ -77,19 +78,22 @@ class Field:
         app: str = APP,
         settings: Mapping[str, str] | None = None,
         seed: int = 0,
+        is_migrated: bool = False,
     ) -> None:
-        self.kind = kind
         self.books = Books(dsn, "dbos")
         self.workers: dict[str, Worker] = {}
         self.topic = unique("orders")
         """Of the one kind; of several, what their topics' names begin with, and the group."""
-        self.topics = {each: f"{self.topic}-{each}" for each in KINDS} if kind == MIXED else {kind: self.topic}
+        self.kind = kind
+        kinds = KINDS if kind == MIXED else kind.split("+")
+        self.topics = {each: f"{self.topic}-{each}" for each in kinds} if len(kinds) > 1 else {kind: self.topic}
         self._kafka = kafka
         self._through = through or dsn
         self._protocol = protocol
         self._app = app
         self._settings = dict(settings or {})
         self._random = Random(seed)
+        self._is_migrated = is_migrated
 
     async def __aenter__(self) -> Self:
         self._processes = Processes()
@@ -97,7 +101,7 @@ class Field:
         self.ledger = Ledger(Path(self._processes.home) / "ledger")
         for topic in self.topics.values():
             await asyncio.to_thread(self._feed.create_topic, topic, PARTITIONS)
-        await self.books.open()
+        await (self.books.make_table() if self._is_migrated else self.books.open())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -105,8 +109,8 @@ class Field:
         self._feed.__exit__(None, None, None)
         await asyncio.to_thread(self._processes.close)
 
-    def worker(self, name: str, **settings: str) -> Worker:
-        """Start a worker, or start it anew. `settings` are variables of this start only."""
+    def worker(self, name: str, *, app: str | None = None, **settings: str) -> Worker:
+        """Start a worker, or start it anew. `settings` are variables of this start only; `app`: of this worker alone."""
         worker = self.workers.get(name)
         if worker is None:
             classic = {"PROCESSOR_KAFKA_SESSION_TIMEOUT": "2s"} if self._protocol == "classic" else {}
@@ -125,7 +129,7 @@ class Field:
                     "PROCESSOR_POSTGRES_DSN": self._through,
                 }
                 | self._settings,
-                program=("-m", "tests.system.worker", self._app),
+                program=("-m", "tests.system.worker", app or self._app),
             )
         worker.start(**settings)
         return worker
