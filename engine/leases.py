@@ -2,7 +2,8 @@
 
     every heartbeat   one statement: counter + 1 unless marked dead; brings requests, attached progress, all counters
     deadline          one lease after the moment *before* the statement was sent, on a clock that runs through suspends
-    another's death   its counter stood still for a full lease of our clock while our own renewals succeeded
+    another's death   its counter stood still for a full lease of our clock while our own renewals succeeded;
+                      each look (engine/scan.py) sees the counters as well (engine/deaths.py)
 
 After the deadline no effect begins anywhere in the process: `is_valid` stands immediately before every effect.
 The thread also listens on the channels of hints, so that a request or a release is seen at once.
@@ -15,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +25,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from engine.bell import Bell
+from engine.deaths import Deaths
 from engine.failures import summary
 from engine.hints import BROUGHT_CHANNELS
 from engine.ids import ExecutorId
@@ -56,7 +58,7 @@ class Lease:
         self._thread: threading.Thread | None = None
         self._bell: Bell | None = None
         self._connection: Connection[Any] | None = None
-        self._seen: dict[str, tuple[int, float]] = {}
+        self.deaths = Deaths()
         self._renewed_at = 0.0
         self.renewals = 0
         self.now: Callable[[], float] = boottime
@@ -94,7 +96,7 @@ class Lease:
             if self._engine.stopping.is_set():
                 return
             self._is_dead = False
-            self._seen.clear()
+            self.deaths.clear()
             self._stop.clear()
             self._connection = self._connect()
             try:
@@ -145,7 +147,8 @@ class Lease:
                 if not self._stop.is_set() and not self.is_held_back and self.now() >= next_at - 0.001:
                     self._renew(connection)
                     next_at = self.now() + self._settings.heartbeat.total_seconds()
-                hinted = self._wait_for_hints(connection, bell, min(0.5, max(0.01, next_at - self.now())))
+                self._bury_the_silent(connection)
+                hinted = self._wait_for_hints(connection, bell, self._rest_s(next_at))
                 if hinted:
                     next_at = min(next_at, self.now())
                 if unreachable_since is not None:
@@ -154,7 +157,7 @@ class Lease:
             except psycopg.Error as error:
                 unreachable_since = self.now() if unreachable_since is None else unreachable_since
                 self._engine.emit_from_thread(StoreUnavailable(summary(error), self.silence_s))
-                self._seen.clear()
+                self.deaths.clear()
                 if connection is not None:
                     connection.close()
                     connection = self._connection = None
@@ -165,6 +168,11 @@ class Lease:
                 return
         if self._is_dead and connection is not None and not connection.closed and self._engine.is_aborted:
             connection.close()
+
+    def _rest_s(self, next_at: float) -> float:
+        """Until the next heartbeat, or the moment in which somebody's silence becomes a death."""
+        death_at = self.deaths.next_at(self._settings.lease.total_seconds())
+        return min(0.5, max(0.01, min(next_at, death_at or next_at) - self.now()))
 
     def _wait_for_hints(self, connection: Connection[Any], bell: Bell, timeout_s: float) -> bool:
         """Listen; returns whether a request to release may be waiting for us."""
@@ -205,33 +213,32 @@ class Lease:
         lease_s = self._settings.lease.total_seconds()
         self._deadline = before + lease_s
         if self._renewed_at and before - self._renewed_at > lease_s:
-            self._seen.clear()  # our own renewals failed for long: we have not observed anybody (P2)
+            self.deaths.clear()  # our own renewals failed for long: we have not observed anybody (P2)
         self._renewed_at = before
         self.renewals += 1
         self._engine.emit_from_thread(HeartbeatRenewed(self._engine.executor_id, time.perf_counter() - started))
         self._engine.from_thread(self._engine.renewed, renewal, known, seen)
-        self._observe(connection, renewal)
-
-    def _observe(self, connection: Connection[Any], renewal: Renewal) -> None:
-        """Bury whoever's counter stood still for a full lease, in a commit of its own (P2)."""
-        now = self.now()
-        lease_s = self._settings.lease.total_seconds()
-        alive: dict[str, int] = dict(cast("list[tuple[str, int]]", renewal.executors or []))
-        self._seen = {name: seen for name, seen in self._seen.items() if name in alive}
-        self.is_first = min(alive, default="") == self._engine.executor_id
-        for name, counter in alive.items():
-            if name == self._engine.executor_id:
-                continue
-            seen = self._seen.get(name)
-            if seen is None or seen[0] != counter:
-                self._seen[name] = (counter, now)
-            elif now - seen[1] > lease_s:
-                buried = self._execute(connection, executor.bury(executor_id=ExecutorId(name), counter=counter))
-                if buried:
-                    self._engine.emit_from_thread(ExecutorBuried(name, "no heartbeat for a lease"))
-                    self._engine.hinted_from_thread("processor_claims", f"dead {name}")
+        self._observe(renewal)
         # At every heartbeat: whoever was to do it after a death may have died as well.
         self._end_sessions_of_the_dead(connection)
+
+    def _observe(self, renewal: Renewal) -> None:
+        alive: dict[str, int] = dict(cast("list[tuple[str, int]]", renewal.executors or []))
+        self.is_first = min(alive, default="") == self._engine.executor_id
+        self.saw(alive.items())
+
+    def saw(self, alive: Iterable[tuple[str, int]]) -> None:
+        """The counters of all executors that live, just read."""
+        self.deaths.saw((each for each in alive if each[0] != self._engine.executor_id), self.now())
+
+    def _bury_the_silent(self, connection: Connection[Any]) -> None:
+        """Bury whoever's counter stood still for a full lease, in a commit of its own (P2)."""
+        if self._stop.is_set() or self.is_held_back or not self.is_valid():
+            return
+        for name, counter in self.deaths.silent(self.now(), self._settings.lease.total_seconds()):
+            if self._execute(connection, executor.bury(executor_id=ExecutorId(name), counter=counter)):
+                self._engine.emit_from_thread(ExecutorBuried(name, "no heartbeat for a lease"))
+                self._engine.hinted_from_thread("processor_claims", f"dead {name}")
 
     def _end_sessions_of_the_dead(self, connection: Connection[Any]) -> None:
         with suppress(psycopg.errors.InsufficientPrivilege):  # then their locks stay until their processes end

@@ -5,6 +5,7 @@
 - holds that operators placed or lifted;
 - workflows without a source that are due, that a dead executor ran, whose time is over, or that were cancelled (P29);
 - queues in which something is ready or due (engine/dispatcher.py takes it);
+- the heartbeats of other executors (engine/deaths.py);
 - once a lease, rows that name us and have no run here (P12);
 - now and then, in one process, how many dead letters are open (engine/depths.py).
 
@@ -143,6 +144,7 @@ class Scan:
             cursor = await send(connection, engine.settings.schema, asked)
             found = await cursor.fetchone()
             assert found is not None, "a look returns one row"
+            engine.lease.saw((name, counter) for name, counter in found.executors or ())
             if found.rest:
                 await self._take_rest(connection, sources, [(row[0], row[1]) for row in found.rest])
         self._compare_holds(watched, blocked_before, [holds.HoldRow(*row) for row in found.held or ()])

@@ -32,6 +32,8 @@ class Found(NamedTuple):
     """Of the queues asked about: those in which something is ready or due."""
     next_due_of_queues: int | None
     """When the first of what is delayed in them, or at rest, is due; epoch ms."""
+    executors: list[tuple[str, int]] | None
+    """Those that live, and their counters (P2)."""
 
 
 def look(
@@ -151,7 +153,10 @@ def look(
                          WHERE w.kafka_source IS NULL AND w.queue_name = q.name AND w.status = 'PENDING'
                            AND w.owner_xid IS NULL AND COALESCE(w.kafka_wake_at, 0) > c.now
                          ORDER BY COALESCE(w.kafka_wake_at, 0)
-                         LIMIT 1)) AS first)
+                         LIMIT 1)) AS first),
+               (SELECT json_agg(json_build_array(e.executor_id, e.counter))
+                  FROM {schema}.executor AS e
+                 WHERE e.died_at IS NULL)
           FROM clock AS c
         """,
         {
