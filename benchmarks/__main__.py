@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import peer, workloads
+from benchmarks import lasting, peer, workloads
+from benchmarks.lasting import RECOVERY, SLEEPERS
 from benchmarks.measure import Measured, MeasurementError
 from benchmarks.report import Line, line, table
 from benchmarks.servers import Servers, started
 from benchmarks.workloads import DBOS, FLOORS, LATENCY, QUEUE, WORKLOADS, FloorVariant, Participant, Workload
 
 ROUNDS = 3
-NAMES = (*(each.name for each in WORKLOADS), LATENCY, QUEUE, DBOS)
+NAMES = (*(each.name for each in WORKLOADS), LATENCY, QUEUE, SLEEPERS, RECOVERY, DBOS)
 
 
 def main() -> int:
@@ -77,6 +78,10 @@ def measure_all(servers: Servers, names: Sequence[str], *, rounds: int, quick: b
     if QUEUE in names:
         count = workloads.QUEUE_WORKFLOWS
         participants.append(workloads.queue_drain(servers, count * 3 // 10 if quick else count))
+    if SLEEPERS in names:
+        participants.append(lasting.sleepers(servers, lasting.ASLEEP))
+    if RECOVERY in names:
+        participants.append(lasting.recovery(servers, lasting.OPEN))
     if DBOS in names:
         try:
             say(f"dbos {peer.VERSION}: looking for its environment ({peer.PLACE})")
@@ -140,6 +145,12 @@ def _lines(
     if QUEUE in measured:
         title = f"queue drain, {workloads.QUEUE_PROCESSES} processes, one async step"
         lines.append(line(QUEUE, title, measured, floor=None, peer=None))
+    if SLEEPERS in measured:
+        title = f"{lasting.ASLEEP:,} asleep, {lasting.WOKEN:,} due at once"
+        lines.append(line(SLEEPERS, title, measured, floor=None, peer=None))
+    if RECOVERY in measured:
+        title = f"kill -9 to resumed, {lasting.OPEN:,} open, lease {lasting.LEASE_S} s"
+        lines.append(line(RECOVERY, title, measured, floor=None, peer=None))
     if peer_name:
         lines.append(line(DBOS, f"dbos {peer.VERSION}, one async step", measured, floor=None, peer=None))
     return lines

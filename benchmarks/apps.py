@@ -1,11 +1,13 @@
 """The handlers that are measured, as a user would write them: one app a workload, all on the topic in BENCH_TOPIC."""
 
+import asyncio
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pydantic import BaseModel
 
-from processor import App, Queue, Topic, Transaction
+from processor import App, Queue, Topic, Transaction, sleep
 
 
 class Order(BaseModel):
@@ -129,3 +131,38 @@ async def charge_queued(order: Order) -> str:
 @queued.workflow()
 async def fulfil_queued(order: Order) -> None:
     await charge_queued(order)
+
+
+reminders = App("reminders")
+
+
+@reminders.step()
+async def remind(order: Order) -> str:
+    return order.order_id
+
+
+@reminders.workflow(version="1")
+async def remind_tomorrow(order: Order) -> None:
+    await sleep(timedelta(days=1))
+    await remind(order)
+
+
+held = App("held")
+
+
+@held.step()
+async def reserve_held(order: Order) -> str:
+    return order.order_id
+
+
+@held.step()
+async def hold(order: Order) -> str:
+    if os.environ.get("BENCH_HOLD"):
+        await asyncio.Event().wait()
+    return order.order_id
+
+
+@held.workflow(version="1")
+async def fulfil_held(order: Order) -> None:
+    await reserve_held(order)
+    await hold(order)

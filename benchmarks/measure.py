@@ -116,8 +116,8 @@ def until_all_is_done(subject: Subject, address: str, count: int, *, may_end: bo
         seen, seen_at = (-1, -1), time.monotonic()
         while True:
             subject.look()
-            done = _one(connection, _PROGRESS)
-            open_rows = _one(connection, _OPEN) if done >= count else 1
+            done = one(connection, _PROGRESS)
+            open_rows = one(connection, _OPEN) if done >= count else 1
             if done >= count and not open_rows:
                 return
             now = time.monotonic()
@@ -139,7 +139,7 @@ def until_queue_is_drained(subjects: Sequence[Subject], address: str, count: int
                 subject.look()
                 if not subject.running:
                     raise subject.failed("ended before the queue was empty")
-            done = _one(connection, _SUCCEEDED)
+            done = one(connection, _SUCCEEDED)
             if done >= count:
                 return
             now = time.monotonic()
@@ -157,7 +157,7 @@ def until_time_is_over(subject: Subject, address: str, *, count: int, seconds: f
         while time.monotonic() < deadline:
             subject.look()
             with contextlib.suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-                done = _one(connection, _SUCCEEDED)
+                done = one(connection, _SUCCEEDED)
                 if done >= count:
                     return
                 if done and first:
@@ -195,7 +195,7 @@ def latencies(address: str, *, since_ms: int) -> tuple[float, float]:
 def check_rows(address: str, table: str, expected: int) -> None:
     """What a measurement must have left behind."""
     with psycopg.connect(address, autocommit=True) as connection:
-        found = _one(connection, "SELECT count(*) FROM dbos.operation_outputs" if table == "steps" else _APP_ROWS)
+        found = one(connection, "SELECT count(*) FROM dbos.operation_outputs" if table == "steps" else _APP_ROWS)
     if found != expected:
         raise MeasurementError(f"{found} rows of {table}, {expected} were expected")
 
@@ -203,7 +203,8 @@ def check_rows(address: str, table: str, expected: int) -> None:
 _APP_ROWS = "SELECT count(*) FROM app_order"
 
 
-def _one(connection: psycopg.Connection[Any], query: str) -> int:
+def one(connection: psycopg.Connection[Any], query: str) -> int:
+    """The only value of a query's only row."""
     row = connection.execute(query.encode()).fetchone()
     assert row is not None, "an aggregate has a row"
     return int(row[0])
