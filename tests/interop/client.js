@@ -65,6 +65,8 @@ const calls = {
   cancel: (_, id) => client.cancelWorkflow(id),
   resume: (_, id) => client.resumeWorkflow(id),
   fork: (_, id, step) => client.forkWorkflow(id, step),
+  // Their client has no such call: this is what `DBOS.deleteWorkflow` does, on the client's connection.
+  delete: (_, id, children) => client.systemDatabase.deleteWorkflow(id, children),
 };
 
 (async () => {

@@ -7,8 +7,10 @@ Imports nothing of this project. The serializer is the one of the guide (example
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from dbos import DBOSClient
+from dbos._workflow_commands import delete_workflow
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from dbos_serializer import JsonSerializer
@@ -85,6 +87,11 @@ def resume(workflow_id):
 
 def fork(workflow_id, step):
     return clients["it"].fork_workflow(workflow_id, step).get_workflow_id()
+
+
+def delete(workflow_id, children):
+    """Their client has no such call: this is what `DBOS.delete_workflow` does, on the client's connection."""
+    delete_workflow(SimpleNamespace(_sys_db=clients["it"]._sys_db, _app_db=None), workflow_id, delete_children=children)
 
 
 calls = {

@@ -133,6 +133,35 @@ async def test_it_forks_a_workflow_whose_inputs_are_large(client: Client, databa
         assert (await client.call("result", fork))["receipt"] == f"receipt {'o' * 500}"
 
 
+async def test_what_it_deletes_is_gone_with_all_that_hangs_on_it(client: Client, database: str) -> None:
+    """Also what is at rest in a queue: its place is free. What was deleted may be begun anew, and has no history."""
+    shop = Shop()
+    async with Bench(shop.app, database, settings=SETTINGS) as bench:
+        paid = await client.call("enqueue", "pay", "mails", [{"order_id": "o-1", "amount": 1}], id="p-1")
+        await client.call("result", paid)
+        await client.call("enqueue", "approve", "mails", ["o-2"], id="a-1", deduplication="d")
+        await until_row(bench, "workflow_uuid = 'a-1' AND owner_xid IS NULL AND kafka_wake_at > 0")
+        await client.call("enqueue", "parent", "mails", ["c-1"], id="f-1")
+        await client.call("delete", "a-1", False)
+        await until_row(bench, "workflow_uuid = 'f-1' AND owner_xid IS NULL AND kafka_wake_at > 0")
+        for workflow_id, children in ((paid, False), ("f-1", True)):
+            await client.call("delete", workflow_id, children)
+
+        for table in (
+            "workflow_status",
+            "operation_outputs",
+            "workflow_events",
+            "streams",
+            "workflow_queue",
+            "waiting",
+        ):
+            assert await bench.fetch_all(f"SELECT * FROM dbos.{table}") == [], table
+        again = await client.call("enqueue", "approve", "mails", ["o-2"], id="a-1", deduplication="d")
+        await client.call("send", again, "yes", "decision")
+        assert await client.call("result", again) == "yes"
+        assert shop.charged == ["o-1", "o-2", "c-1", "o-2"]
+
+
 async def test_it_works_on_workflows_of_records(client: Client, database: str) -> None:
     """P18, P29, I7: resumed by their partition's owner, behind what was open of the key; a fork has no source."""
     shop = Shop()
