@@ -91,8 +91,11 @@ class StepInfo:
     ended_at: datetime | None
 
 
-async def read(connect: Connect, schema: str, payloads: Payloads, workflow_id: str) -> WorkflowInfo:
-    """A workflow's row. Raises `WorkflowNotFoundError`, or `UnreadablePayloadError` where it cannot be opened."""
+async def read(connect: Connect, schema: str, payloads: Payloads | None, workflow_id: str) -> WorkflowInfo:
+    """A workflow's row; without `payloads` as it is stored, sealed or not, for who looks at the rest of it.
+
+    Raises `WorkflowNotFoundError`, or `UnreadablePayloadError` where it cannot be opened.
+    """
 
     async def attempt() -> WorkflowRow | None:
         async with connect() as connection:
@@ -102,11 +105,11 @@ async def read(connect: Connect, schema: str, payloads: Payloads, workflow_id: s
     row = await through_weather(attempt)
     if row is None:
         raise WorkflowNotFoundError(workflow_id)
-    return info_of(opened_row(row, payloads))
+    return info_of(row if payloads is None else opened_row(row, payloads))
 
 
-async def steps(connect: Connect, schema: str, payloads: Payloads, workflow_id: str) -> list[StepInfo]:
-    """A workflow's history, in order; nothing for one that has none or does not exist. Raises as `read`."""
+async def steps(connect: Connect, schema: str, payloads: Payloads | None, workflow_id: str) -> list[StepInfo]:
+    """A workflow's history, in order; nothing for one that has none or does not exist. As `read`."""
 
     async def attempt() -> list[StepInfo]:
         async with connect() as connection:
@@ -116,16 +119,17 @@ async def steps(connect: Connect, schema: str, payloads: Payloads, workflow_id: 
 
 
 async def steps_of(
-    connection: AsyncConnection[Any], schema: str, payloads: Payloads, workflow_id: str
+    connection: AsyncConnection[Any], schema: str, payloads: Payloads | None, workflow_id: str
 ) -> list[StepInfo]:
     """`steps` on a connection."""
     cursor = await send(connection, schema, store.steps(workflow_id=workflow_id))
+    opened = _as_stored if payloads is None else payloads.open_if
     return [
         StepInfo(
             function_id=row.function_id,
             name=row.name,
-            output=payloads.open_if(row.output, f"{_step(workflow_id, row)}: output"),
-            error=payloads.open_if(row.error, f"{_step(workflow_id, row)}: error"),
+            output=opened(row.output, f"{_step(workflow_id, row)}: output"),
+            error=opened(row.error, f"{_step(workflow_id, row)}: error"),
             child=row.child,
             started_at=instant(row.started_ms),
             ended_at=instant(row.ended_ms),
@@ -178,6 +182,11 @@ def opened_row(row: WorkflowRow, payloads: Payloads) -> WorkflowRow:
         output=payloads.open_if(row.output, f"{where}: output"),
         error=payloads.open_if(row.error, f"{where}: error"),
     )
+
+
+def _as_stored(text: str | None, where: str) -> str | None:
+    del where
+    return text
 
 
 def _step(workflow_id: str, row: StepRow) -> str:

@@ -18,6 +18,7 @@ from engine.inspection import StrandedRow, VersionRow, connected, list_stranded,
 from engine.listing import LIST_MAX, WorkflowFilter, list_workflows
 from engine.payloads import Payloads
 from engine.settings import EngineSettings
+from engine.shown import ShownPayloads
 from engine.states import OPEN, WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
-    schema, payloads = settings.schema, Payloads(settings.payload_keys)
+    schema, payloads = settings.schema, ShownPayloads(Payloads(settings.payload_keys))
     async with connected(settings) as connection:
         match arguments.act:
             case "list":

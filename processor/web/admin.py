@@ -26,6 +26,7 @@ from engine.engine import Engine
 from engine.errors import WorkflowNotFoundError
 from engine.listing import After, WorkflowFilter, list_workflows
 from engine.partitions import Place
+from engine.shown import ShownPayloads, shown_letter
 from engine.states import WorkflowStatus
 from engine.weather import through_weather
 from processor.web.guard import caller_of
@@ -148,20 +149,17 @@ class Admin:
         return [StrandedWorkflow.of(row) for row in rows]
 
     async def workflow(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> ShownWorkflow:
-        """A workflow, as its row says."""
-        _check_payloads(http__request, payloads=payloads)
-        engine = self._engine()
-        info = await handles.read(self._connection, engine.settings.schema, engine.payloads, workflow_id)
+        """A workflow, as its row says. A payload whose key is not here is `{"unreadable": why}`."""
+        schema, opens = self._engine().settings.schema, self._opens(http__request, payloads=payloads)
+        info = await handles.read(self._connection, schema, opens, workflow_id)
         return ShownWorkflow.of(info, payloads=payloads)
 
     async def steps(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> list[ShownStep]:
-        """What a workflow has recorded, in order."""
-        _check_payloads(http__request, payloads=payloads)
-        engine = self._engine()
-        schema = engine.settings.schema
-        found = await handles.steps(self._connection, schema, engine.payloads, workflow_id)
+        """What a workflow has recorded, in order. As with workflows where a key is not here."""
+        schema, opens = self._engine().settings.schema, self._opens(http__request, payloads=payloads)
+        found = await handles.steps(self._connection, schema, opens, workflow_id)
         if not found:
-            await handles.read(self._connection, schema, engine.payloads, workflow_id)  # or it does not exist
+            await handles.read(self._connection, schema, None, workflow_id)  # or it does not exist
         return [ShownStep.of(step, payloads=payloads) for step in found]
 
     async def cancel(self, workflow_id: str, http__request: Request, reason: Reason, interrupt: bool = False) -> Done:
@@ -198,14 +196,14 @@ class Admin:
     async def dead_letter(
         self, dead_letter_id: Whole, http__request: Request, payloads: WithPayloads = False
     ) -> ShownDeadLetter:
-        """A dead letter; with its record, as the bytes that came."""
-        _check_payloads(http__request, payloads=payloads)
+        """A dead letter; with its record, as the bytes that came. As with workflows where a key is not here."""
+        opens = self._opens(http__request, payloads=payloads)
         try:
             row = await self._read(lambda connection, schema: dead_letters.show(connection, schema, dead_letter_id))
         except dead_letters.DeadLetterError as error:
             raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
         return ShownDeadLetter.of(
-            dead_letters.opened(row, self._engine().payloads) if payloads else row, payloads=payloads
+            row if opens is None else shown_letter(row, self._engine().payloads), payloads=payloads
         )
 
     async def retry(self, dead_letter_id: Whole, http__request: Request) -> Done:
@@ -264,6 +262,14 @@ class Admin:
 
     # -- inside --
 
+    def _opens(self, request: Request, *, payloads: bool) -> ShownPayloads | None:
+        """What opens payloads for a caller who asked for them; `None`: nobody did. Raises `Problem`: it is not for them."""
+        if not payloads:
+            return None
+        if not caller_of(request).sees_payloads():
+            raise Problem(HTTPStatus.FORBIDDEN, "payloads take the access of operator: web.access")
+        return ShownPayloads(self._engine().payloads)
+
     async def _read(self, read: Callable[[Any, str], Awaitable[Value]]) -> Value:
         """Read, again while Postgres is away: the request's time bounds it."""
         return await through_weather(lambda: self._act(read))
@@ -278,11 +284,6 @@ class Admin:
         """One of the engine's, when it is its turn: the request's time bounds the wait."""
         async with self._turns, self._engine().pool.connection() as connection:
             yield connection
-
-
-def _check_payloads(request: Request, *, payloads: bool) -> None:
-    if payloads and not caller_of(request).sees_payloads():
-        raise Problem(HTTPStatus.FORBIDDEN, "payloads take the access of operator: web.access")
 
 
 def _given(reason: Reason) -> str:

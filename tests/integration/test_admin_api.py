@@ -250,3 +250,39 @@ async def test_of_a_request_what_is_its_callers_is_sealed_and_opened(database: s
         assert CANARY not in text[0][0]
         assert json.loads(shown["request"])["query"] == f"note={CANARY}"
         assert json.loads(shown["output"]) == f"note={CANARY} {CANARY}"
+
+
+async def test_rows_whose_key_is_not_here_are_shown_and_say_so(database: str) -> None:
+    """Decision 0012: a payload that cannot be read hides neither its row from a viewer nor the reason from an operator."""
+    async with Bench(app, database) as bench:
+        keyless = bench.settings
+        bench.settings = replace(keyless, payload_keys=PayloadKeys({"new": NEW}, "new"))
+        await bench.restart()
+        await (await place.start(CANARY, id="w")).result()
+        await bench.deliver(orders, Order(order_id=CANARY))
+        await bench.settle()
+        bench.settings = keyless
+        await bench.restart()
+
+        viewer, operator = client(bench, "looker"), client(bench, "on-call")
+        row, history, letter = [f"/admin/{each}" for each in ("workflows/w", "workflows/w/steps", "dead-letters/1")]
+        seen = [await viewer.get(path) for path in (row, history, letter)]
+        shown = [await operator.get(f"{path}?payloads=true") for path in (row, history, letter)]
+
+    assert {answer.status for answer in (*seen, *shown)} == {200}
+    assert (seen[0].json()["status"], seen[0].json()["inputs"]) == ("SUCCESS", None)
+    assert [(step["name"], step["output"], step["has_failed"]) for step in seen[1].json()] == [("charge", None, False)]
+    texts = [
+        shown[0].json()["inputs"],
+        shown[0].json()["output"],
+        shown[1].json()[0]["output"],
+        shown[2].json()["error"],
+    ]
+    why = "sealed with key 'new', which is not among those configured (none)"
+    assert [json.loads(text)["unreadable"].partition(" is ")[::2] for text in texts] == [
+        ("workflow w: inputs", why),
+        ("workflow w: output", why),
+        ("workflow w: step 1 'charge': output", why),
+        ("dead letter 1: error", why),
+    ]
+    assert (shown[2].json()["topic"], shown[2].json()["record_value"]) == ("orders", None)
