@@ -13,18 +13,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 from sqlalchemy import create_engine
 from sqlalchemy.dialects import registry
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from engine.transaction import TransactionEndedError
 
@@ -113,12 +112,16 @@ class SyncOrm:
         _end(self._connection, self.session)
 
 
-def of_driver(error: Exception) -> Exception:
-    """The driver's error in SQLAlchemy's: what it means for the transaction is decided by that (P25, P26)."""
+def of_driver(error: Exception) -> tuple[Exception, BaseException | None]:
+    """The driver's error in SQLAlchemy's, which is its cause from here on; any other as it is, with its own cause.
+
+    What it means for the transaction is decided by the driver's (P25, P26); SQLAlchemy's has the statement.
+    """
     if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.Error):
-        error.orig.__cause__ = error
-        return error.orig
-    return error
+        # It was raised from the driver's, which would be its own cause: a circle.
+        error.__cause__ = None
+        return error.orig, error
+    return error, error.__cause__
 
 
 # -- what SQLAlchemy takes for a connection of the driver's
@@ -244,17 +247,18 @@ _wanted: ContextVar[_Connection] = ContextVar("wanted_connection")
 """The connection that `_connected` asks SQLAlchemy's pool for."""
 
 
-@lru_cache(maxsize=1)
-def _engine() -> Engine:
-    """SQLAlchemy's, of this process: its compiled statements serve every transaction."""
-    registry.register("onceflow", "engine.orm_dialect", "Dialect")
-    return create_engine("onceflow://", creator=_wanted.get, poolclass=NullPool, pool_reset_on_return=None)
+# With this module, whose import is one thread's: at the first use several would be at it, each with an engine of its own,
+# and SQLAlchemy 2.1 fetches greenlet at its first use without a lock (a second thread meets half of it: RecursionError).
+in_greenlet()
+registry.register("onceflow", "engine.orm_dialect", "Dialect")
+_engine: Final = create_engine("onceflow://", creator=_wanted.get, poolclass=NullPool, pool_reset_on_return=None)
+"""SQLAlchemy's, of this process: its compiled statements serve every transaction."""
 
 
 def _connected(connection: _Connection) -> Any:
     token = _wanted.set(connection)
     try:
-        made = _engine().connect()
+        made = _engine.connect()
     finally:
         _wanted.reset(token)
     connection.is_given = True

@@ -120,7 +120,8 @@ class Transaction:
         except Exception as error:
             if self._orm is None:
                 raise
-            raise orm().of_driver(error) from error.__cause__
+            given, cause = orm().of_driver(error)
+            raise given from cause
         return result
 
     async def execute(
@@ -276,7 +277,8 @@ class SyncTransaction:
         except Exception as error:
             if self._orm is None:
                 raise
-            raise orm().of_driver(error) from error.__cause__
+            given, cause = orm().of_driver(error)
+            raise given from cause
         return result
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import ForeignKey, Identity, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -122,6 +123,47 @@ async def test_many_share_a_commit_and_one_that_fails_fails_alone(database: str)
         assert "UniqueViolation" in repr(outcomes[3])
         assert await bench.fetch_all("SELECT count(*), max(cents) FROM sale") == [(30, 7)]
         assert await bench.fetch_all("SELECT count(*) FROM line") == [(58,)]
+
+
+@pytest.mark.parametrize("colour", ["async", "sync"])
+async def test_a_statement_that_fails_is_the_drivers_error_and_its_cause_has_the_statement(
+    database: str, colour: str
+) -> None:
+    """Once: SQLAlchemy's was raised from the driver's, and must not be behind it a second time, nor that be its own cause."""
+    app = App("fails")
+    raised: list[Exception] = []
+
+    @app.transaction()
+    async def twice(tx: Transaction) -> None:
+        tx.session.add_all([Sale(name="x"), Sale(name="x")])
+
+    @app.transaction()
+    def twice_sync(tx: SyncTransaction) -> None:
+        tx.session.add(Sale(name="x"))
+        tx.session.execute(insert(Sale).values(name="x"))
+
+    @app.workflow()
+    async def work() -> None:
+        try:
+            await (twice() if colour == "async" else app.run_step(twice_sync))
+        except psycopg.errors.UniqueViolation as error:
+            raised.append(error)
+            raise
+
+    async with Bench(app, database) as bench:
+        await made(bench)
+        handle = await work.start()
+        with pytest.raises(Exception, match="duplicate key"):
+            await handle.result()
+        [(stored,)] = await bench.fetch_all("SELECT error::jsonb FROM dbos.workflow_status")
+
+    [error] = raised
+    cause = error.__cause__
+    assert cause is not None
+    assert cause is not error
+    assert "INSERT INTO sale" in str(cause)
+    assert cause.__cause__ is None
+    assert "INSERT INTO sale" in stored["cause"]["message"]
 
 
 @pytest.mark.parametrize("how", ["commit", "rollback", "caught"])
