@@ -12,6 +12,7 @@ from engine.execution_database import ExecutionDatabase
 from engine.execution_events import ExecutionNotFoundError
 from engine.execution_rows import Execution, ExecutionFailedError, ExecutionStatus, StoredExecution, reason_text
 from engine.failures import encode_error
+from engine.identity import Identity, roles_text
 from engine.store import execution_claims as claims
 from engine.store import execution_queue as store
 from engine.store import executions
@@ -26,12 +27,14 @@ class FlowCall:
         name, version: Of the workflow.
         inputs: Its arguments, as JSON text.
         queue: Where it waits; `None`: nowhere, it starts at once.
+        identity: Who asks for it; `None`: who asked before, or nobody.
     """
 
     name: str
     version: str
     inputs: str
     queue: str | None
+    identity: Identity | None = None
 
 
 async def enqueue(database: ExecutionDatabase, execution_id: str, call: FlowCall) -> bool:
@@ -113,6 +116,9 @@ def _statement(database: ExecutionDatabase, execution_id: str, call: FlowCall, *
         inline_max=database.settings.inputs_inline_max,
         queue=call.queue,
         again=again,
+        user=None if (identity := call.identity) is None else identity.user,
+        role=None if identity is None else identity.role,
+        roles=None if identity is None else roles_text(identity),
     )
 
 

@@ -6,6 +6,7 @@ enqueue ─▶ the queue, limits over all processes ─▶ an engine that runs t
 """
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Final, Protocol, cast
 
@@ -16,10 +17,12 @@ from engine.execution_queue import FlowCall
 from engine.execution_queue import enqueue as hand_over
 from engine.execution_recovery import ExecutionRecovery
 from engine.execution_rows import Execution
+from engine.identity import authorized
 from processor.app import App
 from processor.execution_store import ExecutionStore
 from processor.handlers import Registration
 from processor.queues import Queue
+from processor.workflows import identity_here
 
 QUEUE: Final = "executions"
 """Where executions wait for workers."""
@@ -58,9 +61,11 @@ class ExecutionQueue:
     async def enqueue(self, execution: Execution) -> bool:
         """Have an execution run when its turn comes; one that is not in the store is created first.
 
-        `False`: it is enqueued already, a worker has it, or it has ended.
+        `False`: it is enqueued already, a worker has it, or it has ended. It is whose who enqueues it acts as (`acting_as`, or
+        the workflow whose step this is), and that one needs a role that its flow requires.
 
         Raises:
+            NotAuthorizedError: Nobody who may start the flow asks for it. Nothing was written.
             ConfigurationError: Nobody here knows its flow, or it cannot be created.
             WorkflowConflictError: Its ID is another execution's, or a workflow's that is none.
         """
@@ -70,13 +75,15 @@ class ExecutionQueue:
                 f"execution {execution.id}: no flow {execution.flow_id!r}; there are {self._worker.flows()}.\n"
                 f"  A flow is a workflow of the app whose argument is the Execution; or give the worker a service."
             )
+        identity = authorized(call.name, identity_here(), self._worker.app.workflows[call.name].roles)
         stored = await self._store.get(execution.id)
         if stored is None:
             await self._store.create(execution)
             stored = execution
         elif stored.flow_id != execution.flow_id:
             await self._store.create(execution)  # which says why not
-        return await hand_over(self._store, execution.id, self._worker.call_of(stored) or call)
+        call = self._worker.call_of(stored) or call
+        return await hand_over(self._store, execution.id, replace(call, identity=identity))
 
 
 class ExecutionWorker:

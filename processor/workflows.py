@@ -334,7 +334,7 @@ class _Starter:
         return WorkflowHandle(start.id, self._engine, self._registration.result.decode)
 
     def _outside(self, inputs: str, given: str | None, timeout: timedelta | None) -> StartRow:
-        identity = authorized(self._registration.name, _identity_here(), self._registration.roles)
+        identity = authorized(self._registration.name, identity_here(), self._registration.roles)
         start = self._row(self._engine(), str(uuid.uuid4()) if given is None else given, inputs, timeout)
         start.belongs_to(identity)
         return start
@@ -400,7 +400,7 @@ class _Child:
         )
 
 
-def _identity_here() -> Identity | None:
+def identity_here() -> Identity | None:
     """Whose identity what is started here gets: in a step, that of its workflow."""
     run = current_run.get()
     return acting.get() if run is None else identity_of(run)

@@ -23,11 +23,15 @@ def enqueue(
     inline_max: int,
     queue: str | None,
     again: bool,
+    user: str | None = None,
+    role: str | None = None,
+    roles: str | None = None,
 ) -> Statement[tuple[str]]:
     """Have a locked execution run by engines: in its turn, or without a queue at once. Returns its ID if that was changed.
 
     A row of a queue gets its version when it starts; one without a queue is at rest, due, of this version. `again`: also
-    what a worker outside of the engine had begun, and nobody has any more; never what an engine has begun.
+    what a worker outside of the engine had begun, and nobody has any more; never what an engine has begun. `user`, with
+    roles: whose it is from now on, if somebody asks for it.
     """
     is_large = len(inputs) > inline_max
     return Statement(
@@ -61,6 +65,9 @@ def enqueue(
                workflow_deadline_epoch_ms = CASE WHEN %(queue)s::text IS NULL
                                                  THEN {schema}.now_ms() + w.workflow_timeout_ms END,
                kafka_wake_at = NULL,
+               authenticated_user = COALESCE(%(user)s, w.authenticated_user),
+               assumed_role = CASE WHEN %(user)s::text IS NULL THEN w.assumed_role ELSE %(role)s END,
+               authenticated_roles = CASE WHEN %(user)s::text IS NULL THEN w.authenticated_roles ELSE %(roles)s END,
                updated_at = {schema}.now_ms()
           FROM chosen AS c
          WHERE w.workflow_uuid = c.workflow_uuid
@@ -73,5 +80,8 @@ def enqueue(
             "inputs": INPUTS_ELSEWHERE if is_large else inputs,
             "large": inputs if is_large else None,
             "queue": queue,
+            "user": user,
+            "role": role,
+            "roles": roles,
         },
     )

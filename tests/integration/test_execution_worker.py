@@ -1,6 +1,7 @@
 """Workers of executions: a queue with limits, recovery by one of all, kills, lost leases (P22, P29, decision 0016)."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 from typing import LiteralString
@@ -13,7 +14,15 @@ from engine.execution_events import ExecutionEventBus
 from engine.execution_rows import Execution, ExecutionLimits, ExecutionOptions, ExecutionStatus
 from engine.executions import ExecutionStore as EngineStore
 from engine.executions import UpdateExecutionStatusParams
-from processor import App, ConfigurationError, WorkflowConflictError
+from processor import (
+    App,
+    ConfigurationError,
+    Identity,
+    NotAuthorizedError,
+    WorkflowConflictError,
+    acting_as,
+    current_workflow,
+)
 from processor.executions import ExecutionStore, ExecutionWorker, SyncExecutionStore
 from processor.testing import Bench
 from tests.integration.flows import Summarising, ended, until_event
@@ -305,3 +314,31 @@ def test_the_sync_store_has_every_method_of_the_store() -> None:
         *("open", "close", "is_open", "connection", "transaction", "one", "first", "all"),
         *("hint", "locked", "sealed", "token_of", "holds_recovery_lock"),
     }
+
+
+async def test_a_flow_that_requires_a_role_is_enqueued_by_who_has_it_and_is_theirs(database: str) -> None:
+    """Decision 0021: the rule is the workflow's, however it is started. Nothing of a refused one is written."""
+    app = App("roles", required_roles=["editor"])
+    seen: list[Identity | None] = []
+
+    @app.workflow(version="1")
+    async def publish(execution: Execution) -> None:
+        seen.append(current_workflow().identity)
+
+    worker = ExecutionWorker(ExecutionStore(database), app=app)
+    async with Bench(app, database) as bench, ExecutionStore(database) as store:
+        queue = worker.get_queue()
+        await worker.start()
+        for who in (None, Identity("bob", ("reader",))):
+            acting = contextlib.nullcontext() if who is None else acting_as(who)
+            with acting, pytest.raises(NotAuthorizedError, match="'publish'.*editor"):
+                await queue.enqueue(execution("e-1", "publish"))
+        assert await store.get("e-1") is None
+        with acting_as(Identity("ada", ("reader", "editor"))):
+            assert await queue.enqueue(execution("e-1", "publish"))
+        assert (await ended(store, "e-1")).status == "completed"
+        row = await bench.fetch_all("SELECT authenticated_user, assumed_role FROM dbos.workflow_status")
+        await worker.stop()
+
+    assert row == [("ada", "editor")]
+    assert seen == [Identity("ada", ("reader", "editor"), "editor")]
