@@ -136,12 +136,22 @@ def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:
 def in_loop(run: Run, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the loop for a sync workflow's thread, in its context, and wait (P14: a late thread ends)."""
     future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, current_run.get()), run.home.loop)
-    return future.result()
+    if (answer := future.result()) is _SUSPENDED:
+        raise Suspended(run.id)
+    return answer
+
+
+_SUSPENDED = object()
+"""What a thread is answered with whose workflow is to unwind; as the future's exception its traceback would lead back to the
+future, a cycle for each that rests."""
 
 
 async def _in_context(coroutine: Coroutine[Any, Any, Any], run: Run | None) -> Any:
     current_run.set(run)
-    return await coroutine
+    try:
+        return await coroutine
+    except Suspended:
+        return _SUSPENDED
 
 
 def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -46,6 +46,9 @@ TIMER_MAX_S = 3_600.0
 POLL_FIRST_S, POLL_MAX_S = 0.05, 1.0
 """Between two polls for what is waited for here, doubled each time nothing has come."""
 
+_UNWIND = object()
+"""What a wait is answered with whose code is to unwind."""
+
 UNWIND_S = 0.05
 """After which code that was told to unwind, and still waits for something of its own, is cancelled."""
 
@@ -115,7 +118,7 @@ class Waits:
         waits.append(wait)
         self._consider_later(run)
         try:
-            return await wait.future
+            brought = await wait.future
         finally:
             self._leave(wait)
             waits.remove(wait)
@@ -123,6 +126,9 @@ class Waits:
                 del self._by_run[run]
                 if (timer := self._resting.pop(run, None)) is not None:
                     timer.cancel()
+        if brought is _UNWIND:
+            raise Suspended(run.id)
+        return brought
 
     def suspend(self, run: Run) -> None:
         """Unwind a run's code: it may not go on here, or is to rest."""
@@ -131,8 +137,8 @@ class Waits:
             return  # a running step ends, and its workflow with it if nothing follows
         run.was_suspended = True
         for wait in waits:
-            if not wait.future.done():
-                wait.future.set_exception(Suspended(run.id))
+            # Not as the future's exception: its traceback would lead back to the future, a cycle for each who sleeps.
+            wait.end(_UNWIND)
         if run.handler.is_async and run.phase is Phase.RUNNING:
             self._reach.call_later(UNWIND_S, self._cancel, run, run.task)
 

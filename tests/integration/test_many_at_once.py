@@ -3,13 +3,19 @@
 How many a process can have asleep, and how long these take, is measured: `python -m benchmarks --only sleepers recovery`.
 """
 
+import asyncio
+import gc
 from collections import Counter
 from datetime import timedelta
 
+import pytest
+
 from engine.telemetry import WorkflowsTaken
-from processor import App, sleep
+from engine.waits import UNWIND_S
+from processor import App, recv, sleep
+from processor.sync import sleep as sleep_sync
 from processor.testing import Bench
-from tests.integration.protocol import FAST, until
+from tests.integration.protocol import FAST, PATIENCE_S, until
 from tests.integration.test_rest import until_status
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -57,6 +63,24 @@ class Reminders:
         async def send(n: int) -> None:
             await tell(n)
 
+        @app.workflow(version="1")
+        async def ask(n: int) -> None:
+            await recv("answer", timeout=HOUR)
+            await tell(n)
+
+        @app.workflow(version="1")
+        def remind_sync(n: int) -> None:
+            sleep_sync(HOUR)
+
+        self.goes_to_rest = {"remind": remind, "ask": ask, "remind_sync": remind_sync}
+
+
+async def until_asleep(bench: Bench, count: int) -> None:
+    asleep = "SELECT count(*) FROM dbos.workflow_status WHERE kafka_asleep AND owner_xid IS NULL"
+    async with asyncio.timeout(PATIENCE_S):
+        while await bench.fetch_all(asleep) != [(count,)]:
+            await asyncio.sleep(0.02)
+
 
 def taken(bench: Bench, reason: str) -> list[int]:
     return [each.count for each in bench.events if isinstance(each, WorkflowsTaken) and each.reason == reason]
@@ -82,6 +106,36 @@ async def test_a_thousand_that_are_due_in_the_same_second_run_once_and_who_sleep
             "SELECT count(*) FROM dbos.workflow_status WHERE kafka_asleep AND owner_xid IS NULL AND status = 'PENDING'"
         )
         assert still == [(20_000,)]
+
+
+@pytest.mark.parametrize("name", ["remind", "ask", "remind_sync"])
+async def test_a_workflow_that_goes_to_rest_is_gone_from_memory_without_the_garbage_collector(
+    database: str, name: str
+) -> None:
+    """I10: `processor run` looks for cycles rarely; a cycle in each of 100,000 that go to sleep was 200 MiB of them."""
+    reminders = Reminders()
+    async with Bench(reminders.app, database, settings=FAST) as bench:
+
+        async def put_to_rest(ids: range) -> None:
+            await asyncio.gather(*(reminders.goes_to_rest[name].start(n, id=f"{name}-{n}") for n in ids))
+            await until_asleep(bench, ids[-1] + 1)
+            await until(lambda: not bench.engine.commons.runs)
+
+        await put_to_rest(range(5))  # what is made once is made
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            await put_to_rest(range(5, 30))
+            await asyncio.sleep(2 * UNWIND_S)  # its timer knows the task
+            gc.collect()
+            left = Counter(type(each).__name__ for each in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    assert not left.keys() & {"Run", "Task", "Future", "Suspended", "coroutine", "Context"}
 
 
 async def test_thousands_that_a_dead_executor_ran_are_taken_over_in_batches_each_once(database: str) -> None:
