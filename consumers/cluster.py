@@ -24,7 +24,12 @@ from confluent_kafka import (
     TopicPartition,
     Uuid,
 )
-from confluent_kafka.admin import ClusterMetadata, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]  # public by its documentation
+from confluent_kafka.admin import (  # public by its documentation
+    ClusterMetadata,  # pyright: ignore[reportPrivateImportUsage]
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
+    OffsetSpec,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from consumers.client import Withheld, new_admin
 from consumers.errors import TIMED_OUT, UNREACHED, Meaning, meaning_of
@@ -143,6 +148,17 @@ class Cluster:
         answer = await self._answer(cast("Future[ConsumerGroupTopicPartitions]", futures[group]))
         found: Sequence[TopicPartition] = answer.topic_partitions or []
         return {each.partition: each.offset for each in found if each.error is None and each.offset >= 0}
+
+    async def compacts(self, topic: str) -> bool | None:
+        """Whether a topic's log is compacted; `None`: brokers do not say, or not to this user (DESCRIBE_CONFIGS)."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        try:
+            (future,) = self._admin.describe_configs([resource], request_timeout=self._timeout_s).values()
+            configuration = await self._answer(cast("Future[Any]", future))
+        except KafkaException:
+            return None
+        policy = configuration.get("cleanup.policy")
+        return None if policy is None else "compact" in str(policy.value)
 
     def close(self) -> None:
         """Let the client go, which may take a moment."""

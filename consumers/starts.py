@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 
 from consumers.cluster import Cluster
+from consumers.handover import Place
 from consumers.settings import StartAt, StartAtTime, Subscription
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
@@ -51,7 +52,14 @@ class Starts:
         missing = sorted(partitions - set(known))
         policy = StartAt.EARLIEST if known else subscription.start
         offsets = await self._offsets(ref, policy, missing)
-        return {partition: Start(offsets[partition], topic.topic_id) for partition in missing}
+        logs: Mapping[Place, int] = {}
+        if policy is not StartAt.EARLIEST:
+            # What lies below is never asked for, and is recorded as that: nobody could tell it from what was lost.
+            logs = await self._cluster.starts([(ref.topic, partition) for partition in missing])
+        return {
+            partition: Start(offsets[partition], topic.topic_id, passed_over=logs.get((ref.topic, partition)))
+            for partition in missing
+        }
 
     async def _offsets(self, ref: SourceRef, policy: StartAt | StartAtTime, partitions: list[int]) -> dict[int, int]:
         places = [(ref.topic, partition) for partition in partitions]

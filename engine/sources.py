@@ -38,11 +38,15 @@ RELEASED_ON_REQUEST = "released on request"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a partition without progress begins: an absolute offset, resolved before the first fetch."""
+    """Where a partition without progress begins: an absolute offset, resolved before the first fetch.
+
+    What its log holds from `passed_over` on and below the offset was never asked for: a recorded gap (I1).
+    """
 
     offset: int
     topic_id: str = ""
     leader_epoch: int | None = None
+    passed_over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Sources:
         async with self._engine.pool.connection() as connection, connection.transaction():
             # The owner's row is the lock: of two processes that start for the first time, one stores its starts.
             await send(connection, schema, holds.topic_owner(topic=topic))
-            await send(
+            begun = await send(
                 connection,
                 schema,
                 event_dispatch_kv.begin(
@@ -116,6 +120,18 @@ class Sources:
                     ],
                 ),
             )
+            keys = {key for (key,) in await begun.fetchall()}
+            for partition, start in starts.items():
+                ref = SourceRef(group, handler, topic, partition)
+                if start.passed_over is not None and start.passed_over < start.offset and ref.key in keys:
+                    gap = holds.gap(
+                        source=ref.name(1),
+                        start=start.passed_over,
+                        end=start.offset,
+                        reason="first start",
+                        by=f"group {group}",
+                    )
+                    await send(connection, schema, gap)
 
     async def claim(self, ref: SourceRef, *, generation: int, renamed_from: str | None = None) -> Source | Busy:
         """Take a partition's claim (P9): from an owner that released it, is dead, or is this executor.

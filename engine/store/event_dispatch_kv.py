@@ -94,8 +94,8 @@ def write(*, service: str, key: str, handler: str, epoch: int, value: str) -> St
     )
 
 
-def begin(*, service: str, handler: str, keys: Sequence[str], values: Sequence[str]) -> Statement[Any]:
-    """First rows of partitions; one that stands already stays as it is."""
+def begin(*, service: str, handler: str, keys: Sequence[str], values: Sequence[str]) -> Statement[tuple[str]]:
+    """First rows of partitions; one that stands already stays as it is. Returns the keys of those that are new."""
     return Statement(
         """
         INSERT INTO {schema}.event_dispatch_kv AS k
@@ -103,6 +103,7 @@ def begin(*, service: str, handler: str, keys: Sequence[str], values: Sequence[s
         SELECT %(service)s, %(handler)s, t.key, t.value, 0, EXTRACT(EPOCH FROM clock_timestamp())
           FROM unnest(%(keys)b::text[], %(values)b::text[]) AS t (key, value)
             ON CONFLICT (service_name, key) WHERE service_name LIKE 'kafka:%%' DO NOTHING
+        RETURNING k.key
         """,
         {"service": service, "handler": handler, "keys": keys, "values": values},
     )

@@ -46,6 +46,7 @@ _COMMANDS = (
     "relay",
     "retention",
     "payloads",
+    "verify",
 )
 """In the order of `--help`. A command whose package is not installed is left out."""
 

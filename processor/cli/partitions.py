@@ -6,10 +6,8 @@ Every act is recorded with its actor, and why.
 import argparse
 import asyncio
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from consumers.settings import StartAt
 from engine.inspection import PartitionRow, connected, list_partitions
 from engine.partitions import OF_FORMER_TOPICS, PartitionActError, Place, cancel, pause, release, resume, unknown
 from engine.progress import Progress
@@ -17,12 +15,12 @@ from engine.seeks import Anew, Seek, seek
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
+from processor.cli.targets import target_of
 from processor.config import Settings
 from processor.loading import load_settings
 from processor.wiring import engine_settings, group_settings
 
 if TYPE_CHECKING:
-    from consumers.offsets import Target
     from consumers.validation import Log
 
 HELP = "List partitions with progress, owner and holds; pause, resume, release or move one, cancel what is open"
@@ -58,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     moved.add_argument(
         "--to",
         required=True,
-        type=_target,
+        type=target_of,
         metavar="WHERE",
         help="an offset, 'earliest', 'latest', or a time with its zone (2026-01-31T08:00:00Z): the first record since",
     )
@@ -187,20 +185,6 @@ def _refuse_another_log(place: Place, progress: Progress, log: "Log") -> None:
 def _unchanged() -> int:
     print("processor: nothing was changed; with --yes it is done", file=sys.stderr)
     return MISTAKE
-
-
-def _target(text: str) -> "Target":
-    if text.isdecimal():
-        return int(text)
-    if text in ("earliest", "latest"):
-        return StartAt(text)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no offset, 'earliest', 'latest' or time") from None
-    if at.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: a time needs its zone, as 2026-01-31T08:00:00Z")
-    return at
 
 
 def _shown(place: Place, done: Seek, partition: PartitionRow) -> str:

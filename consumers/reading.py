@@ -1,0 +1,153 @@
+"""Reads a range of a partition's log from beside every group: windows of bounded size, and what its holes are.
+
+    committed reader    records, and between them holes
+    uncommitted reader  only from the first hole on: the records in the holes belong to transactions that were aborted;
+                        what it does not deliver either is a control record, or compacted
+
+No group is joined and nothing is committed. Blocking: for a thread.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from consumers.client import client_log, consumer_config, made
+from consumers.records import record_of
+from consumers.settings import GroupProtocol, GroupSettings
+from engine.errors import ConfigurationError
+from engine.records import Record
+
+RECORDS_MAX = 2_000
+BYTES_MAX = 8 * 1024 * 1024
+OFFSETS_MAX = 20_000
+"""Of one window: records, their bytes, and offsets it spans."""
+
+SILENCE_MAX_S = 30.0
+"""Brokers that give nothing for so long, before the end was reached, are said to."""
+
+CONSUME_S = 0.5
+
+
+class LogNotReadError(ConfigurationError):
+    """The brokers do not give what lies between two offsets. The message says how far they did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a log has in [start, end): records, offsets of aborted ones, and how many offsets have neither."""
+
+    start: int
+    end: int
+    records: list[Record]
+    aborted: list[int]
+    empty: int
+
+
+def windows(settings: GroupSettings, topic: str, partition: int, start: int, end: int) -> Iterator[Window]:
+    """Read [start, end), which the log must reach. A generator: close it, or read it to its end.
+
+    Raises:
+        LogNotReadError: The brokers do not give it, or the log begins later by now.
+    """
+    committed = _Reader(settings, topic, partition, start, isolation="read_committed")
+    uncommitted: _Reader | None = None
+    try:
+        while start < end:
+            records, behind = committed.take(end)
+            aborted: list[int] = []
+            holes = behind - start - len(records)
+            if holes:
+                # From here on it reads along: a second position for each hole would cost a fetch each.
+                uncommitted = uncommitted or _Reader(settings, topic, partition, start, isolation="read_uncommitted")
+                uncommitted.skip(start)
+            if uncommitted is not None:
+                known = {record.offset for record in records}
+                while uncommitted.position < behind:
+                    more, _ = uncommitted.take(behind)
+                    aborted += [record.offset for record in more if record.offset not in known]
+            yield Window(start, behind, records, aborted, holes - len(aborted))
+            start = behind
+    finally:
+        committed.close()
+        if uncommitted is not None:
+            uncommitted.close()
+
+
+class _Reader:
+    """One consumer at one position."""
+
+    def __init__(self, settings: GroupSettings, topic: str, partition: int, start: int, *, isolation: str) -> None:
+        # No member: what only members have would be refused, or take their place.
+        alone = replace(settings, instance_id=None, protocol=GroupProtocol.CLASSIC, session_timeout=None)
+        config = consumer_config(alone) | {"isolation.level": isolation, "enable.partition.eof": True}
+        self._consumer = made(lambda: Consumer(config, logger=client_log), config)
+        self._place = (topic, partition)
+        self._fetched: deque[Message] = deque()
+        self._end_of_log: int | None = None
+        self.position = start
+        self._consumer.assign([TopicPartition(topic, partition, start)])
+
+    def skip(self, offset: int) -> None:
+        """Nothing below an offset is wanted."""
+        while self._fetched and _offset(self._fetched[0]) < offset:
+            self._fetched.popleft()
+        self.position = max(self.position, offset)
+
+    def take(self, end: int) -> tuple[list[Record], int]:
+        """The next records below `end`, and the offset up to which there are no others. Moves the position there."""
+        records: list[Record] = []
+        size = 0
+        limit = min(end, self.position + OFFSETS_MAX)
+        heard_at = time.monotonic()
+        while len(records) < RECORDS_MAX and size < BYTES_MAX:
+            if not self._fetched and not self._fetch():
+                if self._end_of_log is not None and self._end_of_log >= limit:
+                    break  # what it has not delivered below its end does not exist
+                if time.monotonic() - heard_at > SILENCE_MAX_S:
+                    raise LogNotReadError(self._said(f"nothing came for {SILENCE_MAX_S:.0f} s", limit))
+                continue
+            heard_at = time.monotonic()
+            message = self._fetched[0]
+            offset = _offset(message)
+            if offset >= limit:
+                break
+            self._fetched.popleft()
+            if offset >= self.position:  # a compressed batch may begin below
+                record = record_of(message, *self._place, offset)
+                records.append(record)
+                size += record.size
+        else:
+            limit = records[-1].offset + 1
+        self.position = limit
+        return records, limit
+
+    def close(self) -> None:
+        """Let it go."""
+        self._consumer.close()
+
+    def _fetch(self) -> bool:
+        # One, and what is there with it: `consume` waits for as many as it was asked for, or its whole time-out.
+        first = self._consumer.poll(CONSUME_S)
+        for message in [] if first is None else [first, *self._consumer.consume(RECORDS_MAX, 0)]:
+            error = message.error()
+            if error is None:
+                self._fetched.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # documented so
+                self._end_of_log = message.offset()
+            elif not error.retriable():
+                raise LogNotReadError(self._said(error.str(), None)) from KafkaException(error)
+        return bool(self._fetched)
+
+    def _said(self, why: str, limit: int | None) -> str:
+        topic, partition = self._place
+        until = "" if limit is None else f" of what lies below {limit}"
+        return f"Kafka does not give {topic}-{partition} from offset {self.position} on{until}: {why}"
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None, "a record has an offset"
+    return offset

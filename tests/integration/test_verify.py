@@ -1,0 +1,280 @@
+"""`processor verify`: what it calls proven, and what it finds (I1 to I3, I5, P30)."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from pydantic import BaseModel
+
+from consumers import reading
+from consumers.mock import MockCluster
+from consumers.settings import StartAt, Subscription
+from processor import App, Topic, Transaction
+from processor.cli import DONE, FAILED, MISTAKE
+from processor.config import Settings
+from processor.current import current_workflow
+from tests.conformance.members import produce
+from tests.fixtures.kafka import Kafka
+from tests.integration.conftest import Command
+from tests.integration.members import PATIENCE_S, Members, fetch, settled, texts, until
+
+EFFECTS = "SELECT workflow_id, count(*) FROM sale WHERE workflow_id LIKE '%orders-%' GROUP BY 1;"
+VERIFY = ("verify", "--json")
+DONE_WITH = """
+SELECT k.value::json ->> 'next', (SELECT count(*) FROM dbos.workflow_status AS w WHERE w.status = 'PENDING')
+  FROM dbos.event_dispatch_kv AS k
+"""
+
+
+class Order(BaseModel):
+    amount: int
+
+
+app = App("shop")
+
+
+@app.transaction()
+async def book(tx: Transaction, amount: int) -> None:
+    await tx.execute("INSERT INTO sale VALUES (%s, %s)", (current_workflow().id, amount))
+
+
+@app.workflow(on=Topic("orders", Order, where=lambda record: record.key != b"skip"))
+async def fulfil(order: Order) -> None:
+    if order.amount < 0:
+        raise ValueError("nothing to charge")
+    await book(order.amount)
+
+
+APP = ("--app", f"{__name__}:app")
+
+
+@pytest.fixture
+async def shop(database: str, mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Twelve orders: 0 to 5 fulfilled, 6 fails, 7 is passed over, 8 is a tombstone, 9 to 11 fulfilled."""
+    mock_cluster.create_topic("orders", 1)
+    monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", mock_cluster.bootstrap_servers)
+    await fetch(database, "CREATE TABLE sale (workflow_id text, amount integer)")
+    producer = Producer({"bootstrap.servers": mock_cluster.bootstrap_servers, "log_level": 0})
+    for offset in range(12):
+        value = None if offset == 8 else json.dumps({"amount": -1 if offset == 6 else offset})
+        producer.produce("orders", value, key="skip" if offset == 7 else "k")
+    assert producer.flush(30) == 0
+    settings = Settings.model_validate(
+        {
+            "postgres": {"dsn": database},
+            "kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers},
+            "web": {"enabled": False},
+        }
+    )
+    async with app.running(settings):
+        await finished(database, 12)
+    return database
+
+
+async def finished(database: str, progress: int) -> None:
+    """Wait until it is where it should be, and nothing is open."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await fetch(database, DONE_WITH) != [(str(progress), 0)]:
+            await asyncio.sleep(0.02)
+
+
+def shown(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def kinds(row: dict[str, Any]) -> dict[str, list[str]]:
+    key = "findings" if "findings" in row else "effects"
+    return {finding["kind"]: finding["examples"] for finding in row[key]}
+
+
+async def test_all_that_was_processed_is_proven_with_its_reasons(shop: str, command: Command) -> None:
+    """I1: a row, a failure, a filter's decision or a tombstone for each; and an effect for each that succeeded (I5)."""
+    code, out, err = await command(*VERIFY, *APP, "--finished", "--effects", EFFECTS)
+
+    assert (code, err) == (DONE, "")
+    row, effects = shown(out)
+    wanted = {"from": 0, "to": 12, "records": 12, "succeeded": 9, "failed": 1, "open": 0, "filtered": 1}
+    wanted |= {"tombstones": 1, "lag": 0, "verdict": "proven", "partition": "orders-0", "group": "shop"}
+    assert row.items() >= wanted.items()
+    assert effects == {"effects": []}
+    code, out, _ = await command("verify", *APP, "--effects", EFFECTS)
+    assert code == DONE
+    assert out.splitlines()[0].split() == [
+        *("GROUP", "PARTITION", "FROM", "TO", "RECORDS", "SUCCEEDED", "FAILED", "OPEN", "LAG"),
+        *("FILTERED", "TOMBSTONES", "VERDICT"),
+    ]
+    assert out.splitlines()[-1] == "effects: each is there, and none twice"
+
+
+NEXT_12, HIGH_12 = '"next":12', '"high":12'
+
+DAMAGES: list[tuple[str, dict[str, list[str]]]] = [
+    ("DELETE FROM dbos.workflow_status WHERE kafka_offset = 4", {"lost": ["4"]}),
+    ("UPDATE dbos.workflow_status SET status = 'GONE' WHERE kafka_offset = 4", {"foreign row": ["4"]}),
+    ("UPDATE dbos.workflow_status SET kafka_source = 'x|orders-0' WHERE kafka_offset = 4", {"foreign row": ["4"]}),
+    (
+        """UPDATE dbos.workflow_status SET request = replace(request, '"timestamp": ', '"timestamp": 9')
+            WHERE kafka_offset = 4""",
+        {"other record": ["4"]},
+    ),
+    (
+        f"UPDATE dbos.event_dispatch_kv SET value = replace(value, '{NEXT_12}', '\"next\":11')",
+        {"progress behind": ["11"]},
+    ),
+    (
+        f"""UPDATE dbos.event_dispatch_kv
+               SET value = replace(replace(value, '{NEXT_12}', '"next":11'), '{HIGH_12}', '"high":11')""",
+        {"above high": ["11"]},
+    ),
+    (
+        f"""UPDATE dbos.event_dispatch_kv
+               SET value = replace(replace(value, '{NEXT_12}', '"next":13'), '{HIGH_12}', '"high":13')""",
+        {"log": []},
+    ),
+    ("""UPDATE dbos.event_dispatch_kv SET value = replace(value, '"skipped":1', '"skipped":0')""", {"miscounted": []}),
+]
+
+
+async def test_what_is_not_as_it_was_written_is_found(shop: str, command: Command) -> None:
+    """I1, I3: one row deleted or changed, progress moved by one either way, a decision less."""
+    tables = ("dbos.workflow_status", "dbos.event_dispatch_kv")
+    for table in tables:
+        await fetch(shop, f"CREATE TABLE {table}_kept AS TABLE {table}")
+    for damage, found in DAMAGES:
+        await fetch(shop, damage)
+
+        code, out, _ = await command(*VERIFY, *APP)
+
+        assert (code, kinds(shown(out)[0])) == (FAILED, found), damage
+        for table in tables:
+            await fetch(shop, f"DELETE FROM {table}")
+            await fetch(shop, f"INSERT INTO {table} TABLE {table}_kept")
+    await fetch(shop, "UPDATE dbos.workflow_status SET status = 'PENDING' WHERE kafka_offset = 4")
+    assert (await command(*VERIFY, *APP))[0] == DONE
+    code, out, _ = await command(*VERIFY, *APP, "--finished")
+    assert (code, kinds(shown(out)[0])) == (FAILED, {"open": []})
+
+
+async def test_effects_that_are_missing_doubled_or_nobodys_are_found(shop: str, command: Command) -> None:
+    """I5; and a query that cannot be is said to be one, with exit code 2."""
+    await fetch(shop, "INSERT INTO sale SELECT * FROM sale WHERE workflow_id = 'orders-0-3'")
+    await fetch(shop, "DELETE FROM sale WHERE workflow_id = 'orders-0-5'")
+    await fetch(shop, "INSERT INTO sale VALUES ('orders-0-7', 1), ('orders-0-6', 1), ('queued', 1), ('orders-0-x', 1)")
+
+    code, out, _ = await command(*VERIFY, *APP, "--effects", EFFECTS)
+
+    assert code == FAILED
+    assert kinds(shown(out)[1]) == {
+        "doubled effect": ["orders-0-3 (2)"],
+        "missing effect": ["orders-0-5 (0)"],
+        "orphaned effect": ["orders-0-7 (1)"],
+    }
+    code, out, _ = await command("verify", *APP, "--effects", EFFECTS)
+    assert "effects: doubled effect: 1 workflows with more than 1 effects: orders-0-3 (2)" in out.splitlines()
+    code, out, _ = await command(*VERIFY, *APP, "--effects", EFFECTS, "--effects-handler", "another")
+    assert (code, shown(out)[1]) == (DONE, {"effects": []})
+    for query in ("SELECT 1 FROM nothing", "SELECT workflow_id FROM sale", "DELETE FROM sale RETURNING workflow_id, 1"):
+        code, _, err = await command(*VERIFY, *APP, "--effects", query)
+        assert code == MISTAKE
+        assert "the query of effects does not run" in err
+    code, _, err = await command(*VERIFY, *APP, "--effects", EFFECTS, "--effects-each", "0")
+    assert (code, "--effects-each 0: 1 or more" in err) == (MISTAKE, True)
+
+
+async def test_without_the_app_nothing_is_claimed_of_what_a_filter_may_have_passed_over(
+    shop: str, command: Command
+) -> None:
+    """A proof says what it cannot say; what lies outside of the range is not looked at."""
+    code, out, _ = await command(*VERIFY)
+    assert (code, kinds(shown(out)[0])) == (FAILED, {"unproven": ["7"]})
+    code, out, _ = await command("verify", "orders-0", "--group", "shop", "--from", "8", "--to", "latest")
+    assert code == DONE
+    code, out, _ = await command(*VERIFY, "--to", "7")
+    assert (code, shown(out)[0]["to"]) == (DONE, 7)
+    for arguments, message in [
+        (("orders-7",), "partition 'orders-7' has no progress"),
+        (("--group", "nobody"), "no partition of group 'nobody' has progress"),
+    ]:
+        code, _, err = await command("verify", *arguments)
+        assert (code, message in err) == (MISTAKE, True)
+
+
+async def test_what_retention_deleted_and_what_a_seek_moved_is_no_finding(shop: str, command: Command) -> None:
+    """P30, I1: below the horizon rows may be gone; a seek back leaves rows at the progress, a seek forward a gap."""
+    await fetch(shop, "DELETE FROM dbos.workflow_status WHERE kafka_offset < 3")
+    await fetch(shop, "INSERT INTO dbos.horizon VALUES ('shop|orders-0', 3)")
+    code, out, _ = await command(*VERIFY, *APP, "--effects", EFFECTS)
+    assert (code, shown(out)[0]["deleted"], kinds(shown(out)[1])) == (DONE, 3, {})
+
+    seek = ("partitions", "seek", "orders-0", "--group", "shop", "--note", "asked for", "--yes", "--to")
+    assert (await command(*seek, "9"))[0] == DONE
+    code, out, _ = await command(*VERIFY, *APP)
+    assert (code, shown(out)[0]["lag"], kinds(shown(out)[0])) == (DONE, 3, {})
+    code, out, _ = await command(*VERIFY, *APP, "--finished")
+    assert (code, kinds(shown(out)[0])) == (FAILED, {"behind": []})
+    await fetch(shop, "DELETE FROM dbos.workflow_status WHERE kafka_offset = 4")
+    await fetch(shop, "INSERT INTO dbos.gap VALUES (DEFAULT, 'shop|orders-0', 4, 5, 'lost', 'ada', 0)")
+    code, out, _ = await command(*VERIFY, *APP)
+    assert (code, shown(out)[0]["gap"]) == (DONE, 1)
+
+
+async def test_many_windows_prove_as_one(shop: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: a window has so many records, bytes and offsets; what is kept of it is counts."""
+    for limit, value in (("RECORDS_MAX", 5), ("BYTES_MAX", 1), ("OFFSETS_MAX", 2)):
+        monkeypatch.setattr(reading, limit, value)
+        code, out, _ = await command(*VERIFY, *APP)
+        assert (code, shown(out)[0]["records"]) == (DONE, 12)
+
+
+async def test_a_group_that_began_at_the_end_does_not_miss_what_was_before(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """K5, I1: where a first start passes over records, that is a recorded gap."""
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, texts("before", 5))
+    member = await members(mock_cluster, Subscription(topic=topic, handler="fulfil", start=StartAt.LATEST))
+    await until(lambda: set(member.states.values()) == {"attached"}, member)
+    produce(mock_cluster.bootstrap_servers, topic, texts("after", 2))
+    await settled(database, 2, member)
+    await member.stop()
+
+    code, out, _ = await command(*VERIFY, kafka=mock_cluster.bootstrap_servers)
+
+    assert (code, shown(out)[0]["gap"], shown(out)[0]["succeeded"]) == (DONE, 5, 2)
+    assert await fetch(database, "SELECT from_offset, to_offset, reason FROM dbos.gap") == [(0, 5, "first start")]
+
+
+@pytest.mark.kafka
+async def test_holes_of_the_log_are_told_apart(  # noqa: PLR0917  # fixtures
+    kafka: Kafka, topic: str, database: str, members: Members, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 27: aborted records and control records have no rows, and one of an aborted record is found."""
+    kafka.create_topic(topic, 1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions(30)
+    for transaction, commits in enumerate((True, False, True, False)):
+        producer.begin_transaction()
+        for n in range(3):
+            producer.produce(topic, f"{transaction}-{n}", partition=0)
+        assert producer.flush(30) == 0
+        (producer.commit_transaction if commits else producer.abort_transaction)(30)
+    kafka.delete_records(topic, 0, before=1)
+    member = await members(kafka, Subscription(topic=topic, handler="fulfil"))
+    await finished(database, 16)
+    await member.stop()
+
+    for windows in (reading.RECORDS_MAX, 2):
+        monkeypatch.setattr(reading, "RECORDS_MAX", windows)
+        code, out, _ = await command(*VERIFY, "--finished", kafka=kafka.bootstrap_servers)
+        wanted = {"from": 1, "to": 16, "records": 5, "succeeded": 5, "aborted": 6, "markers": 4, "compacted": 0}
+        assert (code, shown(out)[0].items() >= wanted.items()) == (DONE, True), out
+    code, out, _ = await command(*VERIFY, "--from", "0", kafka=kafka.bootstrap_servers)
+    assert (code, shown(out)[0]["below_log"]) == (DONE, 1)
+    await fetch(
+        database,
+        "UPDATE dbos.workflow_status SET workflow_uuid = replace(workflow_uuid, '-8', '-4') WHERE kafka_offset = 8",
+    )
+    code, out, _ = await command(*VERIFY, kafka=kafka.bootstrap_servers)
+    assert (code, kinds(shown(out)[0])) == (FAILED, {"aborted": ["4"], "lost": ["8"]})
