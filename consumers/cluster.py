@@ -160,6 +160,18 @@ class Cluster:
         policy = configuration.get("cleanup.policy")
         return None if policy is None else "compact" in str(policy.value)
 
+    async def newest(self, topic: str) -> int | None:
+        """The latest time that any record of a topic has, epoch ms; `None`: brokers do not say, or there is none."""
+        state = await self.topic(topic)
+        request = {TopicPartition(topic, number): OffsetSpec.max_timestamp() for number in state.partitions}
+        try:
+            futures = self._admin.list_offsets(request, request_timeout=self._timeout_s)
+            answers = await asyncio.gather(*(self._answer(cast("Future[Any]", each)) for each in futures.values()))
+        except KafkaException:
+            return None
+        times = [int(answer.timestamp) for answer in answers if answer.offset >= 0 and answer.timestamp > 0]
+        return max(times, default=None)
+
     def close(self) -> None:
         """Let the client go, which may take a moment."""
         self._admin = None

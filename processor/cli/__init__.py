@@ -47,6 +47,7 @@ _COMMANDS = (
     "retention",
     "payloads",
     "verify",
+    "doctor",
 )
 """In the order of `--help`. A command whose package is not installed is left out."""
 
