@@ -9,12 +9,13 @@ No group is joined and nothing is committed. Blocking: for a thread.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.client import client_log, consumer_config, made
+from consumers.handover import Place
 from consumers.records import record_of
 from consumers.settings import GroupProtocol, GroupSettings
 from engine.errors import ConfigurationError
@@ -76,13 +77,45 @@ def windows(settings: GroupSettings, topic: str, partition: int, start: int, end
             uncommitted.close()
 
 
+def times_at(settings: GroupSettings, offsets: Mapping[Place, int], *, within_s: float) -> dict[Place, int]:
+    """The time of the first record at or above an offset of each partition, epoch ms.
+
+    Those are missing that came not in time, or have no time. Blocking.
+    """
+    config = consumer_config(_alone(settings)) | {"queued.max.messages.kbytes": 1024}
+    consumer = made(lambda: Consumer(config, logger=client_log), config)
+    wanted = set(offsets)
+    found: dict[Place, int] = {}
+    deadline = time.monotonic() + within_s
+    try:
+        consumer.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        while wanted and time.monotonic() < deadline:
+            message = consumer.poll(min(CONSUME_S, within_s))
+            if message is None or message.error() is not None:
+                continue
+            place = (str(message.topic()), int(message.partition() or 0))
+            if place not in wanted:
+                continue
+            wanted.discard(place)
+            consumer.incremental_unassign([TopicPartition(*place)])
+            kind, timestamp_ms = message.timestamp()
+            if kind != TIMESTAMP_NOT_AVAILABLE:
+                found[place] = timestamp_ms
+    finally:
+        consumer.close()
+    return found
+
+
+def _alone(settings: GroupSettings) -> GroupSettings:
+    """Settings of a reader beside the group: what only members have would be refused, or take their place."""
+    return replace(settings, instance_id=None, protocol=GroupProtocol.CLASSIC, session_timeout=None)
+
+
 class _Reader:
     """One consumer at one position."""
 
     def __init__(self, settings: GroupSettings, topic: str, partition: int, start: int, *, isolation: str) -> None:
-        # No member: what only members have would be refused, or take their place.
-        alone = replace(settings, instance_id=None, protocol=GroupProtocol.CLASSIC, session_timeout=None)
-        config = consumer_config(alone) | {"isolation.level": isolation, "enable.partition.eof": True}
+        config = consumer_config(_alone(settings)) | {"isolation.level": isolation, "enable.partition.eof": True}
         self._consumer = made(lambda: Consumer(config, logger=client_log), config)
         self._place = (topic, partition)
         self._fetched: deque[Message] = deque()

@@ -98,7 +98,8 @@ def executors(*, all_of_them: bool) -> Statement[ExecutorRow]:
     """
     return Statement(
         """
-        SELECT *
+        SELECT e.executor_id, e.name, e.hostname, e.pid, e.application_version, e.claim_of, e.started_at, e.renewed_at,
+               e.lease_ms, e.died_at, e.partitions, e.in_flight, e.queues
           FROM (SELECT e.executor_id, e.name, e.hostname, e.pid, e.application_version, e.claim_of, e.started_at, e.renewed_at,
                        e.lease_until - {schema}.now_ms() AS lease_ms, e.died_at,
                        (SELECT count(*)

@@ -46,6 +46,8 @@ _COMMANDS = (
     "relay",
     "retention",
     "payloads",
+    "lag",
+    "executors",
     "verify",
     "doctor",
 )

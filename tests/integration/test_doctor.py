@@ -53,7 +53,9 @@ async def test_where_all_is_well_there_is_nothing_to_do(database: str, orders: M
     assert out.splitlines()[0] == "warning  leases: no process is alive  -> start one: processor run MODULE:app"
 
 
-async def test_what_is_wrong_with_a_database_is_found(database: str, orders: MockCluster, command: Command) -> None:
+async def test_what_is_wrong_with_a_database_is_found(
+    database: str, orders: MockCluster, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An expired lease, work of the dead, a hold, a transaction left open, a topic without records it should have."""
     name = str(conninfo_to_dict(database)["dbname"])
     await fetch(

@@ -33,6 +33,7 @@ class Order(BaseModel):
 
 
 app = App("shop")
+orders = Topic("orders", Order, where=lambda record: record.key != b"skip")
 
 
 @app.transaction()
@@ -40,7 +41,7 @@ async def book(tx: Transaction, amount: int) -> None:
     await tx.execute("INSERT INTO sale VALUES (%s, %s)", (current_workflow().id, amount))
 
 
-@app.workflow(on=Topic("orders", Order, where=lambda record: record.key != b"skip"))
+@app.workflow(on=orders)
 async def fulfil(order: Order) -> None:
     if order.amount < 0:
         raise ValueError("nothing to charge")
