@@ -128,7 +128,12 @@ def opened(letter: DeadLetterRow, payloads: Payloads) -> DeadLetterRow:
 
 
 async def retry(
-    connection: AsyncConnection[Any], schema: str, dead_letter_ids: Sequence[int], *, actor: str = "operator"
+    connection: AsyncConnection[Any],
+    schema: str,
+    dead_letter_ids: Sequence[int],
+    *,
+    actor: str = "operator",
+    note: str = "",
 ) -> int:
     """Put the workflows of dead letters back to work, all or none. Returns how many.
 
@@ -137,21 +142,8 @@ async def retry(
     """
     async with connection.transaction():
         for dead_letter_id in dead_letter_ids:
-            letter = await _open(connection, schema, dead_letter_id)
-            lifted = await _lift(connection, schema, letter)
-            cursor = await send(connection, schema, _back_to_work(letter, keeps_place=lifted))
-            if await cursor.fetchone() is None:
-                raise DeadLetterError(
-                    f"dead letter {dead_letter_id}: workflow {letter.workflow_uuid} has not failed, or is gone"
-                )
-            await send(connection, schema, forget_errors(ids=[letter.workflow_uuid]))
-            await send(connection, schema, _resolve(dead_letter_id, state="RETRIED", note=None))
-            await _audit(connection, schema, actor, "retry dead letter", letter=letter, note="")
-        await send(
-            connection,
-            schema,
-            Statement("SELECT pg_notify('processor_rows', 'retry')", {}),
-        )
+            letter = await locked_open(connection, schema, dead_letter_id)
+            await put_back(connection, schema, letter, action="retry dead letter", actor=actor, note=note or None)
     return len(dead_letter_ids)
 
 
@@ -170,14 +162,15 @@ async def discard(
     """
     async with connection.transaction():
         for dead_letter_id in dead_letter_ids:
-            letter = await _open(connection, schema, dead_letter_id)
+            letter = await locked_open(connection, schema, dead_letter_id)
             await _lift(connection, schema, letter)
             await send(connection, schema, _resolve(dead_letter_id, state="DISCARDED", note=note))
             await _audit(connection, schema, actor, "discard dead letter", letter=letter, note=note)
     return len(dead_letter_ids)
 
 
-async def _open(connection: AsyncConnection[Any], schema: str, dead_letter_id: int) -> DeadLetterRow:
+async def locked_open(connection: AsyncConnection[Any], schema: str, dead_letter_id: int) -> DeadLetterRow:
+    """A dead letter that nobody has decided about, locked until the transaction ends. Raises `DeadLetterError`."""
     cursor = await send(
         connection,
         schema,
@@ -190,6 +183,32 @@ async def _open(connection: AsyncConnection[Any], schema: str, dead_letter_id: i
     if letter.state != "OPEN":
         raise DeadLetterError(f"dead letter {dead_letter_id} is {letter.state} already")
     return letter
+
+
+async def put_back(
+    connection: AsyncConnection[Any],
+    schema: str,
+    letter: DeadLetterRow,
+    *,
+    action: str,
+    actor: str,
+    note: str | None = None,
+) -> None:
+    """Put the workflow of a locked dead letter back to work, and record it. In the caller's transaction.
+
+    Raises:
+        DeadLetterError: The workflow is not in ERROR any more, or is gone.
+    """
+    lifted = await _lift(connection, schema, letter)
+    cursor = await send(connection, schema, _back_to_work(letter, keeps_place=lifted))
+    if await cursor.fetchone() is None:
+        raise DeadLetterError(
+            f"dead letter {letter.dead_letter_id}: workflow {letter.workflow_uuid} has not failed, or is gone"
+        )
+    await send(connection, schema, forget_errors(ids=[letter.workflow_uuid]))
+    await send(connection, schema, _resolve(letter.dead_letter_id, state="RETRIED", note=note))
+    await _audit(connection, schema, actor, action, letter=letter, note=note or "")
+    await send(connection, schema, Statement("SELECT pg_notify('processor_rows', 'retry')", {}))
 
 
 async def _lift(connection: AsyncConnection[Any], schema: str, letter: DeadLetterRow) -> bool:

@@ -50,6 +50,7 @@ _COMMANDS = (
     "executors",
     "verify",
     "doctor",
+    "completion",
 )
 """In the order of `--help`. A command whose package is not installed is left out."""
 
@@ -91,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         # Which imports the commands: Ctrl-C may come already.
-        parsed = command_parser().parse_args(arguments)
+        parser = command_parser()
+        if "_ARGCOMPLETE" in os.environ and arguments is None:
+            importlib.import_module("processor.cli.completion").complete(parser)
+        parsed = parser.parse_args(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
     command: Command = parsed.command

@@ -1,6 +1,7 @@
 """`processor dead-letters`: records and workflows given up: look at them, put them back to work, or let them go.
 
-Every retry and discard is recorded with its actor, and a discard with its reason.
+Every act is recorded with its actor, and why. Of those given by their IDs all are done or none; of those of a filter what
+can be, in portions. Exit code 1: some were refused.
 """
 
 import argparse
@@ -9,21 +10,35 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from engine.dead_letters import LIST_MAX, DeadLetterRow, discard, list_dead_letters, opened, retry, show
+from engine.dead_letters import (
+    LIST_MAX,
+    DeadLetterError,
+    DeadLetterRow,
+    discard,
+    list_dead_letters,
+    opened,
+    retry,
+    show,
+)
 from engine.errors import ConfigurationError
 from engine.inspection import connected
 from engine.payloads import Payloads, UnreadablePayloadError
 from engine.settings import EngineSettings
-from processor.cli import DONE, add_act
+from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
+from processor.cli.edits import configure_edit, edit_one
 from processor.cli.output import headers, instant, payload, print_rows
+from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
-HELP = "List, show, retry or discard records and workflows that were given up"
+HELP = "List, show, retry, edit or discard records and workflows that were given up"
 
 CHOSEN_MAX = 10_000
-"""Dead letters that one command acts on: they are one transaction. Run it again for more."""
+"""Dead letters of a filter that one command acts on, unless --limit says otherwise."""
+
+PORTION = 200
+"""Of a filter: in one transaction, whose locks keep a key's owner waiting."""
 
 _COLUMNS = ("id", "workflow", "handler", "reason", "state", "created_at", "error")
 
@@ -46,11 +61,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     discarded = add_act(acts, "discard", "give them up for good; a key that one blocks goes on")
     discarded.add_argument("--note", required=True, help="why; it is recorded")
+    retried.add_argument("--note", default="", help="why; it is recorded")
     for changing in (retried, discarded):
         changing.add_argument("ids", nargs="*", type=int, metavar="ID", help="which; or those of a filter")
         _add_filter(changing)
         changing.add_argument("--all", action="store_true", help="every open one, where no filter is given")
+        changing.add_argument(
+            "--limit",
+            type=int,
+            default=CHOSEN_MAX,
+            metavar="N",
+            help=f"of a filter: the oldest N (default: {CHOSEN_MAX})",
+        )
+        changing.add_argument("--dry-run", action="store_true", help="only say which they would be")
+        changing.add_argument("--json", action="store_true", help="one JSON object a line")
         add_actor_argument(changing)
+    configure_edit(
+        add_act(acts, "edit", "put one back to work with another payload; without one given, in $VISUAL or $EDITOR")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,17 +105,60 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
             case "show":
                 letter = opened(await show(connection, schema, arguments.id), payloads)
                 print(json.dumps(_row(letter) | _record(letter), indent=2, ensure_ascii=False))
-            case "retry":
-                ids = await _chosen(arguments, connection, schema)
-                count = await retry(connection, schema, ids, actor=actor_of(arguments))
-                print(f"{count} back to work")
+            case "edit":
+                return await edit_one(arguments, settings, connection)
             case _:
-                if not arguments.note.strip():
+                if arguments.act == "discard" and not arguments.note.strip():
                     raise ConfigurationError("--note is empty: say why they are given up; it is recorded")
-                ids = await _chosen(arguments, connection, schema)
-                count = await discard(connection, schema, ids, note=arguments.note, actor=actor_of(arguments))
-                print(f"{count} discarded")
+                return await _change(arguments, connection, schema)
     return DONE
+
+
+async def _change(arguments: argparse.Namespace, connection: Any, schema: str) -> int:
+    """Retry or discard: those given all or none, those of a filter in portions."""
+    ids = await _chosen(arguments, connection, schema)
+    refused: dict[int, str] = {}
+    if not arguments.dry_run:
+        portions = [ids] if arguments.ids else [ids[at : at + PORTION] for at in range(0, len(ids), PORTION)]
+        with ProgressBar(arguments.act, len(ids)) as bar:
+            for portion in portions:
+                try:
+                    await _act_on(arguments, connection, schema, portion)
+                except DeadLetterError:
+                    if arguments.ids:
+                        raise
+                    # Somebody decided about one since it was listed: one by one.
+                    for each in portion:
+                        try:
+                            await _act_on(arguments, connection, schema, [each])
+                        except DeadLetterError as error:
+                            refused[each] = str(error)
+                bar.advance(len(portion))
+    _say(arguments, ids, refused)
+    return FAILED if refused else DONE
+
+
+async def _act_on(arguments: argparse.Namespace, connection: Any, schema: str, ids: list[int]) -> None:
+    if arguments.act == "retry":
+        await retry(connection, schema, ids, actor=actor_of(arguments), note=arguments.note)
+    else:
+        await discard(connection, schema, ids, note=arguments.note, actor=actor_of(arguments))
+
+
+def _say(arguments: argparse.Namespace, ids: list[int], refused: dict[int, str]) -> None:
+    """What became of each, to programs; to people those of a dry run, those refused, and how many."""
+    is_dry = arguments.dry_run
+    rows: list[dict[str, Any]] = [
+        {"id": each, "done": not is_dry and each not in refused, "why": "dry run" if is_dry else refused.get(each)}
+        for each in ids
+    ]
+    shown = rows if arguments.json or is_dry else [row for row in rows if not row["done"]]
+    if shown:
+        print_rows(("id", "done", "why"), shown, as_json=arguments.json, nothing="")
+    if not arguments.json:
+        done = "back to work" if arguments.act == "retry" else "discarded"
+        said = f"{len(ids) - len(refused)} {'would be ' if is_dry else ''}{done}"
+        print(said + (f", {len(refused)} refused" if refused else ""))
 
 
 async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -> list[int]:
@@ -99,10 +170,12 @@ async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -
         return list(arguments.ids)
     if not chosen and not arguments.all:
         raise ConfigurationError("give IDs, or a filter (--topic, --handler, --reason), or --all")
+    if arguments.limit < 1:
+        raise ConfigurationError(f"--limit {arguments.limit}: 1 or more")
     ids: list[int] = []
-    while len(ids) < CHOSEN_MAX:
+    while len(ids) < arguments.limit:
         after = ids[-1] if ids else 0
-        limit = min(LIST_MAX, CHOSEN_MAX - len(ids))
+        limit = min(LIST_MAX, arguments.limit - len(ids))
         page = await list_dead_letters(connection, schema, after=after, limit=limit, **chosen)
         ids += [letter.dead_letter_id for letter in page]
         if len(page) < limit:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from engine.errors import ConfigurationError
@@ -115,6 +116,9 @@ async def _group(
 
 def _seconds(text: str) -> float:
     try:
-        return duration(text).total_seconds()
+        parsed = duration(text)
     except ValueError as error:
         raise ConfigurationError(f"--age-max {text!r}: {error}") from None
+    if not isinstance(parsed, timedelta):
+        raise ConfigurationError(f"--age-max {text!r}: a duration, as 30s or 5m")
+    return parsed.total_seconds()

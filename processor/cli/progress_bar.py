@@ -42,7 +42,7 @@ class ProgressBar:
 
     def advance(self, by: int) -> None:
         """So many more are done."""
-        self._done += by
+        self._done = min(self._done + by, self._total) if self._total else self._done + by
         now = time.monotonic()
         if self._is_shown and now - self._shown_at >= EVERY_S:
             self._shown_at = now

@@ -97,7 +97,10 @@ async def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
             verified += await _group(arguments, settings, connection, of_group, deciders)
         effects = None
         if arguments.effects is not None:
-            ranges: Sequence[tuple[Standing, Range]] = [(each.standing, each.range) for each in verified]
+            # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.
+            ranges: Sequence[tuple[Standing, Range]] = [
+                (each.standing, (0 if arguments.start is None else each.range[0], each.range[1])) for each in verified
+            ]
             effects = await completeness.judge_effects(
                 connection,
                 engine.schema,

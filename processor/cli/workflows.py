@@ -23,6 +23,7 @@ from engine.states import OPEN, WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
+from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -33,6 +34,9 @@ _STEP_COLUMNS = ("step", "name", "output", "error", "child", "started_at", "ende
 _STRANDED_COLUMNS = ("id", "name", "version", "instance", "created_at", "reason")
 _VERSION_COLUMNS = ("name", "version", "first_at", "executors", "open")
 _ACTED_COLUMNS = ("id", "done", "why", "new_id")
+
+PORTION = 500
+"""Workflows between two steps of the progress bar: as many as are one transaction."""
 
 _FIT: dict[str, frozenset[WorkflowStatus]] = {
     "cancel": OPEN,
@@ -150,34 +154,51 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
 
 async def _change(arguments: argparse.Namespace, connection: Any, schema: str) -> int:
     ids = await _chosen(arguments, connection, schema)
-    who: dict[str, Any] = {"actor": actor_of(arguments), "note": arguments.note}
     new_ids: dict[str, str] = {}
     if arguments.dry_run:
         acted = Acted(ids)
     else:
-        match arguments.act:
-            case "cancel":
-                if arguments.children and ids:
-                    ids = await acts.family(connection, schema, ids)
-                acted = await acts.cancel(connection, schema, ids, interrupt=arguments.interrupt, **who)
-                if arguments.children:  # of those that a family has, some have ended
-                    acted = Acted(acted.done, {i: why for i, why in acted.refused.items() if why != Refusal.ENDED})
-            case "resume":
-                acted = await acts.resume(connection, schema, ids, version=arguments.to_version, **who)
-            case "delete":
-                acted = await acts.delete(connection, schema, ids, children=arguments.children, **who)
-            case _:
-                acted = Acted()
-                for workflow_id in ids:
-                    try:
-                        new_ids[workflow_id] = await forks.restart(
-                            connection, schema, workflow_id, version=arguments.to_version, **who
-                        )
-                        acted.done.append(workflow_id)
-                    except WorkflowNotFoundError:
-                        acted.refused[workflow_id] = Refusal.UNKNOWN
+        if arguments.act == "cancel" and arguments.children and ids:
+            ids = await acts.family(connection, schema, ids)
+        acted, done = Acted(), set[str]()
+        with ProgressBar(arguments.act, len(ids)) as bar:
+            for at in range(0, len(ids), PORTION):
+                # Without those that went with a parent before them (`delete --children`).
+                portion = [each for each in ids[at : at + PORTION] if each not in done]
+                of_portion = await _act_on(arguments, connection, schema, portion, new_ids)
+                done.update(of_portion.done)
+                acted.done.extend(of_portion.done)
+                acted.refused.update(of_portion.refused)
+                bar.advance(PORTION)
     _say(arguments, acted, new_ids)
     return FAILED if acted.refused else DONE
+
+
+async def _act_on(
+    arguments: argparse.Namespace, connection: Any, schema: str, ids: list[str], new_ids: dict[str, str]
+) -> Acted:
+    """Do it to one portion."""
+    who: dict[str, Any] = {"actor": actor_of(arguments), "note": arguments.note}
+    match arguments.act:
+        case "cancel":
+            acted = await acts.cancel(connection, schema, ids, interrupt=arguments.interrupt, **who)
+            if arguments.children:  # of those that a family has, some have ended
+                acted = Acted(acted.done, {i: why for i, why in acted.refused.items() if why != Refusal.ENDED})
+        case "resume":
+            acted = await acts.resume(connection, schema, ids, version=arguments.to_version, **who)
+        case "delete":
+            acted = await acts.delete(connection, schema, ids, children=arguments.children, **who)
+        case _:
+            acted = Acted()
+            for workflow_id in ids:
+                try:
+                    new_ids[workflow_id] = await forks.restart(
+                        connection, schema, workflow_id, version=arguments.to_version, **who
+                    )
+                    acted.done.append(workflow_id)
+                except WorkflowNotFoundError:
+                    acted.refused[workflow_id] = Refusal.UNKNOWN
+    return acted
 
 
 def _say(arguments: argparse.Namespace, acted: Acted, new_ids: dict[str, str]) -> None:

@@ -9,8 +9,13 @@ from confluent_kafka import Producer
 from pydantic import BaseModel
 
 from consumers import reading
+from consumers.cluster import Cluster
 from consumers.mock import MockCluster
-from consumers.settings import StartAt, Subscription
+from consumers.settings import GroupSettings, StartAt, Subscription
+from engine import completeness
+from engine.partitions import Place
+from engine.progress import Progress
+from engine.records import Record
 from processor import App, Topic, Transaction
 from processor.cli import DONE, FAILED, MISTAKE
 from processor.config import Settings
@@ -247,6 +252,50 @@ async def test_a_group_that_began_at_the_end_does_not_miss_what_was_before(
     assert await fetch(database, "SELECT from_offset, to_offset, reason FROM dbos.gap") == [(0, 5, "first start")]
 
 
+async def test_it_finds_nothing_while_records_are_processed_beside_it(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """Progress is read before the rows: whatever is committed meanwhile lies above it."""
+    mock_cluster.create_topic(topic, 2)
+    for partition in range(2):
+        produce(mock_cluster.bootstrap_servers, topic, texts("", 2_000), partition=partition)
+    member = await members(mock_cluster)
+    proven = 0
+    while await fetch(database, "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'") != [(4_000,)]:
+        code, out, _ = await command(*VERIFY, kafka=mock_cluster.bootstrap_servers)
+        assert code == DONE, out
+        proven += 1
+    await member.stop()
+
+    code, out, _ = await command(*VERIFY, "--finished", kafka=mock_cluster.bootstrap_servers)
+    assert (code, [row["succeeded"] for row in shown(out)]) == (DONE, [2_000, 2_000])
+    assert proven
+
+
+def test_what_retention_deleted_since_the_rows_were_read_is_no_finding() -> None:
+    """P30: horizon and gaps are read after the rows; below them nothing is called lost."""
+    standing = completeness.Standing(
+        place=Place("shop", "orders-0"),
+        handler="fulfil",
+        epoch=1,
+        progress=Progress(next=9, high=9),
+        source="shop|orders-0",
+        prefix="orders-0-",
+        holds=0,
+        horizon=0,
+        gaps=(),
+        at_next=False,
+        above=(),
+    )
+    missing = [Record("orders", 0, offset, None, b"x") for offset in range(6)]
+    tally = completeness.Tally()
+
+    completeness.judge_missing(standing, tally, missing, horizon=3, gaps=[(4, 5)], decide=None)
+
+    assert (tally.deleted, tally.gap, list(tally.findings)) == (3, 1, [completeness.Kind.LOST])
+    assert tally.findings[completeness.Kind.LOST].examples == ["3", "5"]
+
+
 @pytest.mark.kafka
 async def test_holes_of_the_log_are_told_apart(  # noqa: PLR0917  # fixtures
     kafka: Kafka, topic: str, database: str, members: Members, command: Command, monkeypatch: pytest.MonkeyPatch
@@ -271,6 +320,12 @@ async def test_holes_of_the_log_are_told_apart(  # noqa: PLR0917  # fixtures
         code, out, _ = await command(*VERIFY, "--finished", kafka=kafka.bootstrap_servers)
         wanted = {"from": 1, "to": 16, "records": 5, "succeeded": 5, "aborted": 6, "markers": 4, "compacted": 0}
         assert (code, shown(out)[0].items() >= wanted.items()) == (DONE, True), out
+    cluster = Cluster(GroupSettings(bootstrap_servers=kafka.bootstrap_servers, group="x"))
+    await cluster.open([topic])
+    assert not await cluster.compacts(topic)
+    kafka.create_topic(f"{topic}.compacted", 1, cleanup_policy="compact")
+    assert await cluster.compacts(f"{topic}.compacted")
+    cluster.close()
     code, out, _ = await command(*VERIFY, "--from", "0", kafka=kafka.bootstrap_servers)
     assert (code, shown(out)[0]["below_log"]) == (DONE, 1)
     await fetch(

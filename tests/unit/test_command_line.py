@@ -235,3 +235,30 @@ def test_check_shows_what_would_run(command: Command) -> None:
         '"order_id"',
     ):
         assert expected in output
+
+
+def test_a_shell_completes_commands_acts_and_arguments() -> None:
+    """What `processor completion` prints asks the command itself, by its own variables and file descriptor 8."""
+
+    def completed(line: str) -> set[str]:
+        reading, writing = os.pipe()
+        environment = {**os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        environment |= {"_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+        script = f'exec 8>&{writing} 9>&2; exec "{sys.executable}" -m processor'
+        subprocess.run(["bash", "-c", script], env=environment, pass_fds=(writing,), check=False, timeout=60)
+        os.close(writing)
+        with os.fdopen(reading) as found:
+            return set(found.read().split())
+
+    assert {"run", "verify", "doctor", "lag", "dead-letters"} <= completed("processor ")
+    assert completed("processor dead-letters ed") == {"edit"}
+    assert "--dry-run" in completed("processor workflows cancel --d")
+    assert completed("processor completion ") >= {"bash", "zsh", "fish"}
+
+
+@pytest.mark.parametrize(
+    "shell, mark", [("bash", "complete "), ("zsh", "compdef"), ("fish", "complete --command processor")]
+)
+def test_each_shell_is_given_what_it_reads(command: Command, shell: str, mark: str) -> None:
+    code, out, _ = command("completion", shell)
+    assert (code, mark in out, "processor" in out) == (0, True, True)
