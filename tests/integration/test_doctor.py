@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumers.mock import MockCluster
 from engine import checkup
+from engine.store import checkup as store
 from processor.cli import DONE, FAILED, MISTAKE
 from processor.testing import Bench
 from tests.conformance.members import produce
@@ -20,6 +21,13 @@ from tests.integration.members import fetch
 from tests.integration.test_verify import app
 
 APP = "tests.integration.test_verify:app"
+
+
+@pytest.fixture(autouse=True)
+def as_in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' shared server runs without fsync, on purpose (of that, tests/unit/test_checkup.py): it is not asked."""
+    asked = tuple(name for name in store.SETTINGS if name not in ("fsync", "full_page_writes"))
+    monkeypatch.setattr(store, "SETTINGS", asked)
 
 
 def levels(out: str) -> dict[str, str]:
