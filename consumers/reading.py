@@ -9,12 +9,13 @@ No group is joined and nothing is committed. Blocking: for a thread.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.client import client_log, consumer_config, made
+from consumers.errors import Meaning, meaning_of
 from consumers.handover import Place
 from consumers.records import record_of
 from consumers.settings import GroupProtocol, GroupSettings
@@ -47,13 +48,22 @@ class Window:
     empty: int
 
 
-def windows(settings: GroupSettings, topic: str, partition: int, start: int, end: int) -> Iterator[Window]:
-    """Read [start, end), which the log must reach. A generator: close it, or read it to its end.
+def windows(
+    settings: GroupSettings, place: Place, start: int, end: int, *, stopped: Callable[[], bool] = bool
+) -> Generator[Window]:
+    """Read [start, end), which the log must reach. Close it, or read it to its end.
+
+    Args:
+        settings: Of the group, for the connection.
+        place: Which partition.
+        start: The first offset.
+        end: Behind the last.
+        stopped: Asked while brokers give nothing: whether nobody waits for it any more.
 
     Raises:
-        LogNotReadError: The brokers do not give it, or the log begins later by now.
+        LogNotReadError: The brokers do not give it, the log begins later by now, or it was stopped.
     """
-    committed = _Reader(settings, topic, partition, start, isolation="read_committed")
+    committed = _Reader(settings, place, start, isolation="read_committed", stopped=stopped)
     uncommitted: _Reader | None = None
     try:
         while start < end:
@@ -62,8 +72,9 @@ def windows(settings: GroupSettings, topic: str, partition: int, start: int, end
             holes = behind - start - len(records)
             if holes:
                 # From here on it reads along: a second position for each hole would cost a fetch each.
-                uncommitted = uncommitted or _Reader(settings, topic, partition, start, isolation="read_uncommitted")
-                uncommitted.skip(start)
+                uncommitted = uncommitted or _Reader(
+                    settings, place, start, isolation="read_uncommitted", stopped=stopped
+                )
             if uncommitted is not None:
                 known = {record.offset for record in records}
                 while uncommitted.position < behind:
@@ -114,20 +125,17 @@ def _alone(settings: GroupSettings) -> GroupSettings:
 class _Reader:
     """One consumer at one position."""
 
-    def __init__(self, settings: GroupSettings, topic: str, partition: int, start: int, *, isolation: str) -> None:
+    def __init__(
+        self, settings: GroupSettings, place: Place, start: int, *, isolation: str, stopped: Callable[[], bool]
+    ) -> None:
         config = consumer_config(_alone(settings)) | {"isolation.level": isolation, "enable.partition.eof": True}
         self._consumer = made(lambda: Consumer(config, logger=client_log), config)
-        self._place = (topic, partition)
+        self._place = place
+        self._stopped = stopped
         self._fetched: deque[Message] = deque()
         self._end_of_log: int | None = None
         self.position = start
-        self._consumer.assign([TopicPartition(topic, partition, start)])
-
-    def skip(self, offset: int) -> None:
-        """Nothing below an offset is wanted."""
-        while self._fetched and _offset(self._fetched[0]) < offset:
-            self._fetched.popleft()
-        self.position = max(self.position, offset)
+        self._consumer.assign([TopicPartition(*place, start)])
 
     def take(self, end: int) -> tuple[list[Record], int]:
         """The next records below `end`, and the offset up to which there are no others. Moves the position there."""
@@ -139,6 +147,8 @@ class _Reader:
             if not self._fetched and not self._fetch():
                 if self._end_of_log is not None and self._end_of_log >= limit:
                     break  # what it has not delivered below its end does not exist
+                if self._stopped():
+                    raise LogNotReadError(self._said("it was stopped", limit))
                 if time.monotonic() - heard_at > SILENCE_MAX_S:
                     raise LogNotReadError(self._said(f"nothing came for {SILENCE_MAX_S:.0f} s", limit))
                 continue
@@ -170,7 +180,7 @@ class _Reader:
                 self._fetched.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # documented so
                 self._end_of_log = message.offset()
-            elif not error.retriable():
+            elif meaning_of(error) is not Meaning.PASSING:  # the others the client retries
                 raise LogNotReadError(self._said(error.str(), None)) from KafkaException(error)
         return bool(self._fetched)
 

@@ -6,7 +6,9 @@ In that order: what is committed meanwhile lies above the progress that was read
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -126,9 +128,10 @@ class Verification:
         ref = standing.place.ref(standing.handler)
         compacts: bool | None = None
         knows = False
-        log = reading.windows(self._settings, ref.topic, ref.partition, start, end)
+        stop = threading.Event()
+        log = reading.windows(self._settings, (ref.topic, ref.partition), start, end, stopped=stop.is_set)
         try:
-            while (window := await asyncio.to_thread(_following, log)) is not None:
+            while (window := await _following(log, stop)) is not None:
                 await completeness.judge(
                     self._connection,
                     self._schema,
@@ -148,7 +151,7 @@ class Verification:
         except LogNotReadError as error:
             tally.find(Kind.UNREAD, f"{error}")
         finally:
-            await asyncio.to_thread(_close, log)
+            await asyncio.to_thread(log.close)
 
     async def _below_log(self, standing: Standing, tally: Tally, start: int, end: int) -> None:
         while start < end:
@@ -176,9 +179,13 @@ class Verification:
             tally.find(Kind.BEHIND, "offsets that were not taken yet", count=lag)
 
 
-def _following(windows: Iterator[Window]) -> Window | None:
-    return next(windows, None)
-
-
-def _close(windows: Any) -> None:
-    windows.close()
+async def _following(windows: Generator[Window], stop: threading.Event) -> Window | None:
+    """The next window, taken in a thread; cancelled, the thread is told and waited for: a generator has one user."""
+    taking = asyncio.ensure_future(asyncio.to_thread(next, windows, None))
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        stop.set()
+        with suppress(LogNotReadError):
+            await taking
+        raise

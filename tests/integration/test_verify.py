@@ -13,13 +13,16 @@ from consumers.cluster import Cluster
 from consumers.mock import MockCluster
 from consumers.settings import GroupSettings, StartAt, Subscription
 from engine import completeness
+from engine.inspection import connected
 from engine.partitions import Place
 from engine.progress import Progress
 from engine.records import Record
+from engine.settings import EngineSettings
 from processor import App, Topic, Transaction
 from processor.cli import DONE, FAILED, MISTAKE
 from processor.config import Settings
 from processor.current import current_workflow
+from processor.verification import Verification, Wanted
 from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka
 from tests.integration.conftest import Command
@@ -232,6 +235,35 @@ async def test_many_windows_prove_as_one(shop: str, command: Command, monkeypatc
         monkeypatch.setattr(reading, limit, value)
         code, out, _ = await command(*VERIFY, *APP)
         assert (code, shown(out)[0]["records"]) == (DONE, 12)
+
+
+async def test_brokers_that_fall_silent_are_said_to_and_ctrl_c_is_heard(
+    shop: str, mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not read is not called proven; who no longer waits is not waited for."""
+    settings = GroupSettings(bootstrap_servers=mock_cluster.bootstrap_servers, group="shop")
+    cluster, reads = Cluster(settings), asyncio.Event()
+    await cluster.open(["orders"])
+
+    def goes_away(count: int) -> None:
+        assert count == 12
+        mock_cluster.broker_down()
+        reads.set()
+
+    async with connected(EngineSettings(conninfo=shop)) as connection:
+        verification = Verification(connection, "dbos", settings, cluster, expect=goes_away)
+        verifying = asyncio.create_task(verification.verify(Place("shop", "orders-0"), Wanted(), orders.decide))
+        await reads.wait()
+        verifying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await verifying
+        mock_cluster.broker_up()
+        monkeypatch.setattr(reading, "SILENCE_MAX_S", 0)
+        verified = await verification.verify(Place("shop", "orders-0"), Wanted(), orders.decide)
+    cluster.close()
+
+    assert list(verified.tally.findings) == [completeness.Kind.UNREAD]
+    assert "nothing came for 0 s" in verified.tally.findings[completeness.Kind.UNREAD].message
 
 
 async def test_a_group_that_began_at_the_end_does_not_miss_what_was_before(

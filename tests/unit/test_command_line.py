@@ -128,6 +128,9 @@ OF_A_DATABASE = [
     ("outbox", "status"),
     ("retention", "show"),
     ("payloads", "list"),
+    ("executors", "list"),
+    ("lag",),
+    ("verify",),
 ]
 """Commands that open a database and serve nobody; `run` and `relay`: tests/integration/test_cli.py."""
 
