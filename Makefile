@@ -85,6 +85,18 @@ features: venv ## Every feature with the tests that show it: whether they are th
 system: venv ## Long random faults; SEED= repeats a run, MINUTES= ends it
 	$(BIN)/python -m tests.system.random_mix $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES) $(ARGS)
 
+.PHONY: quality
+quality: venv
+	UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON=$(BIN)/python UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --quiet --frozen --group quality
+
+.PHONY: coverage
+coverage: quality ## Which branches of engine/ no test takes; fails below 95 %
+	$(BIN)/python -m pytest $(if $(findstring no:xdist,$(ARGS)),,-n $(WORKERS)) -q --cov=engine --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+
+.PHONY: mutants
+mutants: quality ## Faults put into statuses, retries, names, schedules, fences: fails if tests notice less than 85 %
+	$(BIN)/python -m tests.mutants $(ARGS)
+
 .PHONY: schema
 schema: venv ## Write sql/schema.sql, the sum of the migrations
 	$(BIN)/python -m tests.sql.snapshot
