@@ -138,9 +138,9 @@ def _check_expression(expression: str) -> None:
             f"{said}: {by_chance[0]!r} stands for a number made up by each process: write the number"
         )
     try:
-        _croniter(expression, datetime(2000, 1, 1))  # noqa: DTZ001  # local time of no zone
+        croniter.expand(expression, second_at_beginning=True)
     except Exception as error:  # noqa: BLE001  # it raises whatever its parser met
-        problem = str(error) or type(error).__name__
+        problem = str(error)
     else:
         return
     raise ConfigurationError(f"{said} is no cron expression: {problem}")
@@ -183,17 +183,17 @@ def _ms(at: datetime) -> int:
 
 def _instant(local: datetime, zone: tzinfo) -> int:
     """When a local time is, the first time if it comes twice."""
-    return _ms(local.replace(tzinfo=zone, fold=0).astimezone(UTC))
+    return _ms(local.replace(tzinfo=zone, fold=0))
 
 
 def _local(instant: int, zone: tzinfo) -> datetime:
     """Local time at an instant, in whole seconds."""
-    return (_EPOCH + instant * _MS).astimezone(zone).replace(tzinfo=None, microsecond=0, fold=0)
+    return (_EPOCH + instant * _MS).astimezone(zone).replace(tzinfo=None, microsecond=0)
 
 
 def _exists(local: datetime, zone: tzinfo) -> bool:
     """Whether clocks show it at all."""
-    return local.replace(tzinfo=zone).astimezone(UTC).astimezone(zone).replace(tzinfo=None, fold=0) == local
+    return _local(_instant(local, zone), zone) == local
 
 
 def _is_single(local: datetime, zone: tzinfo) -> bool:
@@ -223,8 +223,8 @@ def _edge(local: datetime, zone: tzinfo, is_usual: Callable[[datetime, tzinfo], 
     sign = 1 if forward else -1
     near, far = 0, int(_shift(local, zone).total_seconds())
     assert far > 0, f"{local} in {zone}: clocks are not changed there"
-    while not is_usual(local + sign * far * _SECOND, zone):  # a change upon a change
-        far *= 2
+    # The whole change is behind it: in no zone do clocks change twice within as long as one change takes.
+    assert is_usual(local + sign * far * _SECOND, zone), f"{local} in {zone}: a change of clocks upon a change"
     while far - near > 1:
         middle = (near + far) // 2
         if is_usual(local + sign * middle * _SECOND, zone):

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import Phase
+from hypothesis import settings as hypothesis_settings
 
 from consumers.mock import MockCluster
 from engine.migrations import migrate
@@ -47,6 +49,17 @@ TOGETHER = (
 )
 """What `make test` runs in one worker, one after the other, and begins with: work for a whole machine (processes that are
 killed and started anew, brokers), one run of pyright for all, or the chart, rendered once for many tests."""
+
+
+# `make mutants`: a fault meets the same few examples every time, and nobody waits for, or reads, a smaller one.
+hypothesis_settings.register_profile(
+    "mutants",
+    phases=[Phase.explicit, Phase.generate],
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    deadline=None,
+)
 
 
 # -- what a run has

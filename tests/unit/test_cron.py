@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.cron import CatchUp, Cron
+from engine.cron import CatchUp, Cron, _edge, _exists  # pyright: ignore[reportPrivateUsage]  # to the second
 from engine.errors import ConfigurationError
 
 HOUR = 3_600_000
@@ -67,12 +69,20 @@ def test_a_tick_is_behind_its_own_time_and_not_at_it() -> None:
     at = ms("2026-01-01T00:00:00Z")
 
     assert next(cron.after(at - 1)) == at
+    assert isinstance(next(cron.after(at)), int)
     assert next(cron.after(at)) == at + 1000
     assert next(cron.after(at + 999)) == at + 1000
     assert [cron.newest(at - 1), cron.newest(at), cron.newest(at + 999)] == [at - 1000, at, at]
     assert list(cron.between(at, at + 2000)) == [at + 1000, at + 2000]
     assert cron.count(at, at + 10_000, limit=100) == 10
     assert cron.count(at, at + 10_000_000, limit=100) == 100
+
+
+def test_a_schedule_is_shown_as_it_is_written() -> None:
+    assert repr(Cron("0  3 * * *", "Europe/Paris")) == "Cron('0 3 * * *', timezone='Europe/Paris')"
+    assert repr(Cron("0 3 * * *", catch_up=CatchUp.NONE)) == (
+        f"Cron('0 3 * * *', timezone='UTC', catch_up={CatchUp.NONE!r})"
+    )
 
 
 def test_spacing_is_no_difference_between_two_schedules() -> None:
@@ -102,6 +112,25 @@ def test_a_wrong_expression_is_refused_where_it_is_written(expression: str, prob
         Cron(expression)
 
 
+@pytest.mark.parametrize(
+    "expression, says",
+    [
+        (
+            "@reboot",
+            "Cron('@reboot'): there are @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, and",
+        ),
+        ("* * * *", "Cron('* * * *'): 4 fields. It has five (minute, hour, "),
+        ("0 r * * *", "Cron('0 r * * *'): 'r' stands for a number made up by each process"),
+        ("61 * * * *", "Cron('61 * * * *') is no cron expression: [61 * * * *] is not acceptable, out of range"),
+        ("0 0 30 2 *", "Cron('0 0 30 2 *', timezone='UTC'): it is never due"),
+    ],
+)
+def test_a_refusal_names_the_expression_and_says_what_there_is(expression: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Cron(expression)
+    assert str(refused.value).startswith(says)
+
+
 @pytest.mark.parametrize("zone", ["Europe/Pari", "Europe", "../etc/passwd", "", "x" * 300, "\0", None])
 def test_a_wrong_time_zone_is_refused(zone: str) -> None:
     with pytest.raises(ConfigurationError, match=r"timezone=.*there is no such time zone"):
@@ -115,8 +144,11 @@ def test_a_time_zone_that_was_misspelled_is_named() -> None:
 
 def test_a_wrong_catch_up_is_refused() -> None:
     wrong: CatchUp = "sometimes"  # pyright: ignore[reportAssignmentType]  # the mistake under test
-    with pytest.raises(ConfigurationError, match="catch_up='sometimes'"):
+    with pytest.raises(ConfigurationError) as refused:
         Cron("0 3 * * *", catch_up=wrong)
+    assert "catch_up='sometimes'; there are <CatchUp.ALL: 'all'>, <CatchUp.LATEST: 'latest'>, <Cat" in str(
+        refused.value
+    )
 
 
 @given(st.text(alphabet="0123456789*/,-LlWw#?MONJA hHrR@", max_size=30))
@@ -153,13 +185,75 @@ def test_nothing_runs_while_an_hour_is_repeated() -> None:
     assert first(cron, "2026-10-25T00:20Z", 2) == ["10-25 00:40:00", "10-25 02:00:00"]
 
 
-def test_a_day_that_there_was_not_has_no_ticks_and_costs_nothing() -> None:
-    """86,400 of them would have been asked for one by one."""
-    cron = Cron("* * * * * *", timezone="Pacific/Apia")
+@pytest.mark.parametrize("offset", range(0, 1000, 37))
+def test_the_newest_is_of_the_first_time_round_while_it_lasts_and_of_all_of_it_later(offset: int) -> None:
+    """Whatever the milliseconds: instants are, clocks show whole seconds."""
+    cron = Cron("*/20 * * * *", timezone="Europe/Paris")
 
-    found = list(islice(cron.after(ms("2011-12-30T09:59:58Z")), 3))
+    assert cron.newest(ms("2026-10-25T00:10Z") + offset) == ms("2026-10-25T00:00Z")
+    assert cron.newest(ms("2026-10-25T00:59:59Z") + offset) == ms("2026-10-25T00:40Z")
+    assert cron.newest(ms("2026-10-25T01:10Z") + offset) == ms("2026-10-25T00:40Z")
 
-    assert shown(found) == ["12-30 09:59:59", "12-30 10:00:00", "12-30 10:00:01"]
+
+def test_the_newest_before_a_skipped_time_is_the_last_second_before_it() -> None:
+    cron = Cron("59 59 1,2 * * *", timezone="Europe/Paris")
+
+    assert cron.newest(ms("2026-03-29T01:30Z")) == ms("2026-03-29T00:59:59Z")
+
+
+SECONDS_AROUND = [
+    ("Pacific/Apia", "2011-12-30T09:59:58Z", ["12-30 09:59:59", "12-30 10:00:00", "12-30 10:00:01"]),
+    ("Europe/Paris", "2026-03-29T00:59:58Z", ["03-29 00:59:59", "03-29 01:00:00", "03-29 01:00:01"]),
+    ("Europe/Paris", "2026-10-25T00:59:58Z", ["10-25 00:59:59", "10-25 02:00:00", "10-25 02:00:01"]),
+    ("Europe/Paris", "2026-10-25T01:10:00Z", ["10-25 02:00:00", "10-25 02:00:01", "10-25 02:00:02"]),
+    ("Australia/Lord_Howe", "2026-04-04T14:59:58Z", ["04-04 14:59:59", "04-04 15:30:00", "04-04 15:30:01"]),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What croniter is asked."""
+    asked: list[str] = []
+    for name in ("get_next", "get_prev"):
+        answer = getattr(croniter, name)
+
+        def counted(self: croniter, kind: type[datetime], name: str = name, answer: Any = answer) -> datetime:
+            asked.append(name)
+            return answer(self, kind)
+
+        monkeypatch.setattr(croniter, name, counted)
+    return asked
+
+
+@pytest.mark.parametrize("zone, after, expected", SECONDS_AROUND)
+def test_seconds_that_there_are_not_are_passed_at_once(
+    zone: str, after: str, expected: list[str], asked: list[str]
+) -> None:
+    """A day that there was not has 86,400, an hour that comes again 3,600: asked for one by one they would take seconds."""
+    cron = Cron("* * * * * *", timezone=zone)
+    asked.clear()
+
+    assert first(cron, after, 3) == expected
+    assert len(asked) <= 4
+
+
+def test_back_over_a_day_that_there_was_not_it_is_passed_at_once(asked: list[str]) -> None:
+    cron = Cron("* * * 29,30 12 *", timezone="Pacific/Apia")
+    asked.clear()
+
+    assert cron.newest(ms("2011-12-31T00:00Z")) == ms("2011-12-30T09:59:59Z")
+    assert asked.count("get_prev") == 2
+
+
+@pytest.mark.parametrize(
+    "skipped", ["02:00:00", "02:00:01", "02:00:59", "02:30:00", "02:30:01", "02:59:58", "02:59:59"]
+)
+def test_the_edges_of_a_change_are_found_to_the_second_from_anywhere_within(skipped: str) -> None:
+    """A tick may be due at the first second behind a skipped hour, or at the last one before it."""
+    zone, local = ZoneInfo("Europe/Paris"), datetime.fromisoformat(f"2026-03-29T{skipped}")
+
+    assert _edge(local, zone, _exists, forward=True) == datetime.fromisoformat("2026-03-29T03:00:00")
+    assert _edge(local, zone, _exists, forward=False) == datetime.fromisoformat("2026-03-29T01:59:59")
 
 
 NUMBERS = {"second": (0, 59), "minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "week": (0, 6)}

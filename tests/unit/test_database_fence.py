@@ -25,6 +25,10 @@ def test_positions_are_compared_as_numbers() -> None:
     assert fence.lsn == "0/10000"
     fence.saw("1/0")
     assert fence.is_behind("00000001", "0/FFFFFFFF", fence.seen())
+    fence.saw("AB/10")
+    assert fence.seen() == ("00000001", (0xAB << 32) | 0x10)
+    fence.saw("1AB/10")
+    assert fence.seen() == ("00000001", (0x1AB << 32) | 0x10)
 
 
 def test_the_highest_position_counts_and_is_what_is_handed_on() -> None:

@@ -40,6 +40,10 @@ def test_a_sources_name_is_taken_apart_again(group: str, topic: str, partition: 
     assert parts_of(ref.name(incarnation)) == SourceParts(ref.service_name, ref.key, incarnation)
 
 
+def test_a_sources_name_is_read_from_the_right_whatever_its_topic_is_called() -> None:
+    assert parts_of("a|b|x~1-2~3-7") == SourceParts("kafka:a|b", "x~1-2-7", 3)
+
+
 @pytest.mark.parametrize(
     "text", ["", "orders-7", "billing|orders", "billing|-7", "billing|orders-x", "billing|orders~x-7", "billing|~2-7"]
 )
@@ -56,10 +60,14 @@ def test_an_ordering_key_is_of_64_bits_and_never_the_partitions(key: bytes) -> N
 
 
 def test_the_hash_stays_what_it_is() -> None:
-    """Rows of earlier releases have it: a change would run two workflows of a key beside each other (I7)."""
+    """Rows of earlier releases have it: a change would run two workflows of a key beside each other (I7).
+
+    The last key was made to have the partition's, which is then another.
+    """
     assert ordering_key(b"") == -(2**63)
     assert ordering_key(b"customer-1") == 7777677514074206624
     assert ordering_key("Zoë".encode()) == -1752953405705509245
+    assert ordering_key(bytes.fromhex("0126555056eb8c5a02000000")) == PARTITION_KEY + 1
 
 
 def test_ids_and_tokens_are_new_every_time_and_fit_their_columns() -> None:
