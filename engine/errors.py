@@ -25,7 +25,7 @@ Suspended (a BaseException)  nobody: ends a run that may begin no further effect
 
 from datetime import timedelta
 
-from engine.ids import OwnerToken, SourceRef, WorkflowId
+from engine.ids import SourceRef, WorkflowId
 
 
 class EngineError(Exception):
@@ -51,19 +51,6 @@ class HandlerRenamedError(ConfigurationError):
         )
         self.source = source
         self.stored = stored
-
-
-class OwnershipLostError(EngineError):
-    """An executor tried to write what is no longer its own.
-
-    The write matched no row and nothing of it is kept; the new owner continues from the last checkpoint. It says
-    nothing about the handler, so no failure is recorded.
-    """
-
-    def __init__(self, workflow_id: WorkflowId, *, held: OwnerToken | None) -> None:
-        super().__init__(f"workflow {workflow_id}: owner {held} is no longer its owner")
-        self.workflow_id = workflow_id
-        self.held = held
 
 
 class NondeterminismError(EngineError):
@@ -103,15 +90,6 @@ class RecordedError(EngineError):
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.message}"
-
-
-class PartitionHaltedError(EngineError):
-    """A partition does not go on by itself: the message says why, and what decides it."""
-
-    def __init__(self, source: SourceRef, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
-        self.source = source
-        self.reason = reason
 
 
 class WorkflowConflictError(EngineError):

@@ -2,13 +2,12 @@
 
 The events are a documented contract; the engine calls no metrics or logging library. An observer is called in the
 thread of the event (nearly always the engine's loop), must be quick, and cannot break the engine: what it raises
-is given to `sys.unraisablehook`. Hot-path events are one a flush, never one a record.
+is given to `threading.excepthook`. Hot-path events are one a flush, never one a record.
 """
 
-import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 from engine.ids import SourceRef, WorkflowId
 from engine.states import WorkflowStatus
@@ -342,15 +341,7 @@ class Telemetry:
             try:
                 observe(event)
             except Exception as error:  # noqa: BLE001  # whatever an observer raises is its own affair
-                sys.unraisablehook(_Unraisable(error, observe))
-
-
-class _Unraisable:
-    """The shape `sys.unraisablehook` reads."""
-
-    def __init__(self, error: BaseException, observer: Observer) -> None:
-        self.exc_type: type[BaseException] = type(error)
-        self.exc_value: BaseException | None = error
-        self.exc_traceback: TracebackType | None = error.__traceback__
-        self.err_msg: str | None = "a telemetry observer failed"
-        self.object: object = observer
+                error.add_note(f"Raised by a telemetry observer, {observe!r}, at {type(event).__name__}.")
+                # Not `sys.unraisablehook`: Python's own takes no arguments that are not Python's own.
+                raised = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(raised))
