@@ -95,7 +95,7 @@ COVERED ?= tests/unit tests/sql tests/model tests/integration
 coverage: quality ## Which branches of engine/ no test takes; fails below 95 %
 	rm -f .coverage .coverage.*
 	status=0; \
-	PROCESSOR_TEST_KAFKA=$${PROCESSOR_TEST_KAFKA:-mock} $(BIN)/coverage run -m pytest -n $(WORKERS) -q $(COVERED) $(ARGS) || status=$$?; \
+	$(BIN)/coverage run -m pytest -n $(WORKERS) -q $(COVERED) $(ARGS) || status=$$?; \
 	$(BIN)/coverage combine -q && $(BIN)/coverage report && exit $$status
 
 .PHONY: mutants
