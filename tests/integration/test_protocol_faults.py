@@ -15,7 +15,7 @@ from engine.settings import EngineSettings
 from engine.store import event_dispatch_kv
 from engine.store.statement import send
 from engine.telemetry import FlushRetried, SourceDropped
-from processor import App, Retry, Topic, Transaction
+from processor import App, RawRecord, Retry, Topic, Transaction
 from processor.testing import Bench
 from tests.fixtures.proxy import losing_proxy
 from tests.integration.protocol import FAST, LAZY, PATIENCE_S, Order, Shop, statuses, until, until_row
@@ -165,6 +165,23 @@ async def test_a_transactional_steps_checkpoint_forgives_earlier_deaths(database
         assert await bench.fetch_all("SELECT recovery_attempts FROM dbos.workflow_status") == [(0,)]
         gate.set()
         await bench.settle()
+
+
+async def test_a_record_over_which_its_condition_fails_is_a_dead_letter_and_the_others_go_on(database: str) -> None:
+    """I1: it is neither wanted nor unwanted, so it is given up, with what the condition raised."""
+
+    def is_wanted(record: RawRecord) -> bool:
+        return record.key != b"odd" or not 1 / 0
+
+    shop = Shop(Topic("orders", Order, key=lambda order: order.key, where=is_wanted))
+    async with Bench(shop.app, database) as bench:
+        for n, key in enumerate(["a", "odd", "b"]):
+            await bench.deliver(shop.topic, Order(key=key, n=n))
+        await bench.settle()
+
+        assert sorted(shop.ended) == ["first 0", "first 2", "second 0", "second 2"]
+        ((offset, error),) = await bench.fetch_all("SELECT kafka_offset, error FROM dbos.dead_letter")
+        assert (offset, "ZeroDivisionError" in error) == (1, True)
 
 
 async def test_filtered_records_are_counted_once_over_claims_and_deaths(database: str) -> None:
