@@ -62,7 +62,9 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return await _run_async(run, _threaded(step, run), function_id, args, kwargs)
 
 
-async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _run_async(  # noqa: C901  # a function less for every step
+    run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         return answered(run, step, recorded)
@@ -71,6 +73,8 @@ async def _run_async(run: Run, step: Step, function_id: int, args: tuple[Any, ..
             return await _run_async(run, gate.limited(step), function_id, args, kwargs)
     if not run.is_ready():
         await run.ready()
+    if (tracing := run.home.engine.tracing) is not None:
+        step = tracing.step(step)
     run.running_steps += 1
     started_ms = now_ms()
     attempt = 1
@@ -158,6 +162,8 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
     """`_run_async` in the workflow's own thread: one hop to the loop a step, none to wait where nothing is pending."""
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         return answered(run, step, recorded)
+    if (tracing := run.home.engine.tracing) is not None:
+        step = tracing.step(step)
     started_ms = now_ms()
     attempt = 1
     while True:

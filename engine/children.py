@@ -109,6 +109,8 @@ async def start_child(
             start.id = WorkflowId(json.loads(recorded.output))  # in a fork, its original's child
         return
     await admit(run, undurable_max=0 if has_own_id else UNDURABLE_MAX)
+    if (tracing := run.home.engine.tracing) is not None:
+        tracing.starting(start)
     if run.deadline_ms is not None:
         start.deadline_ms = min(run.deadline_ms, start.deadline_ms or run.deadline_ms)
     now = now_ms()
@@ -139,6 +141,8 @@ async def start_outside(reach: Reach, start: Start) -> WorkflowStatus:
         UnreadablePayloadError: The ID has a row whose inputs cannot be opened.
         EngineStoppedError: The engine does not run.
     """
+    if reach.tracing is not None:
+        reach.tracing.starting(start)
     while not await reach.insert(start):
         if (status := await stands(reach, start)) is not None:
             return status

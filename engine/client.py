@@ -39,6 +39,7 @@ from engine.store import registered, starts
 from engine.store.executor import notify
 from engine.store.statement import Statement, send
 from engine.tasks import end
+from engine.tracing import Tracing
 from engine.weather import through_weather
 
 Value = TypeVar("Value")
@@ -61,8 +62,8 @@ class ClientPool(Pool):
 class Caller(Reach):
     """The connections of one client, from one `open` to the `close` behind it."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: EngineSettings, tracing: Tracing | None = None) -> None:
+        super().__init__(settings, tracing)
         self._listener: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 class Committer:
     """One connection's commits, one after the other."""
 
+    kind = "journaled"
+
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine
         self.name = name
@@ -268,6 +270,8 @@ class Committer:
                 partitions=len(flush.parts),
             )
         )
+        if (tracing := self.engine.tracing) is not None:
+            tracing.durable("fused" if flush.group is not None else self.kind, flush.works, qualified, duration_s)
 
 
 def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C901  # a list of cases

@@ -102,7 +102,10 @@ class Commons:
         """A handler's function, of one of its objects if it is a method, as code of a run's arguments."""
         place = (handler.name, instance)
         if (body := self._bodies.get(place)) is None:
-            body = self._bodies[place] = body_of_call(handler, instance)
+            body = body_of_call(handler, instance)
+            if (tracing := self.engine.tracing) is not None:
+                body = tracing.code(handler, body)
+            self._bodies[place] = body
         return body
 
     def is_at_work_on(self, workflow_id: str) -> bool:

@@ -46,6 +46,8 @@ def dead_letter_event(work: Work) -> Outgoing | None:
         (f"{OURS}handler", run.handler.name.encode()),
         (f"{OURS}workflow", run.id.encode()),
     )
+    if (tracing := run.home.engine.tracing) is not None:
+        kept = tracing.burying(run, kept)
     return Outgoing(policy.topic, record.key, record.value, kept + whence + _why(ending) + ours)
 
 

@@ -58,6 +58,7 @@ from engine.store.executor import Renewal
 from engine.store.statement import send
 from engine.suspects import Suspects
 from engine.telemetry import Event, ExecutorLost, ExecutorStarted, ServiceFailed, Telemetry
+from engine.tracing import Tracing, traced
 from engine.transaction_groups import TransactionGroups
 from engine.turns import Turns
 from engine.weather import through_weather
@@ -75,8 +76,10 @@ class Engine(Reach):
         handlers: Mapping[str, Handler],
         telemetry: Telemetry | None = None,
         queues: Sequence[QueueSpec] = (),
+        tracing: Tracing | None = None,
     ) -> None:
-        super().__init__(settings)
+        super().__init__(settings, tracing)
+        handlers = traced(handlers, tracing)
         self.telemetry = telemetry or Telemetry()
         self.executor_id: ExecutorId = new_executor_id()
         self.version = ""
@@ -86,6 +89,8 @@ class Engine(Reach):
             name: handler.function if handler.kind is HandlerKind.JOURNALED else journaled(handler)
             for name, handler in handlers.items()
         }
+        if tracing is not None:
+            self._bodies = {name: tracing.code(handlers[name], body) for name, body in self._bodies.items()}
         self.database = DatabaseFence()
         self.has_extras = False
         """Whether any checkpoint or rest here ever brought more than itself (engine/effects.py)."""

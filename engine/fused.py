@@ -69,7 +69,10 @@ class FusedGroup:
             raise GroupFailedError(self, postponed) from postponed
         await begin_user_transaction(connection, idle_ms=engine.settings.idle_ms)
         publications = Publications(
-            bytes_max=engine.settings.event_bytes_max, schema=engine.settings.schema, seal=engine.payloads.seal
+            bytes_max=engine.settings.event_bytes_max,
+            schema=engine.settings.schema,
+            seal=engine.payloads.seal,
+            tracing=engine.tracing,
         )
         transaction = self._transaction = Transaction(connection, publications)
         engine.suspects.group_begins()
@@ -87,34 +90,35 @@ class FusedGroup:
         reach(CrashPoint.FUSED_CALLED)
 
     async def _call(self, transaction: Transaction) -> None:
-        handler = self.inbox.handler
+        handler, tracing = self.inbox.handler, self.inbox.engine.tracing
+        function = handler.function if tracing is None else tracing.grouped(self.runs, handler)
         if not handler.is_async:
             tx = SyncTransaction(transaction, self.inbox.loop)
             context = copy_context()
             try:
                 await self.inbox.loop.run_in_executor(
-                    self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, tx)
+                    self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, function, tx)
                 )
                 await tx.send()
             finally:
                 tx.end()
         elif handler.kind is HandlerKind.BATCH:
-            await transaction.called(handler.function(transaction, [run.argument for run in self.runs]))
+            await transaction.called(function(transaction, [run.argument for run in self.runs]))
         else:
             for run in self.runs:
                 current_run.set(run)
-                result = await transaction.called(handler.function(transaction, run.argument))
+                result = await transaction.called(function(transaction, run.argument))
                 if result is not None:
                     _ending(run).output = handler.encode(result)
             current_run.set(None)
 
-    def _call_sync(self, handler: Handler, tx: SyncTransaction) -> None:
+    def _call_sync(self, handler: Handler, function: Callable[..., Any], tx: SyncTransaction) -> None:
         if handler.kind is HandlerKind.BATCH:
-            tx.called(partial(handler.function, tx, [run.argument for run in self.runs]))
+            tx.called(partial(function, tx, [run.argument for run in self.runs]))
             return
         for run in self.runs:
             current_run.set(run)
-            result = tx.called(partial(handler.function, tx, run.argument))
+            result = tx.called(partial(function, tx, run.argument))
             if result is not None:
                 _ending(run).output = handler.encode(result)
 

@@ -6,16 +6,21 @@ Last, because the rows' numbers are then drawn in the order in which transaction
 because a transaction that is rolled back has sent nothing.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from engine.errors import ConfigurationError, EngineError, NotYet
 from engine.failures import summary
 from engine.records import Headers
+
+if TYPE_CHECKING:
+    from engine.tracing import Tracing
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -89,6 +94,7 @@ def outgoing(
     headers: GivenHeaders = (),
     key: bytes | str | None = None,
     bytes_max: int = EVENT_BYTES_MAX,
+    tracing: Tracing | None = None,
 ) -> Outgoing:
     """Encode an event, and refuse what could not be published.
 
@@ -98,6 +104,7 @@ def outgoing(
         headers: Its headers.
         key: Instead of the topic's `key=`.
         bytes_max: Most bytes of key, value and headers.
+        tracing: Puts the context of its trace into the headers.
 
     Raises:
         PublishError: It cannot be encoded, is too large, or its topic is no topic.
@@ -119,7 +126,10 @@ def outgoing(
             raise PublishError(f"topic {name!r}: its {what} was encoded as {type(part).__name__}, which is not bytes")
     if value is None and chosen is None:
         raise PublishError(f"topic {name!r}: a tombstone says which key it deletes: publish(topic, None, key=...)")
-    made = Outgoing(name, chosen, value, _headers(name, headers))
+    sent = _headers(name, headers)
+    if tracing is not None:
+        sent = tracing.publishing(name, sent)
+    made = Outgoing(name, chosen, value, sent)
     if made.size > bytes_max:
         raise PublishError(
             f"topic {name!r}: the {type(event).__name__} has {made.size} bytes with key and headers, and "
@@ -168,6 +178,7 @@ class Publications:
 
     Args:
         schema, seal: Where messages go that it sends, and how their texts are written.
+        tracing: Puts the context of a trace into the headers of its events.
         refused_because: Why nothing can be published in it, where that is so.
     """
 
@@ -178,8 +189,10 @@ class Publications:
         schema: str = "dbos",
         seal: Callable[[str], str] | None = None,
         refused_because: str | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.bytes_max = bytes_max
+        self.tracing = tracing
         self.schema = schema
         self.seal = seal
         self._refused_because = refused_because

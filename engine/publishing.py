@@ -70,8 +70,9 @@ def publish(
         Suspended: The run may not go on here.
     """
     name = f"publish to {topic.name}"
-    bytes_max = run.home.engine.settings.event_bytes_max
-    encoded = partial(outgoing, topic, event, headers=headers, key=key, bytes_max=bytes_max)
+    engine = run.home.engine
+    bytes_max, tracing = engine.settings.event_bytes_max, engine.tracing
+    encoded = partial(outgoing, topic, event, headers=headers, key=key, bytes_max=bytes_max, tracing=tracing)
     return _published(run, run.next_function_id(name), name, encoded)
 
 

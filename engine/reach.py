@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.settings import EngineSettings
     from engine.starts import Start
+    from engine.tracing import Tracing
 
 
 class Reach(ABC):
     """A process's way to workflows. All methods belong to its loop."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, tracing: Tracing | None = None) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.payloads = Payloads(settings.payload_keys)
         self.stopping = threading.Event()
         self.is_aborted = False

@@ -152,6 +152,8 @@ class RowFlush(Flush):
 class RowCommitter(Committer):
     """The connection of the commons."""
 
+    kind = "commons"
+
     def __init__(self, commons: Commons) -> None:
         super().__init__(commons.engine, "committer-commons")
         self._commons = commons

@@ -171,6 +171,7 @@ class Run:
         "started_ms",
         "submitted",
         "task",
+        "trace",
         "unsent",
         "waiters",
         "wake_at",
@@ -183,6 +184,8 @@ class Run:
     context: Context | None
     origin: Origin
     """Of one without a source."""
+    trace: Any
+    """What tracing knows of it, where there is any: its own business."""
 
     def __init__(self, home: Home, *, offset: int, key: OrderingKey | None, record: Record | None) -> None:
         self.home = home

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.crashpoints import CrashPoint, reach
@@ -312,9 +313,11 @@ class Source:
 
     def dead_lettered(self, run: Run, ending: Ending) -> None:
         """Tell of a durable dead letter, and of its hold."""
-        self.engine.telemetry.emit(DeadLettered(self.ref, self.ref.handler, run.id, ending.reason, ending.summary))
-        if ending.hold is not None:
-            self.engine.telemetry.emit(HoldPlaced(self.ref, ending.hold[0], ending.hold[2], run.id))
+        tracing, emit = self.engine.tracing, self.engine.telemetry.emit
+        with nullcontext() if tracing is None else tracing.of_run(run):
+            emit(DeadLettered(self.ref, self.ref.handler, run.id, ending.reason, ending.summary))
+            if ending.hold is not None:
+                emit(HoldPlaced(self.ref, ending.hold[0], ending.hold[2], run.id))
 
     def halt_soon(self, reason: str) -> None:
         """Stop by policy, after a hold that is durable or that this places: open records are persisted first."""
@@ -417,5 +420,7 @@ class Source:
                 self.engine.late_run_ended(run)
             elif run.phase is not Phase.DONE:
                 run.standing = Standing.ABANDONED
+        if (tracing := self.engine.tracing) is not None:
+            tracing.left([run for run in runs if not run.is_running])
         self._ended.set()
         return late

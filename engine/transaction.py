@@ -174,7 +174,8 @@ class Transaction:
         self._open()
         if self._orm is not None:
             await self._orm.begin_savepoint()
-        self.add(outgoing(topic, event, headers=headers, key=key, bytes_max=self.publications.bytes_max))
+        bytes_max, tracing = self.publications.bytes_max, self.publications.tracing
+        self.add(outgoing(topic, event, headers=headers, key=key, bytes_max=bytes_max, tracing=tracing))
 
     async def send_message(self, message: Message) -> None:
         """Send a message to a workflow if, and only if, this transaction commits: it is there, and who waits is told.
@@ -303,8 +304,9 @@ class SyncTransaction:
     ) -> None:
         """Publish an event to Kafka if, and only if, this transaction commits (I9). See `Transaction.publish`."""
         self._transaction.check_open()
-        bytes_max = self._transaction.publications.bytes_max
-        event_out = outgoing(topic, event, headers=headers, key=key, bytes_max=bytes_max)
+        publications = self._transaction.publications
+        bytes_max, tracing = publications.bytes_max, publications.tracing
+        event_out = outgoing(topic, event, headers=headers, key=key, bytes_max=bytes_max, tracing=tracing)
         self._transaction.publications.check(event_out)
         if self._orm is not None:
             self._orm.begin_savepoint()

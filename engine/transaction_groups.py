@@ -345,7 +345,10 @@ class _Group:
                 continue
             settings = self.engine.settings
             publications = Publications(
-                bytes_max=settings.event_bytes_max, schema=settings.schema, seal=self.engine.payloads.seal
+                bytes_max=settings.event_bytes_max,
+                schema=settings.schema,
+                seal=self.engine.payloads.seal,
+                tracing=self.engine.tracing,
             )
             transaction = Transaction(connection, publications)
             members.append(member)

@@ -83,14 +83,25 @@ async def run_transaction(
     if not run.is_ready():
         await run.ready()
     run.running_steps += 1
+    tracing = run.home.engine.tracing
     try:
-        alone = alone or isinstance(step, ProcedureStep)
-        if step.isolation == "read committed" and not step.read_only and not alone:
-            with suppress(NotCommittedError):
-                return await _grouped(run, step, function_id, args, kwargs)
-        return await _decided(run, step, function_id, args, kwargs)
+        if tracing is None:
+            return await _committed(run, step, function_id, args, kwargs, alone=alone)
+        with tracing.transaction(run, step.name, function_id):
+            return await _committed(run, step, function_id, args, kwargs, alone=alone)
     finally:
         run.step_ended()
+
+
+async def _committed(
+    run: Run, step: TransactionStep, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any], *, alone: bool
+) -> Any:
+    """In one commit with others where that may be and works, else in one of its own."""
+    alone = alone or step.read_only or step.isolation != "read committed" or isinstance(step, ProcedureStep)
+    if not alone:
+        with suppress(NotCommittedError):
+            return await _grouped(run, step, function_id, args, kwargs)
+    return await _decided(run, step, function_id, args, kwargs)
 
 
 async def _grouped(
@@ -247,6 +258,7 @@ class _Attempt:
             schema=engine.settings.schema,
             seal=engine.payloads.seal,
             refused_because=reason,
+            tracing=engine.tracing,
         )
 
     def _fence(self) -> Statement[Any]:

@@ -29,6 +29,7 @@ from engine.payloads import PayloadKeys
 from engine.queues import check_place, enter
 from engine.settings import EngineSettings
 from engine.starts import Start
+from engine.tracing import Tracing
 from processor.acts import Acts
 from processor.client_acts import DeadLetters, Queues, Schedules
 from processor.config import Settings
@@ -146,7 +147,7 @@ class Client(Acts):
         """Connect."""
         if self._caller is not None:
             raise ConfigurationError("this client is open already")
-        caller = Caller(self._settings)
+        caller = Caller(self._settings, _tracing())
         await caller.open()
         self._caller = caller
         return self
@@ -299,6 +300,15 @@ class Client(Acts):
         start.version = version
         await start_outside(caller, start)
         return WorkflowHandle(start.id, self.engine, decode)
+
+
+def _tracing() -> Tracing | None:
+    """What puts the trace of the calling program into what it starts; `None`: it has no traces."""
+    try:
+        from processor.trace_export import spans_of_program
+    except ModuleNotFoundError:  # without the extra `otel`
+        return None
+    return spans_of_program()
 
 
 def _row(

@@ -24,6 +24,7 @@ from pydantic import (
 
 from engine.addresses import check_conninfo
 from processor.config_formats import PayloadSettings, RegistrySettings
+from processor.config_tracing import TracingSettings
 from processor.config_web import WebSettings
 from processor.section import DURATION_SCHEMA, Duration, Section, Size, positive
 from processor.units import duration
@@ -484,6 +485,7 @@ class Settings(Section):
     web: WebSettings = WebSettings()
     logs: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     migrate: tuple[Command, ...] = ()
     """The user's own commands that `processor migrate` runs, in order, after the system tables: a line, split as a

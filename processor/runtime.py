@@ -23,8 +23,10 @@ from consumers.relay import Relay
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
+from engine.tracing import Tracing
 from processor.app import App
 from processor.config import Settings
+from processor.config_tracing import TracingSettings
 from processor.config_web import WebSettings
 from processor.formats import check_formats
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
@@ -116,7 +118,8 @@ class Runtime:
             registration.name: registration.handler(settings.executor.version)
             for registration in app.workflows.values()
         }
-        self.engine = Engine(engine_settings(settings, app), handlers, telemetry, listened(app, settings))
+        tracing = tracing_of(settings.tracing, app.name)
+        self.engine = Engine(engine_settings(settings, app), handlers, telemetry, listened(app, settings), tracing)
         self.groups: list[Group] = []
         names = sorted({group_name(registration, app, settings) for registration in started}) if kafka else []
         for name in names:
@@ -189,6 +192,10 @@ class Runtime:
         if self.engine in self.app.engines:
             self.app.engines.remove(self.engine)
         await self.engine.stop(self._drain_left())
+        if self.engine.tracing is not None:
+            from processor.trace_export import flush_spans
+
+            await asyncio.to_thread(flush_spans)
 
     async def _stop_relay(self, relay: Relay) -> None:
         await relay.stop(self._drain_left())
@@ -258,6 +265,23 @@ def web_server(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     return WebServer(app, engine, settings, telemetry.emit, shares_port=shares_port)
+
+
+def tracing_of(settings: TracingSettings, app_name: str) -> Tracing | None:
+    """What makes spans, if anything does. Raises `ConfigurationError` where its libraries are missing."""
+    if not settings.enabled:
+        return None
+    try:
+        from processor.trace_export import spans_of
+        from processor.tracing import TraceIds
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"tracing.enabled: {error.name} is not installed: pip install 'onceflow[otel]'"
+        ) from None
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(each, TraceIds) for each in handler.filters):
+            handler.addFilter(TraceIds())
+    return spans_of(settings, app_name)
 
 
 class _SignsOfLife:

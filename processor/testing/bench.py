@@ -36,6 +36,7 @@ from engine.settings import EngineSettings
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
 from engine.store.outbox import OutboxRow
 from engine.telemetry import Event, Telemetry
+from engine.tracing import Tracing
 from processor.app import App
 from processor.decorators import ProcedureFunction, TransactionFunction
 from processor.formats import check_formats
@@ -81,6 +82,7 @@ class Bench:
         beside: Another bench whose log this one reads as well: a second member, which claims what it is told to.
         registry: Address of the schema registry of its topics' formats, in which what is delivered is registered;
             `mock://any-name` is one within this process.
+        tracing: Makes spans: `processor.tracing.Spans(provider)`.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Bench:
         settings: EngineSettings | None = None,
         beside: "Bench | None" = None,
         registry: "str | RegistrySettings | None" = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.app = app
         self.dsn = dsn
         self.group = group or app.name
+        self.tracing = tracing
         base = settings or EngineSettings(conninfo=dsn, scan=timedelta(milliseconds=100))
         self.settings = replace(base, conninfo=dsn, executor_name=executor)
         self.events: list[Event] = []
@@ -277,6 +281,7 @@ class Bench:
             settings or WebSettings(),
             tell=self._observe,
             authentication=None if identity is None else lambda _: identity,
+            tracing=self.tracing,
         )
         return HttpClient(site.asgi)
 
@@ -401,7 +406,7 @@ class Bench:
     def _new_engine(self) -> Engine:
         handlers = {name: each.handler() for name, each in self.app.workflows.items()}
         queues = [queue.spec for queue in self.app.queues.values()]
-        return Engine(self.settings, handlers, Telemetry((self._observe,)), queues)
+        return Engine(self.settings, handlers, Telemetry((self._observe,)), queues, self.tracing)
 
     def _observe(self, event: Event) -> None:
         self.events.append(event)

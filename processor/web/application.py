@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from engine.engine import Engine
 from engine.errors import ConfigurationError
+from engine.tracing import Tracing
 from processor.app import App
 from processor.config_web import WebSettings
 from processor.handlers import Registration
@@ -74,6 +75,7 @@ class Site:
         settings: Tokens and bounds.
         tell: Told of each answer.
         authentication: Instead of the app's own.
+        tracing: Of the engine; `None`: requests have no spans.
 
     Raises:
         ConfigurationError: Tokens or triggers are not as they must be.
@@ -87,6 +89,7 @@ class Site:
         *,
         tell: Callable[[HttpAnswered], None],
         authentication: Authenticate | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._door = Doorkeeper(settings, authentication or app.authentication)
@@ -102,7 +105,7 @@ class Site:
         for registration in app.workflows.values():
             if registration.http is not None:
                 self._add_trigger(triggers, registration, registration.http)
-        self.asgi: ASGIApp = Limits(self.api, settings, tell)
+        self.asgi: ASGIApp = _traced(Limits(self.api, settings, tell), tracing)
 
     # -- routes --
 
@@ -247,6 +250,15 @@ def _described(made: dict[str, Any]) -> dict[str, Any]:
             answered.pop("422", None)
             answered["default"] = {"description": "What is wrong.", "content": content}
     return made
+
+
+def _traced(app: ASGIApp, tracing: Tracing | None) -> ASGIApp:
+    if tracing is None:
+        return app
+    from processor.tracing import Spans
+    from processor.web.tracing import TracedRequests
+
+    return TracedRequests(app, tracing) if isinstance(tracing, Spans) else app
 
 
 async def _answer(request: Request, error: Exception) -> Response:

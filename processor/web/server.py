@@ -65,7 +65,7 @@ class WebServer:
     ) -> None:
         self._settings = settings
         self._shares_port = shares_port
-        self._site = Site(app, lambda: engine, settings, tell=tell)
+        self._site = Site(app, lambda: engine, settings, tell=tell, tracing=engine.tracing)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.port = settings.port
