@@ -139,6 +139,8 @@ class Spans:
 
     def step(self, step: Step) -> Step:
         """The same step with each try in a span. A sync one that has a thread of its own is awaited, as an async one is."""
+        if not get_current_span().is_recording():
+            return step
         name, function = step.name, step.function
         if step.is_async or iscoroutinefunction(function):
 
@@ -157,6 +159,9 @@ class Spans:
     @contextmanager
     def transaction(self, run: Run, name: str, function_id: int) -> Generator[None]:
         """From its call until it is durable, or has failed."""
+        if not get_current_span().is_recording():
+            yield
+            return
         attributes: Attributes = {
             "db.system.name": "postgresql",
             "onceflow.workflow.id": run.id,
@@ -193,6 +198,9 @@ class Spans:
         for work, trace in traces:
             if trace.record is None or work.ending is None:
                 continue
+            if not trace.record.is_recording():
+                work.run.trace = None
+                continue
             if link is not None and id(work) in stands:
                 trace.record.add_link(link.context)
             self._ended(work.run, work.ending if id(work) in stands else None)
@@ -211,16 +219,16 @@ class Spans:
         if trace is None:
             yield
             return
-        token = contexts.attach(trace.context)
-        try:
+        with _attached(trace.context):
             yield
-        finally:
-            contexts.detach(token)
 
     def publishing(self, topic: str, headers: Headers) -> Headers:
         """A span of the event's creation, and its context as headers; neither outside of a trace."""
-        if any(name == TRACEPARENT for name, _ in headers) or not get_current_span().get_span_context().is_valid:
+        current = get_current_span()
+        if any(name == TRACEPARENT for name, _ in headers) or not current.get_span_context().is_valid:
             return headers
+        if not current.is_recording():
+            return headers + _headers(contexts.get_current())
         attributes: Attributes = {
             "messaging.system": "kafka",
             "messaging.operation.name": "publish",
@@ -250,6 +258,12 @@ class Spans:
         trace = _trace_of(run)
         if trace is None or trace.record is None:
             trace = self._begun(run)
+        if trace.record is not None and not trace.record.is_recording():
+            with _attached(trace.context):  # for what it publishes and starts
+                yield
+            if run.standing is not Standing.ACTIVE:
+                run.trace = None
+            return
         name = run.handler.name
         attributes: Attributes = {"onceflow.workflow.id": run.id, "onceflow.workflow.attempt": run.attempt + 1}
         if run.history:
@@ -298,21 +312,18 @@ class Spans:
     @contextmanager
     def _current(self, run: Run, span: Span) -> Generator[None]:
         """A span as the current one, and what is raised within as its outcome."""
-        token: Token[Context] | None = contexts.attach(set_span_in_context(span))
         try:
-            yield
+            with _attached(set_span_in_context(span)):
+                yield
         except Suspended:
             span.set_attribute("onceflow.suspended", True)
             raise
         except GeneratorExit:
-            token = None  # nobody goes on with it, and whoever closes it does so in another context
             raise
         except BaseException as error:
             _failed(span, run, type(error).__qualname__, summary(error))
             raise
         finally:
-            if token is not None:
-                contexts.detach(token)
             span.end()
 
     # -- traces of runs --
@@ -387,6 +398,20 @@ class TraceIds(logging.Filter):
         if found.is_valid:
             record.trace_id, record.span_id = f"{found.trace_id:032x}", f"{found.span_id:016x}"
         return True
+
+
+@contextmanager
+def _attached(context: Context) -> Generator[None]:
+    """A context as the current one. A coroutine that is closed is so in another one, and nobody goes on with its own."""
+    token: Token[Context] | None = contexts.attach(context)
+    try:
+        yield
+    except GeneratorExit:
+        token = None
+        raise
+    finally:
+        if token is not None:
+            contexts.detach(token)
 
 
 def trace_id(namespace: str, workflow_id: str, timestamp_ms: int) -> int:

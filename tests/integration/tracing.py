@@ -6,6 +6,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
+from opentelemetry.trace import SpanContext
 
 from processor.tracing import DerivedIds, Spans
 
@@ -34,11 +35,11 @@ class Kept:
 
 
 def trace_of(span: ReadableSpan) -> str:
-    return f"{span.context.trace_id:032x}"
+    return f"{_context_of(span).trace_id:032x}"
 
 
 def id_of(span: ReadableSpan) -> int:
-    return span.context.span_id
+    return _context_of(span).span_id
 
 
 def parent_of(span: ReadableSpan) -> int | None:
@@ -47,3 +48,8 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 def linked(span: ReadableSpan) -> set[int]:
     return {link.context.span_id for link in span.links}
+
+
+def _context_of(span: ReadableSpan) -> SpanContext:
+    assert span.context is not None, "a span that has ended was begun"
+    return span.context
