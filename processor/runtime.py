@@ -27,7 +27,6 @@ from engine.tracing import Tracing
 from processor.app import App
 from processor.config import Settings
 from processor.config_tracing import TracingSettings
-from processor.config_web import WebSettings
 from processor.formats import check_formats
 from processor.gauges import engine_gauges, group_gauges, relay_gauges, without_ages_that_nobody_knows
 from processor.loading import load_settings
@@ -35,6 +34,7 @@ from processor.logs import LogObserver
 from processor.metrics import Metrics, Samples
 from processor.policies import dead_letter_topic
 from processor.schema_registry import connected_to
+from processor.seeking import locate_by
 from processor.wiring import (
     engine_settings,
     group_name,
@@ -131,7 +131,7 @@ class Runtime:
             )
         wants_relay = kafka and settings.outbox.relay if relay is None else relay
         self.relay = Relay(self.engine, relay_settings(settings), telemetry) if wants_relay else None
-        self.web = web_server(app, settings.web, self.engine, telemetry, shares_port=shares_ports) if web else None
+        self.web = web_server(app, settings, self.engine, telemetry, shares_port=shares_ports) if web else None
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
         self._stop_by = 0.0
@@ -251,10 +251,10 @@ class Runtime:
 
 
 def web_server(
-    app: App, settings: WebSettings, engine: Engine, telemetry: Telemetry, *, shares_port: bool
+    app: App, settings: Settings, engine: Engine, telemetry: Telemetry, *, shares_port: bool
 ) -> "WebServer | None":
     """What serves HTTP, if anything does. Raises `ConfigurationError` where its libraries are missing."""
-    if not settings.enabled:
+    if not settings.web.enabled:
         if any(registration.http is not None for registration in app.workflows.values()):
             log.warning("HTTP triggers are not served", extra={"setting": "web.enabled"})
         return None
@@ -264,7 +264,7 @@ def web_server(
         from processor.web.server import WebServer
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
-    return WebServer(app, engine, settings, telemetry.emit, shares_port=shares_port)
+    return WebServer(app, engine, settings.web, telemetry.emit, shares_port=shares_port, locate=locate_by(settings))
 
 
 def tracing_of(settings: TracingSettings, app_name: str) -> Tracing | None:

@@ -6,22 +6,19 @@ Every act is recorded with its actor, and why.
 import argparse
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.inspection import PartitionRow, connected, list_partitions
-from engine.partitions import OF_FORMER_TOPICS, PartitionActError, Place, cancel, pause, release, resume, unknown
-from engine.progress import Progress
-from engine.seeks import Anew, Seek, seek
+from engine.partitions import OF_FORMER_TOPICS, Place, cancel, pause, release, resume
+from engine.seeks import Seek
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
-from processor.cli.targets import target_of
+from processor.cli.targets import target
 from processor.config import Settings
 from processor.loading import load_settings
-from processor.wiring import engine_settings, group_settings
-
-if TYPE_CHECKING:
-    from consumers.validation import Log
+from processor.seeking import locate_by, move
+from processor.wiring import engine_settings
 
 HELP = "List partitions with progress, owner and holds; pause, resume, release or move one, cancel what is open"
 
@@ -56,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     moved.add_argument(
         "--to",
         required=True,
-        type=target_of,
+        type=target,
         metavar="WHERE",
         help="an offset, 'earliest', 'latest', or a time with its zone (2026-01-31T08:00:00Z): the first record since",
     )
@@ -139,25 +136,15 @@ async def _cancel(arguments: argparse.Namespace, schema: str, connection: Any, p
 
 
 async def _seek(arguments: argparse.Namespace, settings: Settings, connection: Any, place: Place) -> int:
-    from consumers.offsets import locate
-
-    schema = settings.postgres.schema_name
-    stored = await list_partitions(connection, schema, group=place.group)
-    partition = next((each for each in stored if each.topic_partition == place.topic_partition), None)
-    if partition is None:
-        raise unknown(place)
-    ref = place.ref(partition.handler)
-    found = await locate(group_settings(settings, place.group), ref.topic, ref.partition, arguments.to)
-    if not arguments.new_incarnation:
-        _refuse_another_log(place, partition.progress, found.log)
-    done = await seek(
+    done, partition = await move(
         connection,
-        schema,
+        settings.postgres.schema_name,
         place,
-        to=found.offset,
+        target=arguments.to,
+        locate=locate_by(settings),
         note=arguments.note,
         actor=actor_of(arguments),
-        anew=Anew(found.log.topic_id, found.log.start) if arguments.new_incarnation else None,
+        new_incarnation=arguments.new_incarnation,
         force=arguments.force,
         dry_run=not arguments.yes,
     )
@@ -165,21 +152,6 @@ async def _seek(arguments: argparse.Namespace, settings: Settings, connection: A
     if arguments.yes:
         return DONE
     return _unchanged()
-
-
-def _refuse_another_log(place: Place, progress: Progress, log: "Log") -> None:
-    """A seek within a log that is not the one of the progress: the next claim would only halt again."""
-    processed = max(progress.next, progress.high)
-    if progress.topic_id and log.topic_id and progress.topic_id != log.topic_id:
-        reason = f"topic {place.topic_partition.rpartition('-')[0]!r} is another one under the same name"
-    elif log.end < processed:
-        reason = f"the log of {place.topic_partition} ends at {log.end}, and records up to {processed} were processed"
-    else:
-        return
-    raise PartitionActError(
-        f"{reason}: the same offsets name other records.\n"
-        f"  With --new-incarnation those from --to on get workflow IDs of their own."
-    )
 
 
 def _unchanged() -> int:

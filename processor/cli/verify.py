@@ -21,7 +21,7 @@ from processor.cli import DONE, FAILED
 from processor.cli.apps import load_app
 from processor.cli.output import print_rows
 from processor.cli.progress_bar import ProgressBar
-from processor.cli.targets import target_of
+from processor.cli.targets import target
 from processor.config import Settings
 from processor.loading import load_settings
 from processor.verification import Verification, Verified, Wanted
@@ -50,12 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     where = "an offset, 'earliest', 'latest' or a time with its zone"
     parser.add_argument(
-        "--from", dest="start", type=target_of, metavar="WHERE", help=f"{where} (default: where Kafka's log begins)"
+        "--from", dest="start", type=target, metavar="WHERE", help=f"{where} (default: where Kafka's log begins)"
     )
     parser.add_argument(
         "--to",
         dest="end",
-        type=target_of,
+        type=target,
         metavar="WHERE",
         help=f"{where}, exclusive; never beyond the progress, the default",
     )

@@ -4,16 +4,17 @@
     operator   payloads; cancel, retry, pause, resume, recover      POST /admin/workflows/{id}/cancel, …
     admin      discard, release; the audit                          POST /admin/dead-letters/{id}/discard, GET /admin/audit
 
+More acts on workflows are in `workflow_acts.py`; partitions are moved in `moves.py`; queues, schedules, retention and the outbox are in
+`services.py`.
+
 And the paths of DBOS's admin server: `/dbos-healthz` (open), `/dbos-perf`, `/dbos-workflow-recovery`.
 """
 
-import asyncio
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Body, Path, Query
 from pydantic import AwareDatetime, Field
@@ -28,7 +29,6 @@ from engine.listing import After, WorkflowFilter, list_workflows
 from engine.partitions import Place
 from engine.shown import ShownPayloads, shown_letter
 from engine.states import WorkflowStatus
-from engine.weather import through_weather
 from processor.web.guard import caller_of
 from processor.web.models import (
     Done,
@@ -44,11 +44,9 @@ from processor.web.models import (
 )
 from processor.web.perf import LoopClock, Utilization
 from processor.web.problems import Problem
+from processor.web.statements import Statements
 
 Value = TypeVar("Value")
-
-STATEMENTS_MAX = 2
-"""Statements of operators under way at the same time: lists can be slow, and the pool (`postgres.pool_max`) is there for work."""
 
 PAGE_MAX = 1_000
 """Workflows, or rows of another kind, of one page."""
@@ -67,13 +65,14 @@ class Admin:
     """Answers operators.
 
     Args:
-        engine: Through which the database is read and acted on.
+        engine: Of this process.
+        statements: Through which the database is read and acted on.
     """
 
-    def __init__(self, engine: Callable[[], Engine]) -> None:
+    def __init__(self, engine: Callable[[], Engine], statements: Statements) -> None:
         self._engine = engine
         self._clock = LoopClock()
-        self._turns = asyncio.Semaphore(STATEMENTS_MAX)
+        self._db = statements
 
     # -- DBOS's paths --
 
@@ -132,7 +131,7 @@ class Admin:
             created_from=created_from,
             created_before=created_before,
         )
-        found = await self._read(
+        found = await self._db.read(
             lambda c, schema: list_workflows(
                 c, schema, chosen, limit=limit, after=behind, newest_first=True, payloads=None
             )
@@ -145,29 +144,40 @@ class Admin:
 
     async def stranded(self, limit: Limit = 100) -> list[StrandedWorkflow]:
         """Open workflows that no live executor can run, the oldest first, and why."""
-        rows = await self._read(lambda connection, schema: inspection.list_stranded(connection, schema, limit=limit))
+        rows = await self._db.read(lambda connection, schema: inspection.list_stranded(connection, schema, limit=limit))
         return [StrandedWorkflow.of(row) for row in rows]
 
     async def workflow(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> ShownWorkflow:
         """A workflow, as its row says. A payload whose key is not here is `{"unreadable": why}`."""
         schema, opens = self._engine().settings.schema, self._opens(http__request, payloads=payloads)
-        info = await handles.read(self._connection, schema, opens, workflow_id)
+        info = await handles.read(self._db.connection, schema, opens, workflow_id)
         return ShownWorkflow.of(info, payloads=payloads)
 
     async def steps(self, workflow_id: str, http__request: Request, payloads: WithPayloads = False) -> list[ShownStep]:
         """What a workflow has recorded, in order. As with workflows where a key is not here."""
         schema, opens = self._engine().settings.schema, self._opens(http__request, payloads=payloads)
-        found = await handles.steps(self._connection, schema, opens, workflow_id)
+        found = await handles.steps(self._db.connection, schema, opens, workflow_id)
         if not found:
-            await handles.read(self._connection, schema, None, workflow_id)  # or it does not exist
+            await handles.read(self._db.connection, schema, None, workflow_id)  # or it does not exist
         return [ShownStep.of(step, payloads=payloads) for step in found]
 
-    async def cancel(self, workflow_id: str, http__request: Request, reason: Reason, interrupt: bool = False) -> Done:
-        """Cancel a workflow, unless it has ended. `interrupt`: also its async steps, where they wait next."""
-        note, actor = reason.note, caller_of(http__request).actor
+    async def cancel(
+        self,
+        workflow_id: str,
+        http__request: Request,
+        reason: Reason,
+        interrupt: bool = False,
+        children: bool = False,
+    ) -> Done:
+        """Cancel a workflow, unless it has ended. `interrupt`: also its async steps, where they wait next; `children`: also
+        what it started, and so on, as far as it has not ended.
+        """
+        note, actor, chosen = reason.note, caller_of(http__request).actor, [workflow_id]
+        if children:
+            chosen = await self._db.read(lambda c, schema: acts.family(c, schema, [workflow_id])) or chosen
         acted = await through_pool(
             self._engine(),
-            lambda c, schema: acts.cancel(c, schema, [workflow_id], interrupt=interrupt, actor=actor, note=note),
+            lambda c, schema: acts.cancel(c, schema, chosen, interrupt=interrupt, actor=actor, note=note),
         )
         if acted.refused.get(workflow_id) is Refusal.UNKNOWN:
             raise WorkflowNotFoundError(workflow_id)
@@ -186,7 +196,7 @@ class Admin:
         limit: Limit = 100,
     ) -> list[ShownDeadLetter]:
         """Dead letters, the oldest first, with an ID above `after`."""
-        rows = await self._read(
+        rows = await self._db.read(
             lambda connection, schema: dead_letters.list_dead_letters(
                 connection, schema, state=state, topic=topic, handler=handler, reason=reason, after=after, limit=limit
             )
@@ -199,7 +209,7 @@ class Admin:
         """A dead letter; with its record, as the bytes that came. As with workflows where a key is not here."""
         opens = self._opens(http__request, payloads=payloads)
         try:
-            row = await self._read(lambda connection, schema: dead_letters.show(connection, schema, dead_letter_id))
+            row = await self._db.read(lambda connection, schema: dead_letters.show(connection, schema, dead_letter_id))
         except dead_letters.DeadLetterError as error:
             raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
         return ShownDeadLetter.of(
@@ -209,15 +219,15 @@ class Admin:
     async def retry(self, dead_letter_id: Whole, http__request: Request) -> Done:
         """Put the workflow of a dead letter back to work."""
         actor = caller_of(http__request).actor
-        await self._act(
+        await self._db.act(
             lambda connection, schema: dead_letters.retry(connection, schema, [dead_letter_id], actor=actor)
         )
         return Done(done=True)
 
     async def discard(self, dead_letter_id: Whole, http__request: Request, reason: Reason) -> Done:
         """Give a dead letter up, with a reason; a key that it blocks goes on."""
-        note, actor = _given(reason), caller_of(http__request).actor
-        await self._act(
+        note, actor = given(reason), caller_of(http__request).actor
+        await self._db.act(
             lambda connection, schema: dead_letters.discard(
                 connection, schema, [dead_letter_id], note=note, actor=actor
             )
@@ -228,25 +238,27 @@ class Admin:
 
     async def partitions(self, group: Text | None = None) -> list[ShownPartition]:
         """Every partition with progress, by group and name."""
-        rows = await self._read(lambda connection, schema: inspection.list_partitions(connection, schema, group=group))
+        rows = await self._db.read(
+            lambda connection, schema: inspection.list_partitions(connection, schema, group=group)
+        )
         return [ShownPartition.of(row) for row in rows]
 
     async def pause(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
         """Stop a partition (`topic-partition`) until it is resumed, whoever owns it."""
-        note, actor = _given(reason), caller_of(http__request).actor
+        note, actor = given(reason), caller_of(http__request).actor
         place = Place(group, partition)
-        return Done(await self._act(lambda c, schema: partitions.pause(c, schema, place, note=note, actor=actor)))
+        return Done(await self._db.act(lambda c, schema: partitions.pause(c, schema, place, note=note, actor=actor)))
 
     async def resume(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
         """Take an operator's pause away; what else holds the partition stays."""
         note, actor, place = reason.note, caller_of(http__request).actor, Place(group, partition)
-        count = await self._act(lambda c, schema: partitions.resume(c, schema, place, note=note, actor=actor))
+        count = await self._db.act(lambda c, schema: partitions.resume(c, schema, place, note=note, actor=actor))
         return Done(done=count > 0)
 
     async def release(self, group: Named, partition: Named, http__request: Request, reason: Reason) -> Done:
         """Lift every hold of a partition and of its keys."""
         note, actor, place = reason.note, caller_of(http__request).actor, Place(group, partition)
-        count = await self._act(lambda c, schema: partitions.release(c, schema, place, note=note, actor=actor))
+        count = await self._db.act(lambda c, schema: partitions.release(c, schema, place, note=note, actor=actor))
         return Done(done=count > 0)
 
     # -- the audit --
@@ -255,7 +267,7 @@ class Admin:
         self, before: Annotated[int | None, Query(ge=0, le=BIGINT_MAX)] = None, limit: Limit = 100
     ) -> list[ShownAct]:
         """Acts of operators, by whichever way, the newest first, with an ID below `before`."""
-        rows = await self._read(
+        rows = await self._db.read(
             lambda connection, schema: audited.list_audit(connection, schema, before=before, limit=limit)
         )
         return [ShownAct.of(row) for row in rows]
@@ -266,27 +278,18 @@ class Admin:
         """What opens payloads for a caller who asked for them; `None`: nobody did. Raises `Problem`: it is not for them."""
         if not payloads:
             return None
-        if not caller_of(request).sees_payloads():
-            raise Problem(HTTPStatus.FORBIDDEN, "payloads take the access of operator: web.access")
+        check_payloads(request, payloads=payloads)
         return ShownPayloads(self._engine().payloads)
 
-    async def _read(self, read: Callable[[Any, str], Awaitable[Value]]) -> Value:
-        """Read, again while Postgres is away: the request's time bounds it."""
-        return await through_weather(lambda: self._act(read))
 
-    async def _act(self, act: Callable[[Any, str], Awaitable[Value]]) -> Value:
-        """Act once: a reply that is lost leaves open whether it was done, and whoever asked is told so."""
-        async with self._connection() as connection:
-            return await act(connection, self._engine().settings.schema)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Any]:
-        """One of the engine's, when it is its turn: the request's time bounds the wait."""
-        async with self._turns, self._engine().pool.connection() as connection:
-            yield connection
+def check_payloads(request: Request, *, payloads: bool) -> None:
+    """Refuse payloads to whom they are not for."""
+    if payloads and not caller_of(request).sees_payloads():
+        raise Problem(HTTPStatus.FORBIDDEN, "payloads take the access of operator: web.access")
 
 
-def _given(reason: Reason) -> str:
+def given(reason: Reason) -> str:
+    """Why it is done, which must be said."""
     if not reason.note.strip():
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "note: say why; it is recorded")
     return reason.note

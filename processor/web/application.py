@@ -4,7 +4,7 @@
     the app's triggers                                  who has the roles they require; public ones: everybody
     /workflows/{id}                                     whoever calls triggers: of their own workflows
     /openapi.json, GET /admin/…, /dbos-perf             viewers
-    POST /admin/…, /dbos-workflow-recovery              operators; what gives up or overrides: admins
+    POST /admin/…, /dbos-workflow-recovery              operators; what gives up, deletes or overrides: admins (also `admin_routes.py`)
 
 The server's own come first: a trigger at `/{name}` takes none of them.
 """
@@ -29,14 +29,20 @@ from processor.app import App
 from processor.config_web import WebSettings
 from processor.handlers import Registration
 from processor.routes import Authenticate, Http
+from processor.seeking import Locate
 from processor.web.access import Access, Caller, Doorkeeper
 from processor.web.admin import Admin
+from processor.web.admin_routes import add_services, add_workflow_acts
 from processor.web.guard import Need, guarded
 from processor.web.limits import Limits
 from processor.web.models import ShownWorkflow
+from processor.web.moves import Moves
 from processor.web.problems import MEDIA_TYPE, problem_of
+from processor.web.services import Services
+from processor.web.statements import Statements
 from processor.web.telemetry import HttpAnswered
 from processor.web.triggers import KEY_HEADERS, WORKFLOWS, Triggers, answers
+from processor.web.workflow_acts import WorkflowActs
 
 PROBLEM = {
     "type": "object",
@@ -76,6 +82,7 @@ class Site:
         tell: Told of each answer.
         authentication: Instead of the app's own.
         tracing: Of the engine; `None`: requests have no spans.
+        locate: Asks Kafka, to move partitions; `None`: they are not.
 
     Raises:
         ConfigurationError: Tokens or triggers are not as they must be.
@@ -90,6 +97,7 @@ class Site:
         tell: Callable[[HttpAnswered], None],
         authentication: Authenticate | None = None,
         tracing: Tracing | None = None,
+        locate: Locate | None = None,
     ) -> None:
         self._settings = settings
         self._door = Doorkeeper(settings, authentication or app.authentication)
@@ -100,7 +108,10 @@ class Site:
         for error in (HTTPException, RequestValidationError):
             self.api.add_exception_handler(error, _answer)
         triggers = Triggers(engine, self._door, self.closing)
-        self._add_admin(Admin(engine))
+        statements = Statements(engine)
+        self._add_admin(Admin(engine, statements))
+        add_workflow_acts(self._add, self._of, WorkflowActs(engine, statements), Moves(statements, locate))
+        add_services(self._add, self._of, Services(engine, statements))
         self._add_own(triggers)
         for registration in app.workflows.values():
             if registration.http is not None:
@@ -168,7 +179,6 @@ class Site:
         one = "/admin/workflows/{workflow_id:path}"
         add("GET", f"{one}/steps", admin.steps, need=viewer)
         add("POST", f"{one}/cancel", admin.cancel, need=operator)
-        add("GET", one, admin.workflow, need=viewer, response_model=ShownWorkflow)
         add("GET", "/admin/dead-letters", admin.dead_letters, need=viewer)
         add("GET", "/admin/dead-letters/{dead_letter_id}", admin.dead_letter, need=viewer)
         add("POST", "/admin/dead-letters/{dead_letter_id}/retry", admin.retry, need=operator)
@@ -179,6 +189,7 @@ class Site:
         add("POST", f"{partition}/resume", admin.resume, need=operator)
         add("POST", f"{partition}/release", admin.release, need=administrator)
         add("GET", "/admin/audit", admin.audit, need=administrator)
+        add("GET", one, admin.workflow, need=viewer, response_model=ShownWorkflow)
 
     def _of(self, least: Access) -> Need:
         async def need(request: Request) -> Caller:

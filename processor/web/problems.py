@@ -10,13 +10,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from engine.acts import WorkflowActError
 from engine.dead_letters import DeadLetterError
 from engine.errors import EngineStoppedError, WorkflowConflictError, WorkflowNotFoundError
 from engine.faults import Fault, fault_of
 from engine.given_ids import ReservedIdError
 from engine.identity import NotAuthorizedError
+from engine.outbox import OutboxError
 from engine.partitions import PartitionActError
 from engine.payloads import UnreadablePayloadError
+from engine.queue_acts import QueueError
+from engine.retention_acts import RetentionActError
+from engine.schedules import ScheduleError
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_MAX = 20
@@ -55,6 +60,11 @@ _STATUSES: Mapping[type[Exception], HTTPStatus] = {
     ReservedIdError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DeadLetterError: HTTPStatus.CONFLICT,
     PartitionActError: HTTPStatus.CONFLICT,
+    WorkflowActError: HTTPStatus.CONFLICT,
+    QueueError: HTTPStatus.CONFLICT,
+    ScheduleError: HTTPStatus.CONFLICT,
+    RetentionActError: HTTPStatus.CONFLICT,
+    OutboxError: HTTPStatus.CONFLICT,
     UnreadablePayloadError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Errors whose messages are for whoever calls."""

@@ -18,7 +18,7 @@ from processor import App, Identity, TerminalError, Topic, acting_as, current_wo
 from processor.config_web import WebSettings
 from processor.testing import Bench
 from processor.testing.http import HttpClient
-from processor.web.admin import STATEMENTS_MAX
+from processor.web.statements import STATEMENTS_MAX
 from tests.integration.test_sealed_payloads import CANARY, NEW
 
 TOKENS = {name: name.ljust(32, "-") for name in ("looker", "on-call", "boss")}
