@@ -115,7 +115,9 @@ class Upgrade:
             SELECT CASE WHEN o.function_name IS NOT NULL THEN 'patched'
                         WHEN e.screened IS FALSE THEN 'continued' END, count(*)
               FROM {self._field.books.table} AS e
-              JOIN dbos.workflow_status AS w ON (w.inputs::json #>> '{{args,0,sequence}}')::bigint = e.sequence
+              JOIN dbos.workflow_status AS w
+                ON CASE WHEN w.status = 'SUCCESS' -- what was given up may be no JSON
+                        THEN (w.inputs::json #>> '{{args,0,sequence}}')::bigint END = e.sequence
               LEFT JOIN dbos.operation_outputs AS o
                 ON o.workflow_uuid = w.workflow_uuid AND o.function_name = 'DBOS.patch-screen-first'
              WHERE w.name = 'fulfil'
