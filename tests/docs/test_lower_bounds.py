@@ -36,7 +36,7 @@ def test_the_oldest_allowed_libraries_pass_the_tests(tmp_path: Path) -> None:
         return ended.stdout
 
     run(uv, "venv", "--python", sys.executable, tmp_path / "venv")
-    run(uv, "pip", "install", "--python", python, "--resolution", "lowest-direct", f"{ROOT}[web]")
+    run(uv, "pip", "install", "--python", python, "--resolution", "lowest-direct", f"{ROOT}[otel,web]")
     # Not what was installed: what stands here, so that its tests find it.
     run(uv, "pip", "uninstall", "--python", python, "onceflow")
     run(uv, "pip", "install", "--python", python, *TOOLS)
