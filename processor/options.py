@@ -4,6 +4,7 @@ A type checker finds these mistakes; who has none would else meet them at the fi
 (the class) is no policy the engine knows, and a key that was to be blocked would go on.
 """
 
+import inspect
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -64,6 +65,27 @@ def check_callable(what: str, **options: Any) -> None:
     for name, value in options.items():
         if value is not None and not callable(value):
             raise ConfigurationError(f"{what}: {name}={_shown(value)}; it takes a function")
+
+
+def check_takes_one(what: str, argument: str, **options: Any) -> None:
+    """Refuse what is no function, and a function that cannot be called with the one argument that it will be given.
+
+    One whose signature Python does not know (some written in C) is believed.
+    """
+    check_callable(what, **options)
+    for name, value in options.items():
+        if value is None:
+            continue
+        try:
+            signature = inspect.signature(value)
+        except (TypeError, ValueError):
+            continue
+        try:
+            signature.bind(object())
+        except TypeError:
+            raise ConfigurationError(
+                f"{what}: {name}= is called with one argument, {argument}; the function given takes {signature}"
+            ) from None
 
 
 def _shown(value: object) -> str:

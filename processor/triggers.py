@@ -15,7 +15,7 @@ from engine.handlers import Decision
 from engine.outgoing import is_topic_name
 from processor.codec import Codec, UnencodableTypeError, codec_for, type_name
 from processor.formats import RegistryFormat
-from processor.options import check_callable
+from processor.options import check_takes_one
 from processor.policies import Ordering
 from processor.record_identity import FromHeaders
 from processor.records import RawRecord
@@ -98,7 +98,8 @@ class Topic(Generic[E]):
             raise ConfigurationError(
                 f"topic {name!r}: ordering={ordering!r}; there are {', '.join(map(str, Ordering))}"
             )
-        check_callable(f"topic {name!r}", key=key, order_by=order_by, where=where)
+        check_takes_one(f"topic {name!r}", "the event", key=key, order_by=order_by)
+        check_takes_one(f"topic {name!r}", "the record", where=where)
         if order_by is not None and ordering is not Ordering.KEY:
             raise ConfigurationError(
                 f"topic {name!r}: order_by= names the key for Ordering.KEY; {ordering} would not look at it"

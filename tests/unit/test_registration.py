@@ -240,6 +240,32 @@ def test_options_of_a_topic_that_contradict_each_other_are_refused() -> None:
         Topic("orders", Order, headers="trace")
 
 
+def _nothing() -> int:
+    return 3
+
+
+def _two(event: object, other: object) -> int:
+    return 3
+
+
+@pytest.mark.parametrize("option", ["key", "order_by", "where"])
+@pytest.mark.parametrize("function, takes", [(_nothing, r"\(\)"), (_two, r"\(event: object, other: object\)")])
+def test_a_function_of_a_topic_that_cannot_take_its_argument_is_refused_with_the_topics_name(
+    option: str, function: Any, takes: str
+) -> None:
+    """It would fail at the first record, or at the first event that is published."""
+    with pytest.raises(ConfigurationError, match=f"topic 'orders': {option}= is called with one argument.*{takes}"):
+        Topic("orders", Order, **{option: function})
+
+
+def test_a_function_whose_signature_python_does_not_know_is_believed() -> None:
+    assert Topic("orders", str, key=str).encode("a") == (b"a", b"a")
+
+
+def test_a_function_that_has_more_arguments_with_defaults_is_taken() -> None:
+    assert Topic("orders", str, key=lambda event, suffix="-": event + suffix).encode("a") == (b"a-", b"a")
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
