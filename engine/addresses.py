@@ -35,14 +35,43 @@ _REFUSED = re.compile(
 )
 
 
+# Said by libpq before it connects, with the value, which may be a piece of a password that was not escaped.
+_MALFORMED = re.compile(
+    r"invalid integer value .*for connection option|invalid port number|invalid \w+ value: |could not match \d+ "
+)
+_QUOTED = re.compile(r'"[^"]*"')
+_PORT_MAX = 65_535
+_ESCAPED = "In a URL, write @ in a password as %40, / as %2F, : as %3A."
+
+
 def check_conninfo(conninfo: str) -> None:
-    """Raise `ValueError` for what libpq cannot read as a connection string; does not say what it holds."""
+    """Raise `ValueError` for what libpq cannot read as a connection string; does not say what it holds.
+
+    Ports too, which libpq looks at when it connects, and what a password leaves in other places that was not escaped:
+    it would be shown as part of the address.
+    """
     try:
-        conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError as error:
         raise ValueError(
             "this is no connection string: write postgresql://user:password@host:5432/database, or host=... dbname=..."
+            f" (libpq: {without_values(str(error))})"
         ) from None
+    for port in str(parts.get("port") or "").split(","):
+        if port and not (port.isdecimal() and 0 < int(port) <= _PORT_MAX):
+            raise ValueError(f'invalid value for connection option "port": a number up to {_PORT_MAX}. {_ESCAPED}')
+    _, is_url, rest = conninfo.strip().partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    if is_url and (authority.count("@") > 1 or ("@" in path and "@" not in authority)):
+        raise ValueError(f"there is an @ behind where user and password end. {_ESCAPED}")
+
+
+def without_values(message: str) -> str:
+    """What libpq says of a connection string, without what it quotes of it, but for names of its options."""
+    if message.count('"') % 2:
+        return message.partition('"')[0].rstrip()  # the value has a quote in it: nobody knows where it ends
+    options = {f'"{each.keyword.decode()}"' for each in pq.Conninfo.get_defaults()} | {'"="'}
+    return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in options else "(not shown)", message).strip()
 
 
 @contextmanager
@@ -83,6 +112,11 @@ def session_address(settings: EngineSettings) -> tuple[str, str]:
 
 def explain_connect_error(error: psycopg.Error, conninfo: str, setting: str = DSN) -> EngineError:
     """What to tell a user whose database cannot be reached; never the password."""
+    if _MALFORMED.search(str(error)):
+        return ConfigurationError(
+            f"{setting}, or one of libpq's variables, has a value that libpq does not take: "
+            f"{without_values(summary(error))}"
+        )
     host, port, name = _address(conninfo)
     message = f"Postgres cannot be reached at {host}:{port}, database {name!r}: {summary(error)}\n"
     named = f"{setting}, or {variable(setting)}"

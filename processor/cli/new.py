@@ -49,7 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write it."""
     name: str = arguments.name
     package = name.replace("-", "_")
-    if not _NAME.fullmatch(name) or keyword.iskeyword(package):
+    if keyword.iskeyword(package):
+        raise ConfigurationError(
+            f"{name!r} is no name for a project: it is a keyword of Python's, and no package's name"
+        )
+    if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is no name for a project: lower-case letters, digits, '-' or '_'")
     if package in _TAKEN:
         raise ConfigurationError(f"{name!r}: a package of this name would hide one that it needs; choose another")

@@ -103,6 +103,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("rollback",), "no commands under rollback:"),
         (("run", "shop:app", "--config", "none.yaml"), "none.yaml: there is no such file"),
         (("new", "Not A Name"), "is no name for a project"),
+        (("new", "class"), "it is a keyword of Python's"),
         (("new", "pydantic"), "would hide one that it needs"),
         (("dev", "shop:app", "--partitions", "0"), "1 to 100"),
         (("rum",), "usage: processor"),
@@ -142,6 +143,7 @@ OF_A_DATABASE = [
         ("", ("postgres.dsn is not set, nor any of libpq's variables (PGHOST, ", "PROCESSOR_POSTGRES_DSN")),
         ("host=127.0.0.1 port=1 password=hunter2", ("reached at 127.0.0.1:1, ", "Check the address (postgres.dsn")),
         ("hunter2", ("PROCESSOR_POSTGRES_DSN: this is no connection string", "write postgresql://")),
+        ("postgresql://u:hunter2@:::bad", ('PROCESSOR_POSTGRES_DSN: invalid value for connection option "port"',)),
         ("postgresql//me:hunter2@db/shop", ("PROCESSOR_POSTGRES_DSN: this is no connection string",)),
     ],
 )

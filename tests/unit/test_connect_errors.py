@@ -5,7 +5,7 @@ import re
 import psycopg
 import pytest
 
-from engine.addresses import VARIABLES, explain_connect_error, explained
+from engine.addresses import VARIABLES, check_conninfo, explain_connect_error, explained
 from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
 
 
@@ -69,3 +69,52 @@ def test_libpqs_own_variables_are_an_address(monkeypatch: pytest.MonkeyPatch, na
         entered = True
 
     assert entered
+
+
+@pytest.mark.parametrize(
+    "conninfo, reason",
+    [
+        ("postgresql://u:hunter2@:::bad", 'option "port": a number up to 65535'),
+        ("postgresql://u:hunter2@db:99999/x", 'option "port": a number up to 65535'),
+        ("postgresql://u:hunter2/hunter2@db/x", 'option "port".*/ as %2F'),
+        ("postgresql://u:12/hunter2@db/x", "an @ behind where user and password end"),
+        ("postgresql://u:hunt@hunter2@db/x", "an @ behind where user and password end.*@ in a password as %40"),
+        ("host=db hunter2", r'missing "=" after \(not shown\)'),
+        ("host=db password=a hunter2=b", r"invalid connection option \(not shown\)"),
+        ('host=db hunter2"hunter2', "missing$"),
+        ("postgresql://u:hunter2%zz@db/x", r"invalid percent-encoded token: \(not shown\)"),
+    ],
+)
+def test_a_malformed_connection_string_is_told_by_its_reason_and_never_by_its_values(
+    conninfo: str, reason: str
+) -> None:
+    """What libpq would connect with after a password that was not escaped is a piece of it."""
+    with pytest.raises(ConfigurationError) as refused, explained(conninfo):
+        pytest.fail("it was taken for an address")
+
+    assert re.search(reason, str(refused.value).removesuffix(")"), re.DOTALL)
+    assert str(refused.value).startswith("postgres.dsn: ")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    ["host=a,b port=1,2", "postgresql://u:p%40@a:1,b:2/x?application_name=a@b", "host=/tmp user=a@b dbname=c@d"],
+)
+def test_what_libpq_takes_is_taken(conninfo: str) -> None:
+    check_conninfo(conninfo)
+
+
+@pytest.mark.parametrize(
+    "conninfo, reason",
+    [
+        ("host=/nosuch sslmode=hunter2", r"invalid sslmode value: \(not shown\)"),
+        ("host=127.0.0.1,127.0.0.1 port=1,1,1", "could not match 3 port numbers to 2 hosts"),
+    ],
+)
+def test_a_value_that_libpq_refuses_before_it_connects_is_a_mistake_and_no_outage(conninfo: str, reason: str) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=f"postgres.dsn, or one of libpq's variables.*{reason}"),
+        explained(conninfo),
+    ):
+        psycopg.connect(conninfo)

@@ -171,6 +171,7 @@ def test_what_is_no_connection_string_is_named_and_not_shown(file: Path, name: s
     file.write_text(f"postgres: {{{name}: 'postgres//me:hunter2@db/x'}}")
     expected = (
         "this is no connection string: write postgresql://user:password@host:5432/database, or host=... dbname=..."
+        ' (libpq: missing "=" after (not shown) in connection info string)'
     )
 
     assert problems(file=file) == [f"processor.yaml: postgres.{name}: {expected}"]
