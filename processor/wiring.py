@@ -206,6 +206,11 @@ def _security(kafka: KafkaSettings) -> Security:
             f"kafka.ssl is set and kafka.security_protocol is {kafka.security_protocol}: nothing would be encrypted.\n"
             f"  Set it to SSL or SASL_SSL."
         )
+    if not with_sasl and (sasl.mechanism or sasl.username or sasl.password):
+        raise ConfigurationError(
+            f"kafka.sasl is set and kafka.security_protocol is {kafka.security_protocol}: it would not be used.\n"
+            f"  Set it to SASL_SSL (or SASL_PLAINTEXT, which shows the password on its way), and kafka.sasl.mechanism."
+        )
     return Security(
         tls=with_tls,
         ca=ssl.ca,

@@ -193,6 +193,16 @@ def test_certificates_that_would_not_be_used_are_refused() -> None:
         group_settings(settings(kafka={"ssl": {"ca": "/ca.pem"}}), "shop")
 
 
+@pytest.mark.parametrize("sasl", [{"username": "me", "password": "hunter2"}, {"mechanism": "PLAIN"}])
+def test_credentials_that_would_not_be_used_are_refused_by_their_settings_names(sasl: dict[str, Any]) -> None:
+    with pytest.raises(
+        ConfigurationError, match="kafka.sasl is set and kafka.security_protocol is PLAINTEXT"
+    ) as refused:
+        group_settings(settings(kafka={"sasl": sasl}), "shop")
+
+    assert "hunter2" not in str(refused.value)
+
+
 # -- gauges
 
 REF = SourceRef("shop", "fulfil", "orders", 3)
