@@ -15,6 +15,7 @@ from engine.telemetry import (
     ExecutorBuried,
     ExecutorLost,
     ExecutorStarted,
+    FlushRetried,
     HandedOver,
     LateResultRefused,
     SourceDropped,
@@ -297,17 +298,31 @@ async def _claim_as(bench: Bench, ref: object, generation: int) -> bool:
 async def test_a_fenced_partition_in_a_flush_of_several_is_dropped_alone(database: str) -> None:
     """P6: the others' work is sent again at once and commits."""
     shop = Shop()
-    settings = EngineSettings(conninfo="", committers=1, scan=timedelta(milliseconds=50))
+    # Neither a row that is persisted meanwhile nor a heartbeat meets the fence first: the four checkpoints do, in one flush.
+    settings = EngineSettings(
+        conninfo="",
+        committers=1,
+        persist_after=timedelta(hours=1),
+        lease=timedelta(minutes=30),
+        heartbeat=timedelta(minutes=10),
+        scan=timedelta(milliseconds=50),
+    )
     async with Bench(shop.app, database, settings=settings) as bench:
         for partition in range(4):
             await bench.deliver(shop.topic, Order(key="a", n=partition), partition=partition)
         await bench.settle()
-        await bench.execute("UPDATE dbos.event_dispatch_kv SET update_seq = update_seq + 1 WHERE key = 'orders-2'")
-
+        shop.gate.clear()
         for partition in range(4):
             await bench.deliver(shop.topic, Order(key="a", n=10 + partition), partition=partition)
+        await until(lambda: len(shop.began) == 8)
+        await bench.execute("UPDATE dbos.event_dispatch_kv SET update_seq = update_seq + 1 WHERE key = 'orders-2'")
+
+        shop.gate.set()
         await bench.settle()
 
+        fenced = [event.error for event in bench.events if isinstance(event, FlushRetried) and event.reason == "fenced"]
+        assert len(fenced) == 1
+        assert "1 of 4 partitions are no longer ours" in fenced[0]
         dropped = [event for event in bench.events if isinstance(event, SourceDropped)]
         assert [event.source.partition for event in dropped] == [2]
         counts = await bench.fetch_all(
