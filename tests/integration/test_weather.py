@@ -48,14 +48,20 @@ class Shop:
     def __init__(self) -> None:
         self.app = App("shop")
         self.calls: Counter[int] = Counter()
+        self.counted: Counter[int] = Counter()
+        self.shut: set[int] = set()
+        """Orders whose step waits."""
 
         @self.app.step()
         async def charge(order: Order) -> int:
             self.calls[order.n] += 1
+            while order.n in self.shut:
+                await asyncio.sleep(0.01)
             return order.n
 
         @self.app.transaction()
         async def count(tx: Transaction, order: Order) -> None:
+            self.counted[order.n] += 1
             await tx.execute("UPDATE tally SET n = n + 1 WHERE key = %s", (order.key,))
 
         @self.app.workflow(on=orders)
@@ -137,28 +143,53 @@ async def test_a_process_with_nothing_to_do_says_that_postgres_went_and_came_bac
         await until(lambda: [event for event in bench.events if isinstance(event, StoreAvailable)])
 
 
-async def test_a_base_backup_restored_under_a_running_worker_is_noticed(private_postgres: PostgresServer) -> None:
-    """P4: commits were taken away; the worker abandons its memory, registers anew, and the log brings all back."""
+async def test_a_base_backup_restored_under_a_worker_at_work_is_noticed(private_postgres: PostgresServer) -> None:
+    """P4, P13: commits were taken away while one step is open and one flush is pending; the log brings all back.
+
+    The worker abandons its memory and registers anew. The abandoned run is a late one until its step has ended: its key
+    runs nowhere, it begins no effect, its result is dropped, and its record is done again, once, behind it.
+    """
     dsn = private_postgres.dsn()
     await migrate(dsn)
     shop = Shop()
     async with Bench(shop.app, dsn, settings=FAST) as bench:
         await prepare(bench)
         for n in range(20):
-            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+            await bench.deliver(orders, Order(key=f"k{n % 4}", n=n))
         await bench.settle()
         backup = await asyncio.to_thread(private_postgres.base_backup)
         for n in range(20, 50):
-            await bench.deliver(orders, Order(key=f"k{n % 5}", n=n))
+            await bench.deliver(orders, Order(key=f"k{n % 4}", n=n))
         await bench.settle()
         await audit(bench, 50)
+        shop.shut = {50}
+        await bench.deliver(orders, Order(key="k4", n=50))
+        await until(lambda: shop.calls[50])
+        async with asyncio.timeout(PATIENCE_S):
+            while not await bench.fetch_all("SELECT 1 FROM dbos.workflow_status WHERE kafka_offset = 50"):
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(private_postgres.stop, "immediate")
+        await bench.deliver(orders, Order(key="k0", n=51))
+        await bench.deliver(orders, Order(key="k4", n=52))
+        await until(lambda: [event for event in bench.events if isinstance(event, FlushRetried)])
+        assert shop.calls[51] == 1
+        assert not [event for event in bench.events if isinstance(event, ExecutorLost)]
 
         await asyncio.to_thread(private_postgres.restore, backup)
-        await bench.deliver(orders, Order(key="k0", n=50))
         await until(lambda: [event for event in bench.events if isinstance(event, ExecutorLost)])
+        # All but the records of the key that the abandoned run holds.
+        async with asyncio.timeout(PATIENCE_S):
+            while await bench.fetch_all("SELECT sum(n)::int FROM tally") != [(51,)]:
+                await asyncio.sleep(0.05)
+        assert len(bench.engine.late) == 1
+        assert (shop.calls[50], shop.counted[50], shop.calls[52]) == (1, 0, 0)
+        shop.shut = set()
         await bench.settle()
 
-        await audit(bench, 51)
+        assert len(bench.engine.late) == 0
+        assert (shop.calls[50], shop.counted[50], shop.calls[52], shop.counted[52]) == (2, 1, 1, 1)
+        assert shop.counted[51] == 1
+        await audit(bench, 53)
 
 
 async def test_the_record_that_kills_its_process_is_found_and_buried_and_its_neighbours_are_not(database: str) -> None:
