@@ -54,7 +54,10 @@ class Flushed(Event):
 
 @dataclass(frozen=True, slots=True)
 class FlushRetried(Event):
-    """A flush is sent again. `reason`: 'weather', 'unknown commit', 'fenced', 'bisect'."""
+    """A flush is sent again, or, of an 'unknown commit', its outcome read; a step's transaction then, too.
+
+    `reason`: 'weather', 'unknown commit', 'fenced', 'bisect'.
+    """
 
     reason: str
     error: str

@@ -30,6 +30,7 @@ from psycopg import AsyncConnection
 
 from engine.crashpoints import CrashPoint, reach
 from engine.eager import Begun
+from engine.failures import summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.outgoing import Publications
@@ -38,7 +39,7 @@ from engine.sealed_rows import sealed_checkpoint
 from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
-from engine.telemetry import StepsFinished
+from engine.telemetry import FlushRetried, StepsFinished
 from engine.transaction import Transaction, begin_user_transaction
 from engine.transaction_members import Function, FunctionFailed, Member, NotCommittedError, Verdict, tell
 
@@ -251,6 +252,7 @@ class _Queue:
         members = group.members
         if group.is_cut or (is_weather_error(error) and not isinstance(error, FunctionFailed)):
             if group.is_sent:
+                self.engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
                 await self._settle(members)
             for member in members:
                 if member.verdict is None:

@@ -26,7 +26,7 @@ from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded
+from engine.failures import as_recorded, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
@@ -36,7 +36,7 @@ from engine.sealed_rows import sealed_checkpoint
 from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
-from engine.telemetry import StepsFinished
+from engine.telemetry import FlushRetried, StepsFinished
 from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
 from engine.transaction_groups import NotCommittedError
 
@@ -136,6 +136,8 @@ async def _decided(
             # Of a step that may only read it is no server that takes no writes for a while.
             is_own = step.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
             if is_weather_error(error) and not is_own:
+                if attempt.commit_sent:
+                    run.home.engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
                 if attempt.commit_sent and (stands := await _settled(run, function_id)) is not None:
                     return step.decode(stands)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))

@@ -20,6 +20,9 @@ APP = "processor.demo.app:app"
 _ANSWER_S = 5.0
 """Longest a worker may take to answer a scrape: more than a second where it shares two cores with others."""
 
+_UNKNOWN_COMMITS = re.compile(
+    r'^processor_flush_retries_total\{[^}]*reason="unknown commit"[^}]*\} ([0-9.e+-]+)$', re.MULTILINE
+)
 _SAMPLE = re.compile(r"^(processor_\w+)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
 
 
@@ -113,6 +116,14 @@ class Worker:
         if self.worked_at is None and found.get("processor_workflows_finished_total"):
             self.worked_at = time.monotonic()
         return found
+
+    async def unknown_commits(self) -> float:
+        """Of how many commits it has not known whether they were, and asked; 0 while it does not answer."""
+        try:
+            text = await asyncio.to_thread(self._scrape)
+        except OSError:
+            return 0.0
+        return sum(float(value) for value in _UNKNOWN_COMMITS.findall(text))
 
     def _scrape(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=_ANSWER_S) as answer:
