@@ -1,6 +1,7 @@
 """What outlives its claim: late runs, acquisitions and starts under way at a release, cancelled runs (P7, P11 to P14, P18)."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from engine.crashpoints import CrashPoint, armed
 from engine.telemetry import ExecutorLost
 from processor import App, BlockKey, HaltPartition, Retry, TerminalError, Topic
 from processor.testing import Bench
-from tests.integration.protocol import FAST, Order, Shop, statuses, two, until, until_row
+from tests.integration.protocol import FAST, PATIENCE_S, Order, Shop, statuses, two, until, until_row
 
 
 async def test_a_late_runs_failed_attempt_rests_and_its_step_runs_again_at_the_new_owner(database: str) -> None:
@@ -286,3 +287,44 @@ async def test_a_step_that_outlasts_the_drain_is_no_failure_of_its_workflow(data
         assert await statuses(bench) == [(0, "SUCCESS")]
         assert began == ["first", "second", "second"]
         assert not await bench.fetch_all("SELECT 1 FROM dbos.dead_letter")
+
+
+async def test_a_thread_whose_step_timed_out_keeps_its_key_until_it_returns(database: str) -> None:
+    """P14, P13: its workflow has failed, its partition was released and claimed again; the next of the key still waits."""
+    app, topic = App("shop"), Topic("orders", Order, key=lambda order: order.key)
+    gate = threading.Event()
+    told: list[str] = []
+
+    @app.step(timeout=timedelta(milliseconds=100))
+    def slow(order: Order) -> None:
+        told.append(f"began {order.n}")
+        if order.n == 0:
+            assert gate.wait(PATIENCE_S)
+        told.append(f"ended {order.n}")
+
+    @app.workflow(on=topic)
+    def handle(order: Order) -> None:
+        try:
+            slow(order)
+        finally:
+            told.append(f"answered {order.n}")
+
+    async with Bench(app, database, settings=FAST) as bench:
+        try:
+            await bench.deliver(topic, Order(key="a", n=0))
+            await bench.deliver(topic, Order(key="a", n=1))
+            await bench.deliver(topic, Order(key="b", n=2))
+            await until(lambda: {"answered 0", "answered 2"} <= {*told})
+            await bench.release(bench.ref(topic))
+            await bench.claim(bench.ref(topic))
+            await bench.deliver(topic, Order(key="b", n=3))
+            await until(lambda: "answered 3" in told)
+
+            assert not {"ended 0", "began 1"} & {*told}
+        finally:
+            gate.set()
+        await bench.settle()
+
+        assert told.index("ended 0") < told.index("began 1")
+        assert told.count("began 0") == told.count("began 1") == 1
+        assert await statuses(bench) == [(0, "ERROR"), (1, "SUCCESS"), (2, "SUCCESS"), (3, "SUCCESS")]
