@@ -27,7 +27,7 @@ from engine.errors import EngineError
 from engine.store.outbox import OutboxRow
 
 TRY_S = 2.0
-"""One try of a commit; between two it is looked whether to stop."""
+"""One try of an opening or a commit; between two it is looked whether to stop."""
 
 CREATED_S = 10.0
 """Longest until a topic that was made is known to the brokers."""
@@ -91,7 +91,7 @@ class Transactions:
         self._look_at_topics()
         if self._settings.position_topic not in self._topics:
             self._create_position_topic()
-        self._producer.init_transactions(self._timeout_s)
+        self._fence()
         self._group = self._reader.consumer_group_metadata()
         [found] = self._reader.committed([TopicPartition(*self._place)], timeout=self._timeout_s)
         if found.error is not None:
@@ -145,6 +145,18 @@ class Transactions:
             self._reader.close()
 
     # -- inside
+
+    def _fence(self) -> None:
+        """In tries, as a commit: brokers that are away must not keep a stop waiting."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._producer.init_transactions(TRY_S)
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline or self._is_cancelled:
+                    raise
+            else:
+                return
 
     def _produce(self, row: OutboxRow, deadline: float) -> None:
         headers = None if row.headers is None else _headers(row.headers)

@@ -407,6 +407,7 @@ async def test_a_restored_database_halts_its_relay(kafka: Kafka, topic: str, pri
 # -- outages
 
 
+@pytest.mark.timeout(600)  # three starts of a broker (50 s each were seen on a busy machine), then waits of their own
 async def test_brokers_that_are_killed_and_come_back_lose_and_double_nothing(
     private_kafka: KafkaServer, outbox: Outbox
 ) -> None:
