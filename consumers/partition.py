@@ -281,6 +281,7 @@ class Partition:
             place=place,
             offset=progress.next,
             leader_epoch=progress.leader_epoch,
+            topic_id=source.topic_id,
             source=source,
         )
         if place in around.operator_pauses:

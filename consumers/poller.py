@@ -64,6 +64,8 @@ class Poller:
         self._consumer: Consumer | None = None
         self._owned: dict[Place, int] = {}
         self._attached: dict[Place, Attachment] = {}
+        self._fetched: dict[str, str] = {}
+        """IDs of the topics that this client has fetched, by name."""
         self._assignments = 0
         self._handed = 0
         self._taken = 0  # written on the loop
@@ -89,12 +91,24 @@ class Poller:
         self._thread.start()
 
     def attach(
-        self, *, assignment: int, number: int, place: Place, offset: int, leader_epoch: int | None, source: Congestible
+        self,
+        *,
+        assignment: int,
+        number: int,
+        place: Place,
+        offset: int,
+        leader_epoch: int | None,
+        topic_id: str,
+        source: Congestible,
     ) -> None:
-        """Fetch a partition from `offset`, if Kafka's assignment of that number still stands."""
+        """Fetch a partition from `offset`, if Kafka's assignment of that number still stands.
+
+        A client that has fetched a topic of that name with another ID is given up first, and a new one joins the group: it
+        would take the new topic's leader epochs for older than those it knows, and fetch nothing, without a word (case 19).
+        """
         topic, number_of = place
         attachment = Attachment(number, topic, number_of, offset, leader_epoch, source)
-        self._ask(partial(self._attach, assignment, attachment))
+        self._ask(partial(self._attach, assignment, attachment, topic_id))
 
     def detach(self, number: int) -> None:
         """Stop fetching an attachment. What is under way still arrives, under its number."""
@@ -242,9 +256,12 @@ class Poller:
 
     # -- commands
 
-    def _attach(self, assignment: int, attachment: Attachment) -> None:
+    def _attach(self, assignment: int, attachment: Attachment, topic_id: str) -> None:
         if self._consumer is None or self._owned.get(attachment.place()) != assignment:
             return  # revoked in the meantime; the loop will hear of it, or has
+        if topic_id and self._fetched.setdefault(attachment.topic, topic_id) != topic_id:
+            self._fatal = KafkaError(KafkaError.INCONSISTENT_TOPIC_ID, f"{attachment.topic} was created again")
+            raise KafkaException(self._fatal)
         self._detach([a for a in (self._attached.get(attachment.place()),) if a is not None])
         try:
             self._consumer.incremental_assign([attachment.at_next()])
@@ -406,6 +423,7 @@ class Poller:
             self._tell(partial(self._listener.revoked, list(self._owned), lost=True))
         self._owned.clear()
         self._attached.clear()
+        self._fetched.clear()
         self._standing.left()
         if consumer is not None:
             try:

@@ -148,6 +148,7 @@ class Thread:
             place=(self.topic, partition),
             offset=offset,
             leader_epoch=leader_epoch,
+            topic_id="",
             source=intake,
         )
         return number

@@ -8,7 +8,7 @@ from consumers.settings import GroupProtocol, OnGap, OnRecreated, Subscription
 from engine.telemetry import SourceClaimed
 from processor.cli import DONE, MISTAKE
 from tests.conformance.members import produce
-from tests.fixtures.kafka import Kafka
+from tests.fixtures.kafka import Kafka, KafkaServer
 from tests.integration.conftest import Command
 from tests.integration.members import Broker, Member, Members, fetch, ids, lift_holds, settled, texts, until, workflows
 
@@ -81,6 +81,30 @@ async def test_a_topic_created_again_under_an_attached_partition_is_noticed(
     new_ids = [each for each in await ids(database) if each.startswith(f"{topic}~2-")]
     assert len(new_ids) == 40
     assert len(member.told(telemetry.TopicRecreated)) == 1
+
+
+async def test_a_topic_created_again_is_fetched_from_its_start_whatever_leader_epochs_its_client_has_seen(
+    private_kafka: KafkaServer, topic: str, database: str, members: Members, protocol: GroupProtocol
+) -> None:
+    """Case 19: a client takes the new topic's leader epochs, which begin at 0, for older than those that it knows, and
+    fetches nothing, without a word. Every restart of a broker raises them.
+    """
+    kafka = private_kafka.kafka()
+    kafka.create_topic(topic, 2)
+    again = Subscription(topic=topic, handler="fulfil", on_recreated=OnRecreated.NEW_INCARNATION)
+    member = await members(kafka, again, protocol=protocol)
+    produce(kafka.bootstrap_servers, topic, texts("old", 10))
+    await settled(database, 10, member)
+    await asyncio.to_thread(private_kafka.restart)
+    produce(kafka.bootstrap_servers, topic, texts("older", 10))
+    await settled(database, 20, member)
+
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic, 2)
+    produce(kafka.bootstrap_servers, topic, texts("new", 40))
+    await until(lambda: member.ran.keys() >= set(texts("new", 40)), member)
+
+    assert len(member.told(telemetry.TopicRecreated)) == 2
 
 
 async def test_a_topic_created_again_is_a_new_incarnation_by_policy(
@@ -231,13 +255,17 @@ async def test_a_log_that_was_cut_goes_on_when_an_operator_says_where(
 
 
 async def test_a_topic_created_again_goes_on_when_an_operator_says_so(
-    kafka: Kafka, topic: str, database: str, members: Members, command: Command
+    private_kafka: KafkaServer, topic: str, database: str, members: Members, command: Command
 ) -> None:
-    """Case 19, P30: without the policy, and without a restart; the stored topic ID is the new topic's."""
+    """Case 19, P30: without the policy, and without a restart of ours; the stored topic ID is the new topic's."""
+    kafka = private_kafka.kafka()
     kafka.create_topic(topic, 1)
     produce(kafka.bootstrap_servers, topic, texts("old", 5))
     member = await members(kafka)
     await settled(database, 5, member)
+    await asyncio.to_thread(private_kafka.restart)
+    produce(kafka.bootstrap_servers, topic, texts("older", 5))
+    await settled(database, 10, member)
     former = await stored_topic_id(database)
     kafka.delete_topic(topic)
     kafka.create_topic(topic, 1)
