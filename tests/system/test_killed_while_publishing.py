@@ -91,9 +91,10 @@ async def test_relays_that_are_killed_and_frozen_beside_each_other_publish_once(
             faults += 1
             await asyncio.sleep(random.uniform(0.2, 1.5))
         published = await feeding
-        for worker in workers:
-            if not worker.is_running:
-                worker.start()
+        for worker in workers:  # also those that are still to die: with both, nobody relays
+            if worker.is_running:
+                await worker.kill()
+            worker.start()
         await outbox.emptied()
 
     found: dict[str, list[str]] = {}
