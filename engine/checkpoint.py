@@ -66,6 +66,8 @@ async def _run_async(  # noqa: C901  # a function less for every step
     run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
+    if run.callers is not None:
+        await asyncio.sleep(0)  # tasks call in turn, in a replay as before: engine/races.py
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         return answered(run, step, recorded)
     if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:

@@ -6,6 +6,7 @@ EngineError
 │   └── HandlerRenamedError      say `renamed_from=`
 ├── OwnershipLostError       nobody: another executor carries on
 ├── NondeterminismError      the developer: the code no longer matches its history
+├── RacingStepsError         the developer: sequences of steps run beside each other
 ├── StepFailedError          the handler: a step used up its tries
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
 ├── PartitionHaltedError     the operator: a partition does not go on by itself
@@ -64,6 +65,19 @@ class NondeterminismError(EngineError):
         )
         self.workflow_id = workflow_id
         self.recorded = recorded
+        self.called = called
+
+
+class RacingStepsError(EngineError):
+    """Sequences of steps run beside each other in one workflow: a replay would mix up their results. The workflow fails."""
+
+    def __init__(self, workflow_id: WorkflowId, *, called: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id}: {called!r} was called in a task, in the middle of a sequence of calls, while another\n"
+            f"  task called as well. A replay would give them each other's results. Run one sequence after the other, or\n"
+            f"  each in a child workflow. Single calls may be gathered: docs/guides/writing-handlers.md"
+        )
+        self.workflow_id = workflow_id
         self.called = called
 
 

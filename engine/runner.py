@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engine.clock import now_ms
 from engine.current import current_run
-from engine.errors import NondeterminismError, Suspended
+from engine.errors import NondeterminismError, RacingStepsError, Suspended
 from engine.failures import encode_error, summary
 from engine.identity import Origin
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
+from engine.races import Callers, check_turn, race_of
 from engine.records import Record
 from engine.sealed_rows import sealed_checkpoint
 from engine.signals import Signal
@@ -135,6 +136,7 @@ class Run:
         "alone_deaths",
         "argument",
         "attempt",
+        "callers",
         "closed_streams",
         "context",
         "counted",
@@ -180,6 +182,7 @@ class Run:
 
     function_id: int
     closed_streams: set[str] | None
+    callers: Callers | None
     task: asyncio.Task[None] | None
     context: Context | None
     origin: Origin
@@ -253,7 +256,7 @@ class Run:
         if not self.started_ms:
             self.started_ms = now_ms()
         self.function_id = 0
-        self.closed_streams = None
+        self.closed_streams = self.callers = None
         if self.was_suspended or self.error_given:
             self.error_given = self.handled_error = self.was_suspended = False
         self.is_running = True
@@ -312,6 +315,8 @@ class Run:
         self.home.ended(self, None if self.was_suspended else ending)
 
     def _succeeded(self, result: Any) -> Ending:
+        if self.callers is not None and (race := race_of(self)) is not None:
+            raise race
         output = str(result) if isinstance(result, Encoded) else self.home.handler.encode(result)
         return _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
 
@@ -323,9 +328,14 @@ class Run:
             # Cut: its process ends, after a drain too short for it. Whoever comes next goes on behind its checkpoints.
             self.was_suspended = True
             return None
+        error = race_of(self) or error
         text, short = encode_error(error), summary(error)
         attempt = self.attempt + 1
-        if isinstance(error, Exception) and not isinstance(error, NondeterminismError) and not self.handled_error:
+        if (
+            isinstance(error, Exception)
+            and not isinstance(error, (NondeterminismError, RacingStepsError))
+            and not self.handled_error
+        ):
             delay = self.handler.retry.delay_after(attempt, error)
             if delay is not None:
                 wake_at = now_ms() + int(delay.total_seconds() * 1000)
@@ -336,6 +346,8 @@ class Run:
 
     def next_function_id(self, name: str) -> int:
         """The place of the next effect in the history: given at the call, in call order."""
+        if self.task is not None:
+            check_turn(self, name)
         self.function_id += 1
         if self.error_given:
             self.handled_error = True

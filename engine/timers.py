@@ -3,6 +3,7 @@
 sleep ─▶ checkpoint (the time) ─▶ in memory, or at rest (engine/waits.py) ─▶ goes on
 """
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,6 +23,8 @@ async def sleep_until(run: Run, until: int) -> None:
     Raises:
         Suspended: The workflow rests; its code runs again from the beginning, over its history, when it wakes.
     """
+    if run.callers is not None:
+        await asyncio.sleep(0)  # also where its time has come: engine/races.py
     await waits_of(run).until(run, until)
 
 

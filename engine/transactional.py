@@ -74,6 +74,8 @@ async def run_transaction(
     alone: bool = False,
 ) -> Any:
     """Answer from the history, or run the transaction until it is decided. `alone`: never in a group."""
+    if run.callers is not None:
+        await asyncio.sleep(0)  # as a step: engine/races.py
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         return answered(run, step, recorded)
     if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:

@@ -3,12 +3,11 @@
 import asyncio
 from collections import Counter
 from datetime import timedelta
-from typing import cast
 from uuid import UUID
 
 import pytest
 
-from processor import App, NondeterminismError, Retry, StepFailedError, Transaction, WorkflowStatus, sleep
+from processor import App, Retry, StepFailedError, Transaction, WorkflowStatus, sleep
 from processor.testing import Bench
 from tests.integration.talking import at_rest
 
@@ -81,7 +80,11 @@ async def test_a_step_is_tried_as_often_as_its_retry_says_and_once_without(datab
         caught = await work()
 
     assert calls == {"plain": 1, "again": 4, "other": 1}
-    assert caught[1] == "StepFailedError of ConnectionError"
+    assert caught == [
+        "ConnectionError of NoneType",
+        "StepFailedError of ConnectionError",
+        "ValueError of NoneType",
+    ]
 
 
 async def test_a_step_that_takes_too_long_is_cancelled_and_tried_again(database: str) -> None:
@@ -183,34 +186,3 @@ async def test_gathered_steps_get_their_own_results_and_errors_in_every_replay(d
         assert seen[0] == seen[1]
         assert calls == dict.fromkeys(range(4), 1)
         assert [step.function_id for step in await handle.steps()] == [1, 2, 3, 4, 5]
-
-
-async def test_sequences_that_race_each_other_are_detected(database: str) -> None:
-    """I4: in a replay the other one is first; it is not given its neighbour's result, for the names differ."""
-    app = App("races")
-    second_done = asyncio.Event()
-
-    @app.workflow()
-    async def race() -> None:
-        async def first() -> None:
-            await app.run_step(second_done.wait, name="first begins")
-            await app.run_step(lambda: None, name="first ends")
-
-        async def second() -> None:
-            await app.run_step(lambda: None, name="second begins")
-            await app.run_step(second_done.set, name="second ends")
-
-        await asyncio.gather(first(), second())
-        await sleep(DAY)
-
-    async with Bench(app, database) as bench:
-        handle = await race.start()
-        await at_rest(bench)
-        names = [step.name for step in await handle.steps()]
-        await bench.advance(DAY)
-
-        with pytest.raises(Exception, match=r"the history has step '\w+ \w+' here, the code called '\w+ \w+'"):
-            await handle.result()
-        assert sorted(names[:2]) == ["first begins", "second begins"]
-        rows = await bench.fetch_all("SELECT error::json ->> 'type' FROM dbos.workflow_status")
-        assert cast("str", rows[0][0]).endswith(f":{NondeterminismError.__name__}")
