@@ -13,7 +13,7 @@
 Registration refuses what could not run: see the errors of each decorator.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
@@ -419,35 +419,36 @@ class App(Acts, Procedures, Declared, Routes):
         return self.workflow(name=name)(fn)
 
     @overload
-    async def run_step(
+    def run_step(
         self,
         fn: Callable[[*Ts], Awaitable[R]],
         *args: *Ts,
         name: str | None = None,
         retry: Retry | None = None,
-        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
-    ) -> R: ...
+        timeout: timedelta | None = None,
+    ) -> Coroutine[Any, Any, R]: ...
     @overload
-    async def run_step(
+    def run_step(
         self,
         fn: Callable[[*Ts], R],
         *args: *Ts,
         name: str | None = None,
         retry: Retry | None = None,
-        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
-    ) -> R: ...
-    async def run_step(
+        timeout: timedelta | None = None,
+    ) -> Coroutine[Any, Any, R]: ...
+    def run_step(
         self,
         fn: Callable[..., Any],
         *args: Any,
         name: str | None = None,
         retry: Retry | None = None,
-        timeout: timedelta | None = None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
-    ) -> Any:
+        timeout: timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]:
         """Call a function as a step of the workflow that asks for it, without registering it before.
 
         A sync function, step or transaction runs in a thread of its own: this is how an async workflow calls one.
-        The guarantee is that of `step` (or of `transaction`). Outside of a workflow it is a plain call.
+        The guarantee is that of `step` (or of `transaction`). Outside of a workflow it is a plain call. A sync workflow,
+        which cannot await it, is refused: `processor.sync.run_step`.
 
         Args:
             fn: Function, registered or not. Its result must be JSON values, or what its annotation says.
@@ -459,7 +460,7 @@ class App(Acts, Procedures, Declared, Routes):
         Raises:
             ConfigurationError: No name, or a result type that cannot be written as JSON.
         """
-        return await run_step(fn, args, name=name, retry=retry, timeout=timeout)
+        return run_step(fn, args, name=name, retry=retry, timeout=timeout)
 
     # -- running --
 

@@ -1,8 +1,8 @@
-"""Steps that are not registered: `await app.run_step(fn, *args, name=...)`."""
+"""Steps that are not registered: `await app.run_step(fn, *args, name=...)`; in sync workflows `sync.run_step`."""
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue, TypeAdapter
 
+from engine.checkpoint import MixedCallError, call_step, in_loop, require_thread
 from engine.checkpoint import run_step as engine_run_step
 from engine.current import current_run, current_step
 from engine.errors import ConfigurationError
@@ -23,30 +24,71 @@ from processor.policies import Retry
 _json_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
-async def run_step(
+def run_step(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     *,
     name: str | None,
     retry: Retry | None,
-    timeout: timedelta | None,  # noqa: ASYNC109  # of the recorded step; it is the engine that keeps it
-) -> Any:
+    timeout: timedelta | None,
+) -> Coroutine[Any, Any, Any]:
     """`App.run_step`: any function as a step of the workflow that asks for it."""
+    if (run := current_run.get()) is not None and current_step.get() is None and not run.handler.is_async:
+        raise MixedCallError(
+            f"workflow {run.id}: app.run_step(...) is awaited, and its workflow {run.handler.name!r} is not async.\n"
+            f"  Call `sync.run_step(...)` (`from processor import sync`), or make the workflow `async def`."
+        )
+    return _run_step(fn, args, {"name": name, "retry": retry, "timeout": timeout})
+
+
+async def _run_step(fn: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    step, args = _step_of(fn, args, options, asyncio.get_running_loop())
+    if isinstance(step, TransactionStep):
+        return await _run_transaction(step, args)
+    return await engine_run_step(step, args, {})
+
+
+def run_step_sync(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    *,
+    name: str | None,
+    retry: Retry | None,
+    timeout: timedelta | None,
+) -> Any:
+    """`sync.run_step`: a sync function runs in the workflow's own thread, an async one on the loop, which is waited for."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        result = fn(*args)
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+    require_thread(run, name or getattr(fn, "__name__", repr(fn)))
+    options = {"name": name, "retry": retry, "timeout": timeout}
+    step, args = _step_of(fn, args, options, run.home.loop)
+    if isinstance(step, TransactionStep):
+        return in_loop(run, _run_transaction(step, args))
+    if step.is_async:
+        return in_loop(run, engine_run_step(step, args, {}))
+    return call_step(step, args, {})
+
+
+def _step_of(
+    fn: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], loop: asyncio.AbstractEventLoop
+) -> tuple[Step | TransactionStep, tuple[Any, ...]]:
+    """What the engine calls for a function, and with which arguments."""
+    name = options["name"]
     if isinstance(fn, TransactionFunction):
         transaction = cast("TransactionFunction[Any, ..., Any]", fn)
         step_of = transaction.step if name is None else replace(transaction.step, name=name)
-        return await _run_transaction(step_of, (*transaction.bound, *args))
+        return step_of, (*transaction.bound, *args)
     if isinstance(fn, ProcedureFunction):
         procedure = cast("ProcedureFunction[..., Any]", fn).step
-        return await _run_transaction(procedure if name is None else replace(procedure, name=name), args)
+        return (procedure if name is None else replace(procedure, name=name)), args
     if isinstance(fn, StepFunction):
         registered = cast("StepFunction[..., Any]", fn)
         step, args = registered.step, (*registered.bound, *args)
     else:
-        step = _inline_step(fn, name, asyncio.get_running_loop())
-    changes: dict[str, Any] = {"name": name, "retry": retry, "timeout": timeout}
-    step = replace(step, **{key: value for key, value in changes.items() if value is not None})
-    return await engine_run_step(step, args, {})
+        step = _inline_step(fn, name, loop)
+    return replace(step, **{key: value for key, value in options.items() if value is not None}), args
 
 
 def _inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.AbstractEventLoop) -> Step:
@@ -70,11 +112,15 @@ def _inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.Abstrac
 
 
 async def _run_transaction(step: TransactionStep, args: tuple[Any, ...]) -> Any:
-    """Call a transaction, sync or async, from an async workflow."""
+    """Call a transaction, sync or async, on the loop."""
     run = current_run.get()
     if run is None or current_step.get() is not None:
         return call_transaction(step, args, {})  # which says why not
     return await run_transaction(run, step, run.next_function_id(step.name), args, {})
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
 
 
 def _in_thread(fn: Callable[..., Any], loop: asyncio.AbstractEventLoop, *args: Any) -> Any:
@@ -110,4 +156,4 @@ def _encode_json(value: Any) -> str:
 
 _PLAIN: Result[Any] = Result(_encode_json, _json_values.validate_json)
 
-__all__ = ["run_step"]
+__all__ = ["run_step", "run_step_sync"]

@@ -10,9 +10,9 @@ send_mail(user)
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, TypeVarTuple, overload
 from uuid import UUID
 
 from engine.current import current_run
@@ -23,11 +23,45 @@ from engine.transaction import SyncTransaction
 from processor import durable, messaging, recorded
 from processor.blocking import from_thread
 from processor.here import engine_here, telling, workflow_code, workflow_here
+from processor.inline import run_step_sync
 from processor.messaging import SyncStreamReader
+from processor.policies import Retry
 
 E = TypeVar("E")
 M = TypeVar("M")
 V = TypeVar("V")
+Ts = TypeVarTuple("Ts")
+
+
+@overload
+def run_step(
+    fn: Callable[[*Ts], Awaitable[V]],
+    *args: *Ts,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: timedelta | None = None,
+) -> V: ...
+@overload
+def run_step(
+    fn: Callable[[*Ts], V],
+    *args: *Ts,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: timedelta | None = None,
+) -> V: ...
+def run_step(
+    fn: Callable[..., Any],
+    *args: Any,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: timedelta | None = None,
+) -> Any:
+    """Call a function as a step of the sync workflow that asks for it, without registering it before: see `App.run_step`.
+
+    A sync function runs in the workflow's own thread, with `timeout` in one of its own; an async one, or an async step or
+    transaction, on the loop. Outside of a workflow, and in a step, it is a plain call.
+    """
+    return run_step_sync(fn, args, name=name, retry=retry, timeout=timeout)
 
 
 def sleep(duration: timedelta) -> None:
@@ -145,6 +179,7 @@ __all__ = [
     "random",
     "read_stream",
     "recv",
+    "run_step",
     "send",
     "set_event",
     "sleep",
