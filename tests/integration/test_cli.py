@@ -129,6 +129,33 @@ def test_migrate_brings_tables_and_runs_the_users_commands_once_asked(project: P
     assert "false: exit code 1" in back.stderr
 
 
+def test_rollback_runs_the_users_commands_in_order_and_leaves_the_system_tables(
+    project: Path, empty_database: str
+) -> None:
+    """The second one finds what the first one did; the settings' environment is theirs."""
+    script = "import os, psycopg; psycopg.connect(os.environ['PROCESSOR_POSTGRES_DSN'], autocommit=True).execute({!r})"
+    steps = ("ALTER TABLE sale RENAME TO sold", "INSERT INTO sold VALUES ('back')")
+    (project / "processor.yaml").write_text(
+        json.dumps(
+            {
+                "postgres": {"dsn": "${DSN}", "schema": "other"},
+                "rollback": [*([sys.executable, "-c", script.format(step)] for step in steps), "echo went back"],
+            }
+        )
+    )
+    fetch(empty_database, "CREATE TABLE sale (id text)")
+    env = {"DSN": empty_database}
+
+    migrated = command(project, "migrate", env=env)
+    back = command(project, "rollback", env=env)
+
+    assert migrated.returncode == 0, migrated.stderr
+    assert back.returncode == 0, back.stderr
+    assert "went back" in back.stdout
+    assert fetch(empty_database, "SELECT id FROM sold") == [("back",)]
+    assert fetch(empty_database, "SELECT count(*) FROM other.workflow_status") == [(0,)]
+
+
 def test_run_handles_records_and_stops_in_order_on_sigterm(
     project: Path, database: str, mock_cluster: MockCluster
 ) -> None:
