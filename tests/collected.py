@@ -1,7 +1,9 @@
 """Which tests there are and which of them run: what pages that name tests are compared with.
 
 A test is called by its place, as `tests/unit/test_cron.py::test_six_fields_have_the_seconds_first`. It runs if one of its
-runs (one for each set of parameters) is neither skipped nor expected to fail: what is skipped shows nothing.
+runs (one for each set of parameters) is neither skipped nor expected to fail: what is skipped shows nothing. A test that is
+marked with a peer (`@pytest.mark.peer("dbos-2.10.0")`) is one only where that can be had, which is tried; and where one
+of its runs lacks a peer, it is not shown: each peer is a promise of its own.
 
 Importing every test takes ten seconds. A session that has collected a test is believed about it; pytest is asked for what
 is left, in a process of its own (`-p tests.collected`), once.
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+
+from tests.fixtures import peers
 
 ROOT = Path(__file__).parents[1]
 OPTION = "--write-collected"
@@ -53,10 +57,17 @@ def collect(path: Path) -> dict[str, bool]:
 def of_items(items: Iterable[pytest.Item]) -> dict[str, bool]:
     """The tests that a session has collected."""
     found: dict[str, bool] = {}
+    lacking: set[str] = set()
     for item in items:
         place = item.nodeid.partition("[")[0]
         found[place] = found.get(place, False) or _runs(item)
-    return found
+        if _lacks_a_peer(item):
+            lacking.add(place)
+    return {place: runs and place not in lacking for place, runs in found.items()}
+
+
+def _lacks_a_peer(item: pytest.Item) -> bool:
+    return any(peers.absence(name) for mark in item.iter_markers("peer") for name in mark.args)
 
 
 def _runs(item: pytest.Item) -> bool:

@@ -21,6 +21,7 @@ MISSING = "Not there yet"
 
 _SECTION = re.compile(r"## (.+)")
 _TEST = re.compile(r"`(tests/[\w/]+\.py::test_\w+)`")
+_RULE = re.compile(r"\|(-+\|)+")
 _CELL = re.compile(r"(?<!\\)\|")
 
 
@@ -41,15 +42,27 @@ class Feature:
     rest: str
 
 
+class PageError(Exception):
+    """A line of the page is neither heading nor row. The message names it."""
+
+
 def read(page: str) -> list[Feature]:
-    """Every row of every table of the page, but for headings."""
+    """Every row of every table of the page, but for headings.
+
+    Raises:
+        PageError: Behind the first heading there is something else, as what a merge leaves behind.
+    """
     features: list[Feature] = []
-    section = ""
-    for line in page.splitlines():
+    section, columns = "", 0
+    for number, line in enumerate(page.splitlines(), start=1):
         if heading := _SECTION.fullmatch(line):
-            section = heading[1]
-        elif line.startswith("| "):
-            name, *_, shown_by = (cell.strip() for cell in _CELL.split(line)[1:-1])
+            section, columns = heading[1], 0
+        elif section and line and not _RULE.fullmatch(line):
+            cells = _CELL.split(line)
+            columns = columns or len(cells)
+            if not line.startswith("| ") or not line.endswith(" |") or len(cells) != columns:
+                raise PageError(f"line {number}: neither a heading nor a row of its table: {line[:60]!r}")
+            name, *_, shown_by = (cell.strip() for cell in cells[1:-1])
             if name != "feature":
                 rest = _TEST.sub("", shown_by).replace(",", "").strip()
                 features.append(Feature(section, name, tuple(_TEST.findall(shown_by)), rest))
@@ -60,7 +73,9 @@ def wanting(feature: Feature, tests: Mapping[str, bool]) -> list[str]:
     """What a feature lacks, in words; nothing if it counts. What is not there yet may name no test."""
     if feature.section == MISSING:
         return [f"is not there, and names {test}" for test in feature.tests]
-    missing = [f"{test} is skipped" if test in tests else f"{test} is no test" for test in feature.tests]
+    missing = [
+        f"{test} is skipped on this machine" if test in tests else f"{test} is no test" for test in feature.tests
+    ]
     missing = [each for each, test in zip(missing, feature.tests, strict=True) if not tests.get(test)]
     if feature.rest:
         missing.append(f"{feature.rest!r} is no place of a test")

@@ -1,5 +1,6 @@
 """docs/reference/features.md: every feature is shown by tests that run, and what is not there yet names none."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from processor.executions import SyncExecutionStore
 from tests import features
-from tests.collected import collect
-from tests.features import MISSING, PAGE, Feature, read, wanting
+from tests.collected import collect, of_items
+from tests.features import MISSING, PAGE, Feature, PageError, read, wanting
+from tests.fixtures import peers
 
 ROWS = """
 ## Queues
@@ -70,12 +72,44 @@ def test_a_feature_counts_only_if_its_tests_are_there_and_run() -> None:
     assert limits == Feature("Queues", "limits", ("tests/a.py::test_one", "tests/a.py::test_two"), "")
     assert wanting(limits, {"tests/a.py::test_one": True, "tests/a.py::test_two": True}) == []
     assert wanting(limits, {"tests/a.py::test_one": False}) == [
-        "tests/a.py::test_one is skipped",
+        "tests/a.py::test_one is skipped on this machine",
         "tests/a.py::test_two is no test",
     ]
     assert wanting(pauses, {}) == ["'test_three' is no place of a test", "names no test"]
     assert (clients.section, wanting(clients, {})) == (MISSING, [])
     assert wanting(others, {"tests/b.py::test_one": True}) == ["is not there, and names tests/b.py::test_one"]
+
+
+@pytest.mark.parametrize(
+    "line", ["<<<<<<< HEAD", "=======", "| a | row `tests/a.py::test_one` |", "|no | spaces | here|", "- a list"]
+)
+def test_a_line_that_is_neither_heading_nor_row_is_refused(line: str) -> None:
+    """The marks of a merge were read over, and the page counted."""
+    with pytest.raises(PageError, match=f"^line 7: neither a heading nor a row of its table: '{re.escape(line)}'"):
+        read(ROWS.replace("| pauses |", f"{line}\n| pauses |"))
+
+
+def test_a_test_whose_peer_cannot_be_had_is_not_shown(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fixture skips when it runs, which no collection sees; one of two clients is not both."""
+    monkeypatch.setattr(peers, "absence", lambda name: "no network" if name == "there-not" else "")
+    function = pytest.Function.from_parent
+
+    def item(name: str, *marks: str) -> pytest.Item:
+        made: pytest.Item = function(request.node.parent, name=name, callobj=lambda: None)
+        for mark in marks:
+            made.add_marker(pytest.mark.peer(mark))
+        return made
+
+    items = [
+        item("test_both[a]", "there"),
+        item("test_both[b]", "there-not"),
+        item("test_one[a]", "there"),
+        item("test_no"),
+    ]
+
+    assert [*of_items(items).values()] == [False, True, True]
 
 
 def test_what_pytest_collects_is_found_with_whether_it_runs(tmp_path: Path) -> None:

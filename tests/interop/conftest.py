@@ -13,6 +13,8 @@ from tests.conftest import WISHES
 from tests.fixtures.peers import DBOS, DBOS_SDK, Peer, PeerMissingError
 
 HERE = Path(__file__).parent
+CLIENTS = {"dbos": DBOS, "dbos-sdk": DBOS_SDK}
+SCRIPTS = {DBOS.name: "client.py", DBOS_SDK.name: "client.js"}
 ANSWER_S = 30
 """Longest an answer may take: the first one waits for the client to be loaded."""
 
@@ -78,14 +80,14 @@ def command_of(peer: Peer, config: pytest.Config) -> list[str]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=["dbos", "dbos-sdk"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(peer, marks=pytest.mark.peer(peer.name), id=name) for name, peer in CLIENTS.items()],
+)
 def client_process(request: pytest.FixtureRequest) -> Generator[Client]:
     """Each of the two clients."""
-    if request.param == "dbos":
-        command = [*command_of(DBOS, request.config), str(HERE / "client.py")]
-    else:
-        command = [*command_of(DBOS_SDK, request.config), str(HERE / "client.js")]
-    client = Client(request.param, command)
+    peer: Peer = request.param
+    client = Client(peer.name, [*command_of(peer, request.config), str(HERE / SCRIPTS[peer.name])])
     yield client
     client.end()
 

@@ -14,7 +14,7 @@ from tests.fixtures.peers import DBOS
 from tests.interop.conftest import HERE, command_of
 from tests.interop.shop import Shop
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.peer(DBOS.name)]
 GUIDE = HERE.parents[1] / "docs" / "guides" / "dbos.md"
 SETTINGS = EngineSettings(conninfo="", scan=timedelta(milliseconds=50))
 

@@ -13,7 +13,7 @@ from tests.integration.protocol import until_row
 from tests.interop.conftest import command_of
 from tests.interop.shop import Order, Shop
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.peer(DBOS_NEXT.name)]
 SETTINGS = EngineSettings(conninfo="", scan=timedelta(milliseconds=50))
 
 
