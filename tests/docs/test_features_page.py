@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -93,11 +95,11 @@ def test_a_test_whose_peer_cannot_be_had_is_not_shown(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its fixture skips when it runs, which no collection sees; one of two clients is not both."""
-    monkeypatch.setattr(peers, "absence", lambda name: "no network" if name == "there-not" else "")
-    function = pytest.Function.from_parent
+    monkeypatch.setattr(peers, "absence", {"there": "", "there-not": "no network"}.__getitem__)
+    function: Callable[..., pytest.Item] = cast("Any", pytest.Function).from_parent
 
     def item(name: str, *marks: str) -> pytest.Item:
-        made: pytest.Item = function(request.node.parent, name=name, callobj=lambda: None)
+        made = function(request.node.parent, name=name, callobj=lambda: None)
         for mark in marks:
             made.add_marker(pytest.mark.peer(mark))
         return made

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.conftest import WISHES
 from tests.fixtures.peers import DBOS, DBOS_SDK, Peer, PeerMissingError
 
 HERE = Path(__file__).parent
 CLIENTS = {"dbos": DBOS, "dbos-sdk": DBOS_SDK}
-SCRIPTS = {DBOS.name: "client.py", DBOS_SDK.name: "client.js"}
+SCRIPTS = {"dbos": "client.py", "dbos-sdk": "client.js"}
 ANSWER_S = 30
 """Longest an answer may take: the first one waits for the client to be loaded."""
 
@@ -80,14 +81,16 @@ def command_of(peer: Peer, config: pytest.Config) -> list[str]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(peer, marks=pytest.mark.peer(peer.name), id=name) for name, peer in CLIENTS.items()],
-)
+def client_named(name: str) -> ParameterSet:
+    """A parameter of `client_process`, with the mark of its peer."""
+    return pytest.param(name, marks=pytest.mark.peer(CLIENTS[name].name))
+
+
+@pytest.fixture(scope="module", params=[client_named("dbos"), client_named("dbos-sdk")])
 def client_process(request: pytest.FixtureRequest) -> Generator[Client]:
     """Each of the two clients."""
-    peer: Peer = request.param
-    client = Client(peer.name, [*command_of(peer, request.config), str(HERE / SCRIPTS[peer.name])])
+    name: str = request.param
+    client = Client(name, [*command_of(CLIENTS[name], request.config), str(HERE / SCRIPTS[name])])
     yield client
     client.end()
 

@@ -7,7 +7,7 @@ import pytest
 from engine.settings import EngineSettings
 from processor.testing import Bench
 from tests.integration.protocol import until, until_row
-from tests.interop.conftest import CallError, Client
+from tests.interop.conftest import CallError, Client, client_named
 from tests.interop.shop import Order, Shop
 
 pytestmark = pytest.mark.postgres
@@ -186,7 +186,7 @@ async def test_it_works_on_workflows_of_records(client: Client, database: str) -
         assert (await client.call("status", "orders-0-1"))["input"] == [{"order_id": "a", "amount": 1}]
 
 
-@pytest.mark.parametrize("client_process", ["dbos-sdk"], indirect=True)
+@pytest.mark.parametrize("client_process", [client_named("dbos-sdk")], indirect=True)
 async def test_dates_maps_and_sets_of_typescript_are_read_by_annotations(client: Client, database: str) -> None:
     """Arguments and messages; what is left out takes its default."""
     shop = Shop()
