@@ -3,7 +3,8 @@
     start   ─▶ checkpoint 'name of the child', child_workflow_id; effect: the child's row ─▶ the parent goes on at once
     result  ─▶ in memory or at rest until the child has ended ─▶ checkpoint with its result, or its error
 
-A child's ID is its parent's and the function ID of the call, unless it is given one. An ID that is given may be taken:
+A child's ID is its parent's and the function ID of the call, unless it is given one: who stands there is another workflow, and
+that is an error of the call, whoever came first (engine/child_conflicts.py). An ID that is given may be taken:
 by the same workflow, then it is that one (so that a key of the user's makes one run of several calls), or by another one,
 then it is an error of the call, and recorded as such.
 """
@@ -54,9 +55,10 @@ UNDURABLE_MAX = 1_000
 
 @dataclass(slots=True)
 class Child:
-    """The row of a workflow that its parent's checkpoint starts."""
+    """The row of a workflow that its parent's checkpoint starts. `is_shared`: it was given its ID, as others may be."""
 
     start: Start
+    is_shared: bool = False
     touches: Sequence[str] = ()
     wakes: Sequence[Signal] = ()
 
@@ -126,7 +128,7 @@ async def start_child(
             run.error_given = True
             raise given from None
     if is_new:
-        add(run, function_id, Child(start))
+        add(run, function_id, Child(start, is_shared=has_own_id))
     run.checkpoint(Checkpoint(run.id, function_id, start.name, json.dumps(start.id), None, now, now, start.id))
 
 
@@ -192,6 +194,7 @@ async def decide_deduplicated(run: Run, start: Start, *, verdict_id: int) -> Non
 
     Raises:
         DeduplicatedError: Another workflow of the queue has the ID.
+        WorkflowConflictError: Another workflow has its workflow ID.
         Suspended: The run may not go on here.
     """
     if run.history is not None and (recorded := run.history.get(verdict_id)) is not None:
@@ -201,10 +204,15 @@ async def decide_deduplicated(run: Run, start: Start, *, verdict_id: int) -> Non
         return
     await run.ready()
     engine, now = run.home.engine, now_ms()
-    if await stands(engine, start):
-        run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, "true", None, now, now_ms()))
-        return
-    error = DeduplicatedError(start.queue or "", start.deduplication_id or "", await deduplicated_by(engine, start))
+    try:
+        if await stands(engine, start):
+            run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, "true", None, now, now_ms()))
+            return
+        error: Exception = DeduplicatedError(
+            start.queue or "", start.deduplication_id or "", await deduplicated_by(engine, start)
+        )
+    except WorkflowConflictError as conflict:
+        error = conflict  # both its ID and its deduplication ID are taken, by two others
     text, given = as_recorded(error)
     run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, None, text, now, now_ms()))
     run.error_given = True

@@ -19,6 +19,7 @@ import psycopg
 from engine.clock import now_ms
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import EngineStoppedError
+from engine.failures import decode_error
 from engine.faults import Fault, fault_of
 from engine.store import debounce as store
 from engine.store import workflow_status
@@ -106,9 +107,13 @@ async def debounce_in_workflow(run: Run, call: Call, function_id: int) -> str:
     """Make a call from a workflow, remembered; returns the workflow that waits, when that is durable.
 
     Raises:
+        WorkflowConflictError: Somebody has taken the ID that what waits would have.
         Suspended: The run may not go on here.
     """
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            run.error_given = True
+            raise decode_error(recorded.error)
         return str(json.loads(recorded.output or "null"))
     await admit(run, undurable_max=UNDURABLE_MAX)
     effect, now = Debounced(call), now_ms()

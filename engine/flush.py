@@ -178,6 +178,11 @@ class Flush:
         """Whether no source takes part."""
         return not self.parts
 
+    @property
+    def new_ids(self) -> list[str]:
+        """Of workflows that no workflow starts, and that get their rows with this."""
+        return [work.run.id for work in self.works if work.inserts]
+
     def prune(self) -> None:
         """Leave out sources that are gone, and compute every part's progress anew."""
         if any(part.source.is_gone for part in self.parts):

@@ -4,7 +4,9 @@
     sched-close_day-… of a schedule's tick
     o-1-2             of what workflow o-1 starts at its second place, while there is a workflow o-1
 
-A program's own code may use them all: it knows what it means. A client must not reach what is not its own.
+A program's own code may use them all: it knows what it means. A client must not reach what is not its own. Who chooses the
+ID of a child before its parent is there cannot be refused; then the parent is, with a `WorkflowConflictError` at that call
+(engine/child_conflicts.py): neither gets the other's result, and nothing is lost.
 """
 
 from __future__ import annotations

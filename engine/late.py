@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -23,10 +24,11 @@ from engine.ids import OwnerToken, SourceRef, WorkflowId
 from engine.publishing import publishing
 from engine.runner import Phase, Row, Run, Standing
 from engine.sealed_rows import outcome
-from engine.store import executor, open_work, operation_outputs, workflow_status
+from engine.store import executor, open_work, operation_outputs, starts, workflow_status
 from engine.store.statement import Statement, send
 from engine.telemetry import HandedOver, LateResultRefused
 from engine.transactional import WEATHER_WAIT_MAX_S, row_fence
+from engine.weather import through_weather
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -108,6 +110,8 @@ class LateRuns:
                     wait_s = min(wait_s * 2, WEATHER_WAIT_MAX_S)
                     continue
                 if fault is Fault.CONFLICT:
+                    if await self._children_settled(run, error):
+                        continue
                     break  # the reply of our own commit was lost: it stands (P24)
                 if fault is Fault.WENT_BACK:
                     self._engine.went_back(str(error))
@@ -153,6 +157,20 @@ class LateRuns:
         if published:
             engine.outbox_hints.published()
         engine.telemetry.emit(HandedOver(run.inbox.source.ref, run.ending is not None))
+
+    async def _children_settled(self, run: Run, error: psycopg.Error) -> bool:
+        """Whether it was the ID of a child that stood already, and the run can be written now (P31)."""
+        from engine import child_conflicts
+
+        if not child_conflicts.is_of_a_row(error):
+            return False
+
+        async def standing(ids: Sequence[str]) -> dict[str, starts.ExistingRow]:
+            async with self._engine.pool.connection() as connection:
+                cursor = await send(connection, self._engine.settings.schema, starts.existing(ids=ids))
+                return {row.workflow_id: row for row in await cursor.fetchall()}
+
+        return await child_conflicts.settled_alone(run, lambda ids: through_weather(lambda: standing(ids)))
 
     def let_go(self, workflow_id: WorkflowId, owner: OwnerToken, source: str) -> None:
         """Its code has ended, and nothing was written of it: if it was cancelled, its row names nobody any more (P18)."""

@@ -69,6 +69,11 @@ class RowFlush(Flush):
         """Whether there is nothing left to write."""
         return not (self.works or self.starting)
 
+    @property
+    def new_ids(self) -> list[str]:
+        """Of those that calls start."""
+        return [each.start.id for each in self.starting]
+
     def prune(self) -> None:
         """Leave out who was abandoned meanwhile, and decide who of the new ones runs here."""
         self.works = [work for work in self.works if work.run.standing is not Standing.ABANDONED]

@@ -6,6 +6,7 @@
 | the connection broke               | the COMMIT is unknown: lock the rows, read what stands, send the rest again |
 | weather                            | back off with jitter, send again                                           |
 | a row cannot be written            | halve until it stands alone; it fails as its workflow's error              |
+| the ID of a child stands already   | it is adopted or is its parent's error (engine/child_conflicts.py)         |
 | a checkpoint stands already        | read what stands: a lost flush of ours; else the run starts over its row   |
 | anything else                      | the process ends, visibly                                                  |
 """
@@ -51,6 +52,14 @@ class RowSettlement(Settlement):
             case Fault.RECORD:
                 return self._alone(rows, error)
             case Fault.CONFLICT:
+                try:
+                    if (again := await self._children_settled(rows, error)) is not None:
+                        return again
+                except psycopg.Error as unread:
+                    if fault_of(unread) is not Fault.WEATHER:
+                        raise
+                    await self._weather(unread)
+                    return [rows]
                 return await self._settled(rows, conflict=error)
             case Fault.FENCED | Fault.BROKEN:
                 raise error

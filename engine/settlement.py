@@ -7,6 +7,7 @@
 | the connection broke               | the COMMIT is unknown: raise the epoch in place, read the flush number     |
 | weather                            | back off with jitter, send again                                           |
 | a record cannot be written         | halve until it stands alone; it fails as its workflow's error              |
+| the ID of a child stands already   | it is adopted or is its parent's error (engine/child_conflicts.py)         |
 | a key of ours stands already       | re-read: another's row halts the partition, our own sends it to look up    |
 | anything else                      | the partitions halt, visibly                                               |
 """
@@ -26,7 +27,7 @@ from engine.failures import summary
 from engine.faults import Fault, fault_of, is_weather_error
 from engine.flush import Flush, Part, Written
 from engine.progress import Progress
-from engine.store import event_dispatch_kv, operation_outputs, workflow_status
+from engine.store import event_dispatch_kv, operation_outputs, starts, workflow_status
 from engine.store.event_dispatch_kv import ProgressRow
 from engine.store.statement import send
 from engine.telemetry import FlushRetried, StoreAvailable, StoreUnavailable
@@ -76,6 +77,8 @@ class Settlement:
                 return self._bisected(flush, error)
             case Fault.CONFLICT:
                 try:
+                    if (again := await self._children_settled(flush, error)) is not None:
+                        return again
                     return await self._conflict(flush)
                 except psycopg.Error as unread:
                     if fault_of(unread) is not Fault.WEATHER:
@@ -256,6 +259,20 @@ class Settlement:
         work.run.submitted = False
         work.run.inbox.fail(work.run, error)
         return [flush]
+
+    async def _children_settled(self, flush: Flush, error: Exception) -> list[Flush] | None:
+        """What to send where the ID of a child stood already (P31); `None`: it was another conflict."""
+        from engine import child_conflicts
+
+        if not child_conflicts.is_of_a_row(error):
+            return None
+
+        async def standing(ids: Sequence[str]) -> dict[str, starts.ExistingRow]:
+            connection = await self._committer.connected()
+            cursor = await send(connection, self._engine.settings.schema, starts.existing(ids=ids))
+            return {row.workflow_id: row for row in await cursor.fetchall()}
+
+        return await child_conflicts.settled(flush, standing)
 
     async def _conflict(self, flush: Flush) -> list[Flush]:
         """A row of ours stands already. Another's row is never a dedup; our own is looked up, not run (I2, P27)."""

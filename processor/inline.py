@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, cast
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from engine.checkpoint import MixedCallError, call_step, in_loop, require_thread
 from engine.checkpoint import run_step as engine_run_step
@@ -22,6 +22,7 @@ from processor.handlers import annotation_of
 from processor.policies import Retry
 
 _json_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_finite_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue, config=ConfigDict(allow_inf_nan=False))
 
 
 def run_step(
@@ -150,8 +151,8 @@ def _of_annotation(annotation: Any) -> Result[Any]:
 
 
 def _encode_json(value: Any) -> str:
-    """Only what comes back equal: no tuple, which JSON would bring back as a list."""
-    return _json_values.dump_json(_json_values.validate_python(value, strict=True)).decode()
+    """Only what comes back equal: no tuple, which JSON would bring back as a list, and no NaN, which it would bring back as null."""
+    return _json_values.dump_json(_finite_values.validate_python(value, strict=True)).decode()
 
 
 _PLAIN: Result[Any] = Result(_encode_json, _json_values.validate_json)

@@ -22,6 +22,7 @@ class ExistingRow(NamedTuple):
     instance: str | None
     user: str | None
     inputs: str
+    request: str | None
 
 
 _TEXTS: Final = (
@@ -92,8 +93,13 @@ _OF_PARENTS: Final = """
             ON o.workflow_uuid = p.parent AND o.function_id = p.function_id AND o.child_workflow_id = p.id
 """
 
+_LEFT: Final = """
+            ON CONFLICT DO NOTHING"""
+
+_LEFT_TO_QUEUES: Final = """
+            ON CONFLICT (queue_name, deduplication_id) WHERE deduplication_id IS NOT NULL DO NOTHING"""
+
 _STARTED: Final = """
-            ON CONFLICT DO NOTHING
         RETURNING workflow_uuid
     )
 """
@@ -120,7 +126,8 @@ def start(
     """New rows; returns those that are new. One that stands is left as it is: the same ID is the same workflow.
 
     With `parents` (workflow and function ID of each), only where that checkpoint is there: it was written by this very
-    transaction, plain, so it is there if and only if its run still qualifies (P7, P31).
+    transaction, plain, so it is there if and only if its run still qualifies (P7, P31). An ID that stands is then a unique
+    violation: whether it is the same workflow is to be known before the checkpoint says so (engine/child_conflicts.py).
     """
     # In the order of their IDs: who starts the same ones at the same time waits for us, not we for each other.
     order = sorted(range(len(starts)), key=lambda place: starts[place].id)
@@ -140,7 +147,7 @@ def start(
         parameters["child_ids"] = ids
         parameters["parents"] = [parents[place][0] for place in order]
         parameters["function_ids"] = [parents[place][1] for place in order]
-    text += _STARTED
+    text += (_LEFT if parents is None else _LEFT_TO_QUEUES) + _STARTED
     if large:
         text += _LARGE
         parameters["large_ids"] = [each.id for each in large]
@@ -155,7 +162,7 @@ def existing(*, ids: Sequence[str]) -> Statement[ExistingRow]:
         SELECT w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.kafka_source, w.config_name,
                w.authenticated_user,"""
         + INPUTS
-        + """
+        + """, w.request
           FROM {schema}.workflow_status AS w
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
         """,

@@ -186,3 +186,41 @@ async def test_gathered_steps_get_their_own_results_and_errors_in_every_replay(d
         assert seen[0] == seen[1]
         assert calls == dict.fromkeys(range(4), 1)
         assert [step.function_id for step in await handle.steps()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("value", [float("nan"), [{"rate": float("inf")}]])
+async def test_an_inline_step_without_an_annotation_refuses_what_json_would_change(
+    database: str, value: object
+) -> None:
+    """A replay would get null for it. The first run says so."""
+    app = App("rates")
+
+    @app.workflow()
+    async def rate() -> None:
+        await app.run_step(lambda: value, name="rate")
+
+    async with Bench(app, database) as bench:
+        handle = await rate.start()
+        await bench.settle()
+        assert (await handle.status()).status == WorkflowStatus.ERROR
+        [step] = await handle.steps()
+        assert "finite number" in (step.error or "")
+
+
+async def test_an_inline_step_with_an_annotation_keeps_nan(database: str) -> None:
+    app, seen = App("rates"), list[float]()
+
+    def unknown() -> float:
+        return float("nan")
+
+    @app.workflow()
+    async def rate() -> None:
+        seen.append(await app.run_step(unknown))
+        await sleep(DAY)
+
+    async with Bench(app, database) as bench:
+        await rate.start()
+        await at_rest(bench)
+        await bench.advance(DAY)
+        await bench.settle()
+    assert [repr(each) for each in seen] == ["nan", "nan"]
