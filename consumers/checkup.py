@@ -17,6 +17,7 @@ from consumers.settings import GroupSettings
 from consumers.validation import Halt, Wait, judge
 from engine.checkup import Check, fine, judge_clock, problem, problem_of, warning
 from engine.errors import EngineError
+from engine.partitions import Place
 from engine.progress import Progress
 
 AHEAD_S = 1.0
@@ -43,7 +44,7 @@ async def examine(
         checks += await _group(cluster, settings.group, sorted(topics))
         for topic in sorted({*topics, *(topic for topic, _ in progress)}):
             of_topic = {partition: each for (name, partition), each in progress.items() if name == topic}
-            checks += await _topic(cluster, topic, of_topic)
+            checks += await _topic(cluster, settings.group, topic, of_topic)
         return checks
     finally:
         cluster.close()
@@ -62,7 +63,7 @@ async def _group(cluster: Cluster, group: str, topics: Sequence[str]) -> list[Ch
     return []
 
 
-async def _topic(cluster: Cluster, topic: str, progress: Mapping[int, Progress]) -> list[Check]:
+async def _topic(cluster: Cluster, group: str, topic: str, progress: Mapping[int, Progress]) -> list[Check]:
     subject = f"topic {topic}"
     try:
         state = await cluster.topic(topic)
@@ -76,12 +77,13 @@ async def _topic(cluster: Cluster, topic: str, progress: Mapping[int, Progress])
         return [problem(subject, error.args[0].str(), advice)]
     checks = [fine(subject, f"{len(places)} partitions, {sum(ends.values()) - sum(starts.values()):,} offsets")]
     for partition, each in sorted(progress.items()):
+        place = Place(group, f"{topic}-{partition}")
         if (topic, partition) not in ends:
-            advice = "`processor partitions cancel` ends what is open of it"
+            advice = f"`processor partitions cancel {place.arguments} --all --note WHY --yes` ends what is open of it"
             checks.append(problem(f"{subject}-{partition}", "has progress, and no such partition is there", advice))
             continue
         log = await cluster.log(topic, partition)
-        verdict = judge(each, log)
+        verdict = judge(each, log, place=place)
         if isinstance(verdict, Halt | Wait):
             advice = "processor partitions list; docs/guides/operating.md says what each reason asks for"
             checks.append(problem(f"{subject}-{partition}", verdict.reason, advice))

@@ -25,6 +25,7 @@ from consumers.surroundings import Surroundings
 from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGap, Wait, judge
 from engine.errors import ConfigurationError
 from engine.ids import SourceRef
+from engine.partitions import Place
 from engine.records import Record
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source
 from engine.telemetry import ServiceFailed
@@ -230,6 +231,7 @@ class Partition:
             verdict = judge(
                 source.progress,
                 log,
+                place=Place(self.ref.group, self.ref.key),
                 on_recreated=subscription.on_recreated,
                 on_gap=subscription.on_gap,
                 refusal=self._refusal,

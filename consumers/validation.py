@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 from consumers.errors import is_truncation
 from consumers.settings import OnGap, OnRecreated
+from engine.partitions import Place
 from engine.progress import Progress
-
-BEGIN_ANEW = "`processor partitions seek --to WHERE --new-incarnation`"
-"""What an operator does where offsets name other records than before."""
 
 REFUSALS_MAX = 3
 """Times the client may refuse an offset that the log seems to have, before that is no passing trouble."""
@@ -83,11 +81,12 @@ def judge(
     progress: Progress,
     log: Log,
     *,
+    place: Place,
     on_recreated: OnRecreated = OnRecreated.HALT,
     on_gap: OnGap = OnGap.HALT,
     refusal: Refusal | None = None,
 ) -> Verdict:
-    """Compare a partition's progress with its log."""
+    """Compare a partition's progress with its log. `place` is filled into the commands that a reason names."""
     if progress.topic_id and not log.topic_id:
         return Wait("the brokers do not tell the topic's ID, which they did before: no controller, or older brokers")
     if progress.topic_id and progress.topic_id != log.topic_id:
@@ -95,15 +94,15 @@ def judge(
             return BeginIncarnation(log.topic_id, log.start)
         return Halt(
             f"the topic was deleted and created again: its ID was {progress.topic_id}, now it is {log.topic_id}. "
-            f"The same offsets name other records, so nothing was fetched. "
-            f"To begin it from its start ({log.start}) under new workflow IDs: {BEGIN_ANEW}, or start with the setting "
-            f"partitions.on_topic_recreated: new_incarnation; then `processor partitions release`."
+            f"The same offsets name other records, so none is fetched from here on. {_what_ran(refusal)} "
+            f"To begin it from its start ({log.start}) under new workflow IDs: {_begin_anew(place, 'earliest')}, or start "
+            f"with the setting partitions.on_topic_recreated: new_incarnation; then {_release(place)}."
         )
     if log.end < max(progress.next, progress.high):
         return Halt(
             f"the log was truncated: it ends at {log.end}, but records up to {max(progress.next, progress.high)} "
             f"were processed. New records would come under offsets that are taken. "
-            f"To give them workflow IDs of their own: {BEGIN_ANEW}; then `processor partitions release`.",
+            f"To give them workflow IDs of their own: {_begin_anew(place, 'OFFSET')}; then {_release(place)}.",
             certain=False,  # a new leader's high watermark may lag for a moment
         )
     if log.start > progress.next:
@@ -112,12 +111,29 @@ def judge(
         return Halt(
             f"retention passed the progress: offsets [{progress.next}, {log.start}) are gone from the log. "
             f"To go on behind the gap, which is then recorded: start with the setting "
-            f"partitions.on_retention_loss: skip, then `processor partitions release`."
+            f"partitions.on_retention_loss: skip, then {_release(place)}."
         )
     if refusal is not None and (is_truncation(refusal.error) or refusal.times >= REFUSALS_MAX):
         return Halt(
             f"Kafka does not give offset {progress.next} although the log is [{log.start}, {log.end}): {refusal.error}. "
             f"The log was probably cut by an unclean leader election and grew again: "
-            f"compare the records around that offset, then {BEGIN_ANEW}, or seek without; then release."
+            f"compare the records around that offset, then {_begin_anew(place, 'OFFSET')}, or without --new-incarnation; "
+            f"then {_release(place)}."
         )
     return Attach(progress.next)
+
+
+def _what_ran(refusal: Refusal | None) -> str:
+    """What became of the new topic's records until it was known: a client at an offset goes on there (case 19)."""
+    if refusal is not None:
+        return "It was attached when that was noticed: what came within 5 s before may have run under the former topic's IDs."
+    return "If some process had it when that happened, what came within 5 s may have run under the former topic's IDs."
+
+
+def _begin_anew(place: Place, where: str) -> str:
+    """What an operator does where offsets name other records than before."""
+    return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation --note WHY --yes`"
+
+
+def _release(place: Place) -> str:
+    return f"`processor partitions release {place.arguments}`"

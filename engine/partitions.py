@@ -4,6 +4,7 @@ A live owner is not asked: it finds holds, and what was cancelled, with its next
 partition's progress is engine/seeks.py.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,11 @@ class Place(NamedTuple):
     def service_name(self) -> str:
         """`service_name` of its rows."""
         return f"kafka:{self.group}"
+
+    @property
+    def arguments(self) -> str:
+        """As a command line names it, for messages that say what to type."""
+        return f"{shlex.quote(self.topic_partition)} --group {shlex.quote(self.group)}"
 
     def ref(self, handler: str) -> SourceRef:
         """As the engine sees it."""

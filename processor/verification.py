@@ -110,7 +110,7 @@ class Verification:
             return Verified(standing, (after, after), None, tally)
         lag = max(reachable[ref.topic, ref.partition] - after, 0)
         start, end = log.start if start is None else start, after if end is None else min(end, after)
-        verdict = judge(standing.progress, log)
+        verdict = judge(standing.progress, log, place=place)
         if isinstance(verdict, Halt | Wait):
             tally.find(Kind.LOG, verdict.reason)
             end = start if standing.progress.topic_id != log.topic_id else min(end, log.end)

@@ -109,7 +109,7 @@ def _show(state: RelayState, *, as_json: bool) -> None:
     print(f"waiting    {count}" + (f", since {instant(state.oldest_at)}" if state.waiting else ""))
     if state.halted is not None:
         print(f"halted     {state.halted}")
-        print("           `processor outbox resume` goes on; see docs/guides/publishing.md first")
+        print("           `processor outbox resume --note WHY` goes on; see docs/guides/publishing.md first")
     elif state.adopts:
         print("resumed    the next relay takes Kafka's position over")
 

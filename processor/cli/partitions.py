@@ -72,6 +72,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     of.add_argument("--former", action="store_true", help=f"those {OF_FORMER_TOPICS}, which was made anew since")
     of.add_argument("--all", action="store_true", help="also those of the topic there is now")
     cancelled.add_argument("--yes", action="store_true", help="do it")
+    for act in (paused, resumed, released):
+        act.add_argument(
+            "--yes", action="store_true", help="taken as `seek` and `cancel` take it; this is done without"
+        )
     for act in (paused, resumed, released, moved, cancelled):
         act.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
         act.add_argument("--group", required=True, help="its consumer group")

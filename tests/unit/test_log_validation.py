@@ -1,5 +1,7 @@
 """Whether a partition's progress and its log belong together."""
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,10 +15,12 @@ from consumers.validation import (
     Refusal,
     SkipGap,
     Wait,
-    judge,
 )
+from consumers.validation import judge as judge_at
+from engine.partitions import Place
 from engine.progress import Progress
 
+judge = partial(judge_at, place=Place("shop", "orders-3"))
 HERE = Progress(next=30, high=32, topic_id="A")
 
 
@@ -36,6 +40,18 @@ def test_another_topic_id_halts_even_if_the_offset_is_there() -> None:
     assert isinstance(verdict, Halt)
     assert "deleted and created again" in verdict.reason
     assert "partitions.on_topic_recreated: new_incarnation" in verdict.reason
+
+
+def test_what_is_said_of_records_that_ran_depends_on_who_noticed() -> None:
+    """Case 19: found at a claim, or under an attached partition, where some of the new topic's records may have run."""
+    at_a_claim = judge(HERE, Log("B", 0, 40))
+    attached = judge(HERE, Log("B", 0, 40), refusal=Refusal("the topic has another ID now: B", times=1))
+
+    assert isinstance(at_a_claim, Halt)
+    assert isinstance(attached, Halt)
+    assert "If some process had it when that happened" in at_a_claim.reason
+    assert "It was attached when that was noticed" in attached.reason
+    assert "nothing was fetched" not in at_a_claim.reason + attached.reason
 
 
 def test_another_topic_id_begins_a_new_incarnation_by_policy() -> None:
