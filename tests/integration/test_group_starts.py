@@ -108,6 +108,27 @@ async def test_topics_that_match_a_pattern_are_consumed(
     assert await ids(database) == [f"{topic}.eu-0-0", f"{topic}.us-0-0"]
 
 
+async def test_a_topic_that_appears_later_is_consumed_from_its_start_if_it_matches(
+    broker: Broker, topic: str, database: str, members: Members, protocol: GroupProtocol
+) -> None:
+    """What was produced before it was noticed is not skipped; a topic that does not match is left alone."""
+    broker.create_topic(f"{topic}.eu", 1)
+    every = Subscription(topic=f"^{topic}\\..*", handler="fulfil")
+    member = await members(broker, every, protocol=protocol)
+    await until(lambda: member.states == {0: "attached"}, member)
+
+    for name in (f"{topic}.us", f"{topic}-other"):
+        broker.create_topic(name, 1)
+        produce(broker.bootstrap_servers, name, texts(name, 3))
+    await settled(database, 3, member)
+    produce(broker.bootstrap_servers, f"{topic}.us", [f"{topic}.us3"])
+    produce(broker.bootstrap_servers, f"{topic}.eu", ["eu"])
+    await settled(database, 5, member)
+
+    assert member.ran == dict.fromkeys([*texts(f"{topic}.us", 4), "eu"], 1)
+    assert {each.source.topic for each in member.group.snapshot().partitions} == {f"{topic}.eu", f"{topic}.us"}
+
+
 # -- what is wrong at start
 
 
