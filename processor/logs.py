@@ -27,7 +27,10 @@ TEXT_MAX = 1_000
 BURST_MAX = 20
 """Lines of one kind in BURST_S; the rest is counted in the first line after it. A bad deploy fails a million times."""
 BURST_S = 10.0
+BURSTS: Mapping[type[Event], int] = {telemetry.StoreUnavailable: 1, telemetry.FlushRetried: 5}
+"""Lines of these in BURST_S: every service meets the same outage, and tries again several times a second."""
 CLIENT_LOGGER = "consumers.librdkafka"
+POOL_LOGGER = "psycopg.pool"
 
 LEVELS: Mapping[type[Event], int] = {
     telemetry.ExecutorStarted: logging.INFO,
@@ -80,15 +83,23 @@ class LogObserver:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._throttle = Throttle(now)
+        self._told_of_outage = False
 
     def __call__(self, event: Event) -> None:
         """Write an event, unless too many of its kind came at once."""
         level = LEVELS.get(type(event))
         if level is None or not log.isEnabledFor(level):
             return
+        if isinstance(event, telemetry.StoreAvailable):
+            # Each service notices by itself. The first one to come back ends the outage that was told of.
+            if not self._told_of_outage:
+                return
+            self._told_of_outage = False
         suppressed = self._throttle.passes(type(event))
         if suppressed is None:
             return
+        if isinstance(event, telemetry.StoreUnavailable):
+            self._told_of_outage = True
         values = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
         if suppressed:
             values["suppressed"] = suppressed
@@ -99,6 +110,10 @@ class LogObserver:
             extra={"fields": values},
             exc_info=error if isinstance(error, BaseException) else None,
         )
+
+
+_OBJECT = re.compile(r"<[\w.]+ \[[^\]]*\][^>]*>")
+"""A connection's `repr`: `<psycopg.AsyncConnection [BAD] at 0x7f…>`."""
 
 
 class Throttle:
@@ -114,13 +129,17 @@ class Throttle:
         began, count = self._bursts.get(kind, (now, 0))
         if now - began >= BURST_S:
             self._bursts[kind] = (now, 1)
-            return max(count - BURST_MAX, 0)
+            return max(count - BURSTS.get(kind, BURST_MAX), 0)
         self._bursts[kind] = (began, count + 1)
-        return 0 if count < BURST_MAX else None
+        return 0 if count < BURSTS.get(kind, BURST_MAX) else None
 
 
 class Repeats(logging.Filter):
-    """Lets a line of the Kafka client through once in BURST_S: while nothing answers it says the same at every attempt."""
+    """Lets a line of the Kafka client, or of the connection pool, through once in BURST_S.
+
+    While nothing answers they say the same at every attempt; the pool about each of its connections, which it shows as
+    Python objects. Those are left out: what is the same but for them is the same.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -129,7 +148,9 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write it."""
-        if record.name != CLIENT_LOGGER:
+        if record.name == POOL_LOGGER:
+            record.msg, record.args = _OBJECT.sub("", record.getMessage()).rstrip(": "), ()
+        elif record.name != CLIENT_LOGGER:
             return True
         now, text = self._now(), record.getMessage()
         self._said = {said: at for said, at in self._said.items() if now - at < BURST_S}

@@ -85,6 +85,54 @@ def test_what_the_client_repeats_is_written_now_and_then() -> None:
     assert passes(refused)
 
 
+def test_an_outage_of_the_database_is_a_line_now_and_then_and_one_when_it_ends(written: io.StringIO) -> None:
+    """Every service meets it, and tries again several times a second."""
+    clock = Clock()
+    observe = LogObserver(clock)
+
+    for tenth in range(140):
+        clock.now = tenth / 10
+        for _ in range(3):
+            observe(telemetry.StoreUnavailable("OperationalError: refused", clock.now))
+    for _ in range(3):
+        observe(telemetry.StoreAvailable(14.0))
+    clock.now = 30.0
+    observe(telemetry.StoreAvailable(16.0))
+
+    found = [(line["event"], line.get("suppressed")) for line in lines(written)]
+    assert found == [("store unavailable", None), ("store unavailable", 299), ("store available", None)]
+
+
+def test_every_outage_that_was_told_of_is_told_to_have_ended(written: io.StringIO) -> None:
+    clock = Clock()
+    observe = LogObserver(clock)
+
+    for clock.now in (0.0, 1.0, 11.0):
+        observe(telemetry.StoreUnavailable("OperationalError: refused", 0.0))
+        observe(telemetry.StoreAvailable(0.5))
+
+    assert [line["event"] for line in lines(written)] == ["store unavailable", "store available"] * 2
+
+
+def test_the_connection_pool_says_a_thing_once_and_shows_no_objects() -> None:
+    clock = Clock()
+    repeats = Repeats(clock)
+
+    def said(message: str, *args: object) -> str | None:
+        record = logging.makeLogRecord({"name": "psycopg.pool", "msg": message, "args": args})
+        return record.getMessage() if repeats.filter(record) else None
+
+    discarding = "discarding closed connection: %s"
+    one = "<psycopg.AsyncConnection [BAD] at 0x7f11>"
+    other = "<engine.pool.PipelinedConnection [BAD] at 0x7f22>"
+    assert said(discarding, one) == "discarding closed connection"
+    assert said(discarding, other) is None
+    assert said("error connecting in %r: %s", "engine", "refused") == "error connecting in 'engine': refused"
+    assert said("error connecting in %r: %s", "engine", "refused") is None
+    clock.now = BURST_S + 1
+    assert said(discarding, other) == "discarding closed connection"
+
+
 def test_an_unexpected_error_brings_its_traceback(written: io.StringIO) -> None:
     try:
         raise RuntimeError("broken")
