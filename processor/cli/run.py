@@ -140,10 +140,13 @@ async def _main(runtime: "Runtime", settings: "Settings", said_port: Callable[[i
         ready=runtime.problems_of_readiness,
         said_port=said_port,
     )
+    level = logging.DEBUG  # nothing was begun: what is wrong with the set-up is said alone
     with server:
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            if not await _before(asyncio.ensure_future(runtime.start()), stopped):
+            has_started = await _before(asyncio.ensure_future(runtime.start()), stopped)
+            level = logging.INFO
+            if not has_started:
                 return DONE
             relax_garbage_collection()
             log.info("started", extra={"app": runtime.app.name, "executor": runtime.engine.executor_id})
@@ -155,9 +158,9 @@ async def _main(runtime: "Runtime", settings: "Settings", said_port: Callable[[i
             return FAILED
         finally:
             stopped.cancel()
-            log.info("stopping", extra={"drain_s": settings.executor.drain.total_seconds()})
+            log.log(level, "stopping", extra={"drain_s": settings.executor.drain.total_seconds()})
             await runtime.stop()
-            log.info("stopped")
+            log.log(level, "stopped")
 
 
 async def _before(task: "asyncio.Future[Any]", stopped: "asyncio.Future[Any]") -> bool:
