@@ -7,14 +7,23 @@ A *seat* is a place for an executor: its engine crashes and is replaced, stalls,
 to one seat at a time, with a generation that grows at every move, as Kafka does it; the seat claims it, opens it, and
 is given the log from the stored progress.
 
-What is checked, and after which events it is not (I1 to I7):
+A run's handler is journaled (step, transaction, step) or fused (one transaction, with outcome and progress in its commit).
 
-- every offset below the stored `next` has a row; `next` and the epoch never go back (a restore sets both anew);
-- a step that was seen recorded is never called again (a restore forgets what it took away);
-- two workflows of a key never run a step at once, cancelled or not (not within a lease of a restore: what was begun
-  before it cannot be called back);
-- the effect table, which has no unique constraint, has each effect once, in order of its key;
-- at rest every record has one row in a terminal status, and dead letters are those of the records that fail.
+Checked after every event, in one snapshot of the database, and after which events not:
+
+- I1, I3: every offset below the stored `next` has a row; `next` and the epoch never go back (a restore sets both anew);
+- I1: a dead letter is there for each row that failed, once, and for no other, and those are of records that fail;
+- I2: an offset of a partition has one row;
+- I4: a step, or a fused handler, that was seen recorded is never called again (a restore forgets what it took away);
+- I5: the effect table, which has no unique constraint, has each effect once, and exactly those whose checkpoint, or
+  fused outcome, is recorded: half a commit shows;
+- I6: a row's owner is a claim of its partition by the executor it names, and no row comes under, or goes over to, a claim
+  that was superseded at the last look already (a restore begins that anew). That an earlier owner writes no checkpoint to
+  a row it keeps is not told from a late run's right to (P12); that it runs nothing beside the next owner is I7;
+- I7: two workflows of a key never run a step at once, cancelled or not (not within a lease of a restore: what was begun
+  before it cannot be called back); effects come in order of their key.
+
+Checked at rest only: I1 and I8, every record has a row in a terminal status, the right one, and nothing is in flight.
 """
 
 from __future__ import annotations
@@ -28,7 +37,6 @@ from datetime import timedelta
 from typing import Any, LiteralString
 
 import psycopg
-from pydantic import BaseModel
 
 from engine.engine import Engine
 from engine.ids import SourceRef
@@ -38,10 +46,10 @@ from engine.settings import EngineSettings
 from engine.source import Source
 from engine.sources import Busy, Start
 from engine.telemetry import Telemetry
-from processor import App, Retry, TerminalError, Topic, Transaction, current_workflow
 from tests.fixtures.proxy import LosingProxy, losing_proxy
+from tests.model.claims import Claims
+from tests.model.handlers import EFFECT, LEASE_S, OUTCOME, Ledger, Order, fused, journaled
 
-LEASE_S = 0.9
 QUIET_S = 30
 """Longest the system may take to come to rest once nothing disturbs it."""
 
@@ -55,86 +63,6 @@ TABLES: tuple[LiteralString, ...] = (
     "dbos.claim_request",
     "effect",
 )
-
-
-class Order(BaseModel):
-    """An event of the model: `kind` is ok, poison (fails for good) or flaky (its first attempt fails)."""
-
-    key: str
-    n: int
-    partition: int
-    kind: str = "ok"
-
-
-class Ledger:
-    """What the handlers saw, and what they must not have seen."""
-
-    def __init__(self) -> None:
-        self.recorded: set[tuple[str, int]] = set()
-        self.running: dict[str, set[str]] = defaultdict(set)
-        self.tried: Counter[str] = Counter()
-        self.restored_at = -1e9
-        self.violations: list[str] = []
-
-    def begins(self, order: Order, function_id: int) -> str:
-        """A step's function begins."""
-        workflow = f"orders-{order.partition}-{order.n}"
-        key = f"{order.partition} {order.key}"
-        if (workflow, function_id) in self.recorded:
-            self.violations.append(f"I4: step {function_id} of {workflow} is recorded and ran again")
-        others = self.running[key] - {workflow}
-        if others and time.monotonic() - self.restored_at > 2 * LEASE_S:
-            self.violations.append(f"I7: {workflow} beside {others}")
-        self.running[key].add(workflow)
-        return key
-
-    def ends(self, order: Order) -> None:
-        """It has returned, raised, or was cancelled with its engine."""
-        self.running[f"{order.partition} {order.key}"].discard(f"orders-{order.partition}-{order.n}")
-
-
-def app_of(ledger: Ledger) -> App:
-    """Step, transaction, step."""
-    app = App("model")
-
-    async def called(order: Order, function_id: int) -> None:
-        ledger.begins(order, function_id)
-        try:
-            await asyncio.sleep(0.002 * (order.n % 5))
-        finally:
-            ledger.ends(order)
-
-    @app.step()
-    async def before(order: Order) -> int:
-        await called(order, 1)
-        name = current_workflow().id
-        ledger.tried[name] += 1
-        if order.kind == "poison":
-            raise TerminalError("poison")
-        if order.kind == "flaky" and ledger.tried[name] == 1:
-            raise ConnectionError("flaky")
-        return order.n
-
-    @app.transaction()
-    async def effect(tx: Transaction, order: Order) -> None:
-        await tx.execute(
-            'INSERT INTO effect (part, "offset", key) VALUES (%s, %s, %s)', (order.partition, order.n, order.key)
-        )
-
-    @app.step()
-    async def after(order: Order) -> None:
-        await called(order, 3)
-
-    @app.workflow(
-        on=Topic("orders", Order, key=lambda order: order.key),
-        retry=Retry(attempts=3, first_delay=timedelta(milliseconds=30)),
-    )
-    async def fulfil(order: Order) -> None:
-        await before(order)
-        await effect(order)
-        await after(order)
-
-    return app
 
 
 class Seat:
@@ -183,6 +111,7 @@ class Seat:
                 if isinstance(claimed, Busy):
                     await asyncio.sleep(claimed.retry_s / 5)
                     continue
+                self.system.claims.saw(claimed.token, partition, claimed.progress.owner)
                 if self.system.assigned[partition] != self.number:
                     await claimed.release()
                     continue  # it may have come back meanwhile, and `attach` saw this task at work
@@ -241,12 +170,20 @@ class Seat:
 
 
 class System:
-    """Everything, and what is checked of it."""
+    """Everything, and what is checked of it.
 
-    def __init__(self, dsn: str, partitions: int = 2) -> None:
+    Args:
+        dsn: A migrated database.
+        is_fused: Which of the handlers.
+        partitions: How many.
+    """
+
+    def __init__(self, dsn: str, *, is_fused: bool = False, partitions: int = 2) -> None:
         self.dsn = dsn
         self.ledger = Ledger()
-        self.app = app_of(self.ledger)
+        self.claims = Claims()
+        self.is_fused = is_fused
+        self.app = fused(self.ledger) if is_fused else journaled(self.ledger)
         name = next(iter(self.app.workflows))
         self.refs = [SourceRef("model", name, "orders", partition) for partition in range(partitions)]
         self.log: list[list[Record]] = [[] for _ in range(partitions)]
@@ -322,6 +259,7 @@ class System:
             await self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             await self._connection.execute("DROP SCHEMA IF EXISTS backup CASCADE")
             await self._connection.execute("CREATE SCHEMA backup")
+            self._see_claims(await self._progress_rows())
             for table in TABLES:
                 name = table.rpartition(".")[2]
                 await self._connection.execute(f'CREATE TABLE backup."{name}" AS TABLE {table}')
@@ -341,6 +279,7 @@ class System:
                 continue  # it takes every table for itself, against transactions under way
         self.ledger.recorded = set()
         self.ledger.restored_at = time.monotonic()
+        self.claims.restored()
         self._progress.clear()
 
     async def _restore(self) -> None:
@@ -356,18 +295,24 @@ class System:
 
     async def check(self) -> None:
         """Whatever must hold at any moment."""
+        self.claims.look()
         async with self._connection.transaction():
             await self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            stored = await self._read("SELECT key, update_seq::bigint, value FROM dbos.event_dispatch_kv")
-            rows = await self._read("SELECT kafka_source, kafka_offset FROM dbos.workflow_status")
+            stored = await self._progress_rows()
+            rows = await self._read(
+                "SELECT workflow_uuid, kafka_source, kafka_offset, status, owner_xid, executor_id FROM dbos.workflow_status"
+            )
             effects = await self._read('SELECT part, "offset", key FROM effect ORDER BY id')
+            letters = Counter(await self._read("SELECT partition, kafka_offset FROM dbos.dead_letter"))
             recorded = await self._recorded()
         if time.monotonic() - self.ledger.restored_at > 2 * LEASE_S:
             # Until every executor has noticed a restore, what it took away may still be called.
             self.ledger.recorded = recorded
         offsets: dict[str, set[int]] = defaultdict(set)
-        for source, offset in rows:
-            offsets[source.rpartition("|")[2]].add(offset)
+        for workflow, source, offset, *_ in rows:
+            key = source.rpartition("|")[2]
+            assert offset not in offsets[key], f"I2: {workflow} is a second row of {key} {offset}"
+            offsets[key].add(offset)
         for key, epoch, value in stored:
             progress = Progress.decode(value)
             seen = (epoch, progress.next, progress.flush)
@@ -377,7 +322,20 @@ class System:
             assert seen >= self._progress.get(key, seen), f"I3: {key} went back to {seen} from {self._progress[key]}"
             assert progress.next >= self._progress.get(key, seen)[1], f"I3: {key} went back to {progress.next}"
             self._progress[key] = seen
+        failed = Counter((_partition(source), offset) for _, source, offset, status, *_ in rows if status == "ERROR")
+        assert letters == failed, f"I1: dead letters {letters}, failed {failed}"
+        assert all(self.kinds[place] == "poison" for place in failed), f"I1: {failed} failed, of {self.kinds}"
         assert len(set(effects)) == len(effects), f"I5: an effect twice: {Counter(effects).most_common(1)}"
+        function = OUTCOME if self.is_fused else EFFECT
+        committed = {workflow for workflow, number in recorded if number == function}
+        found = {f"orders-{part}-{offset}" for part, offset, _ in effects}
+        assert found == committed, (
+            f"I5: half a commit: effects {found - committed}, recorded {committed - found}: "
+            f"{'fused' if self.is_fused else 'journaled'}, {[row for row in rows if row[0] in found ^ committed]}, "
+            f"{[each for each in recorded if each[0] in found ^ committed]}"
+        )
+        current = self._see_claims(stored)
+        self.claims.check(current, [(row[0], _partition(row[1]), row[4], row[5]) for row in rows])
         for part, key in {(part, key) for part, _, key in effects}:
             order = [offset for p, offset, k in effects if (p, k) == (part, key)]
             assert order == sorted(order), f"I7: effects of key {key} of {part} in order {order}"
@@ -397,13 +355,11 @@ class System:
         await self.check()
         rows = await self._read("SELECT kafka_source, kafka_offset, status FROM dbos.workflow_status")
         effects = Counter(await self._read('SELECT part, "offset" FROM effect'))
-        letters = Counter(await self._read("SELECT partition, kafka_offset FROM dbos.dead_letter"))
         for source, offset, status in rows:
-            part = int(source.rpartition("-")[2])
+            part = _partition(source)
             poison = self.kinds[part, offset] == "poison"
             assert status in {"CANCELLED", "ERROR" if poison else "SUCCESS"}, f"{source} {offset}: {status}"
             assert effects[part, offset] == 1 or status != "SUCCESS", f"I5: {source} {offset} has no effect"
-            assert letters[part, offset] == (status == "ERROR"), f"I1: {source} {offset}: {status} without dead letter"
         for seat in self.seats:
             assert seat.engine.in_flight == 0, f"seat {seat.number}: {seat.engine.in_flight} counted in flight at rest"
             assert seat.engine.backlog_bytes == 0
@@ -429,13 +385,37 @@ class System:
         return left
 
     async def _recorded(self) -> set[tuple[str, int]]:
+        if self.is_fused:
+            # One that was taken out of its group runs as a transaction with a checkpoint; its outcome follows.
+            return set(
+                await self._read(
+                    """SELECT workflow_uuid, 0 FROM dbos.workflow_status WHERE status = 'SUCCESS'
+                       UNION SELECT workflow_uuid, 0 FROM dbos.operation_outputs WHERE error IS NULL"""
+                )
+            )
         return set(
             await self._read("SELECT workflow_uuid, function_id FROM dbos.operation_outputs WHERE error IS NULL")
         )
 
+    async def _progress_rows(self) -> list[tuple[Any, ...]]:
+        return await self._read("SELECT key, update_seq::bigint, value FROM dbos.event_dispatch_kv")
+
+    def _see_claims(self, stored: list[tuple[Any, ...]]) -> set[str]:
+        current: set[str] = set()
+        for key, _, value in stored:
+            progress = Progress.decode(value)
+            self.claims.saw(progress.token, _partition(key), progress.owner)
+            current.add(progress.token)
+        return current
+
     async def _read(self, query: LiteralString) -> list[tuple[Any, ...]]:
         cursor = await self._connection.execute(query)
         return await cursor.fetchall()
+
+
+def _partition(name: str) -> int:
+    """Of a source's name, or a progress row's key."""
+    return int(name.rpartition("-")[2])
 
 
 def _copy(record: Record) -> Record:

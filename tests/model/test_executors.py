@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from tests.fixtures.postgres import Databases
-from tests.model.executors import LEASE_S, System, pause
+from tests.model.executors import System, pause
+from tests.model.handlers import LEASE_S
 
 KEYS = st.sampled_from(["a", "b", "c"])
 PARTITIONS = st.integers(0, 1)
@@ -43,14 +44,18 @@ class Executors(RuleBasedStateMachine):
         super().__init__()
         self._database: AbstractContextManager[str] = self.databases.fresh(self.template)
         self._runner = asyncio.Runner()
-        self.system = System(self._database.__enter__())
+        self.dsn = self._database.__enter__()
+        self.system: System
+        self.is_begun = False
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Drive the loop."""
         self._runner.run(coroutine)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(is_fused=st.booleans())
+    def begin(self, *, is_fused: bool) -> None:
+        self.system = System(self.dsn, is_fused=is_fused)
+        self.is_begun = True
         self.run(self.system.start())
 
     @rule(records=st.lists(st.tuples(PARTITIONS, KEYS, KINDS), min_size=1, max_size=12), moment=MOMENTS)
@@ -118,12 +123,12 @@ class Executors(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        if self.system.seats:
+        if self.is_begun:
             self.run(self.system.check())
 
     def teardown(self) -> None:
         try:
-            if len(self.system.seats) == 2:
+            if self.is_begun and len(self.system.seats) == 2:
                 try:
                     self.run(self.system.settle())
                 finally:
