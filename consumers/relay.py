@@ -17,16 +17,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from consumers import telemetry
-from consumers.errors import may_pass, meaning_of
+from consumers.errors import TIMED_OUT, may_pass, meaning_of
+from consumers.one_thread import OneThread
 from consumers.position import HistoryError, Position, is_published
 from consumers.producer import producer_config
 from consumers.settings import RelaySettings
@@ -91,7 +91,7 @@ class Relay:
         self._events = events
         producer_config(settings, "")  # refused here, not at the first event
         self._batches = Batches(engine, rows_max=settings.batch_rows_max, bytes_max=settings.batch_bytes_max)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="relay")
+        self._thread = OneThread("relay")
         self._transactions: Transactions | None = None
         self._position: Position | None = None
         """As Kafka has it, while a producer is open."""
@@ -133,7 +133,7 @@ class Relay:
             await self._batches.release()
             self._events.emit(telemetry.RelayReleased("stopped"))
         hints.relays_here = False
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown()
 
     def snapshot(self) -> RelaySnapshot:
         """Read at a scrape."""
@@ -309,7 +309,19 @@ class Relay:
         transactions, self._transactions = self._transactions, None
         self._batch = self._position = None
         if transactions is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, transactions.close)
+            call = asyncio.get_running_loop().run_in_executor(self._thread, transactions.close)
+            while not call.done():
+                await asyncio.wait({call}, timeout=BEAT_S / 2)
+                if transactions.is_stuck:
+                    self._leave_behind()
+                    call.add_done_callback(_forget)
+                    return
+            call.result()
+
+    def _leave_behind(self) -> None:
+        """Go on in another thread: a call of this one's does not come back. The next opening fences its producer."""
+        self._thread.shutdown()
+        self._thread = OneThread("relay")
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Call in the relay's thread, and say meanwhile that we get on."""
@@ -320,6 +332,12 @@ class Relay:
                 await asyncio.wait({call}, timeout=BEAT_S / 2)
                 if lost is None and not call.done():
                     lost = await self._beaten()
+                if self._transactions is not None and self._transactions.is_stuck:
+                    self._transactions.cancel()
+                    self._transactions = None
+                    self._leave_behind()
+                    call.add_done_callback(_forget)
+                    raise lost or KafkaException(KafkaError(TIMED_OUT, "a request never returned"))
         finally:
             if not call.done() and self._transactions is not None:
                 self._transactions.cancel()
@@ -349,6 +367,12 @@ class Relay:
             return
         self._quiet_until[error.code()] = now + QUIET_S
         self._events.emit(telemetry.ClientError(error.name(), error.str(), meaning_of(error).value))
+
+
+def _forget(call: asyncio.Future[Any]) -> None:
+    """Of a call that was left behind: whatever has become of it, Kafka says at the next opening."""
+    if not call.cancelled():
+        call.exception()
 
 
 def _counts(batch: Batch) -> dict[str, int]:

@@ -10,8 +10,8 @@ closes this and opens another.
 import json
 import time
 from base64 import b64decode
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -28,6 +28,9 @@ from engine.store.outbox import OutboxRow
 
 TRY_S = 2.0
 """One try of an opening or a commit; between two it is looked whether to stop."""
+
+OVERDUE_S = 5.0
+"""Beyond its own time-out, after which a request is taken for one that never returns."""
 
 CREATED_S = 10.0
 """Longest until a topic that was made is known to the brokers."""
@@ -77,6 +80,7 @@ class Transactions:
         self._topics_at = 0.0
         self._failures: dict[str, str] = {}
         self._is_cancelled = False
+        self._due_at: float | None = None
         self._producer: Producer = new_producer(settings, self.id, on_error=on_error)
         self._reader: Consumer = new_position_reader(settings, self.id, on_error=on_error)
         self._group: Any = None
@@ -144,14 +148,32 @@ class Transactions:
         with suppress(KafkaException):
             self._reader.close()
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a request has not returned long after its own time-out: it never may. From any thread.
+
+        librdkafka's `send_offsets_to_transaction` waits for ever, whatever its time-out, if brokers are killed at one moment.
+        """
+        due_at = self._due_at
+        return due_at is not None and time.monotonic() > due_at
+
     # -- inside
+
+    @contextmanager
+    def _within(self, seconds: float) -> Generator[None]:
+        self._due_at = time.monotonic() + seconds + OVERDUE_S
+        try:
+            yield
+        finally:
+            self._due_at = None
 
     def _fence(self) -> None:
         """In tries, as a commit: brokers that are away must not keep a stop waiting."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._producer.init_transactions(TRY_S)
+                with self._within(TRY_S):
+                    self._producer.init_transactions(TRY_S)
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline or self._is_cancelled:
                     raise
@@ -179,11 +201,13 @@ class Transactions:
 
     def _commit(self, position: Position, deadline: float) -> None:
         committed = TopicPartition(*self._place, position.number, position.metadata)
-        self._producer.send_offsets_to_transaction([committed], self._group, self._timeout_s)
+        with self._within(self._timeout_s):
+            self._producer.send_offsets_to_transaction([committed], self._group, self._timeout_s)
         reach(CrashPoint.RELAY_POSITIONED)
         while True:
             try:
-                self._producer.commit_transaction(TRY_S)
+                with self._within(TRY_S):
+                    self._producer.commit_transaction(TRY_S)
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline or self._is_cancelled:
                     raise
@@ -191,7 +215,8 @@ class Transactions:
                 return
 
     def _abort(self) -> None:
-        self._producer.abort_transaction(self._timeout_s)
+        with self._within(self._timeout_s):
+            self._producer.abort_transaction(self._timeout_s)
         self._producer.poll(0)  # what was delivered, and what was not
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:

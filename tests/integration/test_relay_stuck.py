@@ -1,0 +1,77 @@
+"""A request of the client that never returns (I9).
+
+librdkafka's `send_offsets_to_transaction` does not, whatever its time-out, if its brokers are killed at one moment: met by
+`test_relay.py::test_brokers_that_are_killed_and_come_back_lose_and_double_nothing`, now and then.
+"""
+
+import threading
+from collections.abc import Generator
+
+import pytest
+
+from consumers import transactions
+from consumers.position import Position
+from consumers.telemetry import RelayInterrupted
+from tests.fixtures.kafka import Kafka, unique
+from tests.integration.relaying import Outbox, Process, running, until, values
+
+
+class Stuck:
+    """The first request of a kind waits until the test has ended, whatever its time-out."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.ends = threading.Event()
+
+    def wait(self) -> None:
+        if not self.began.is_set():
+            self.began.set()
+            self.ends.wait()
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Generator[Stuck]:
+    stuck, real = Stuck(), transactions.Transactions._commit  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(transactions, "OVERDUE_S", 0.2)
+
+    def commit(self: transactions.Transactions, position: Position, deadline: float) -> None:
+        if not stuck.began.is_set():
+            with self._within(0.1):  # pyright: ignore[reportPrivateUsage]
+                stuck.wait()
+        real(self, position, deadline)
+
+    monkeypatch.setattr(transactions.Transactions, "_commit", commit)
+    yield stuck
+    stuck.ends.set()
+
+
+async def test_a_request_that_never_returns_is_left_behind_and_all_is_published_once(
+    kafka: Kafka, database: str, stuck: Stuck
+) -> None:
+    topic = unique("events")
+    kafka.create_topic(topic, 1)
+    outbox = await Outbox(database).named_anew()
+    async with running(process := Process(database, kafka.bootstrap_servers)):
+        await outbox.publish("a", "b", "c", topic=topic)
+        await until(stuck.began.is_set)
+        await outbox.emptied()
+        assert "never returned" in process.saw(RelayInterrupted)[0].error
+        stuck.ends.set()  # the producer that was left behind has been fenced
+        await outbox.publish("d", topic=topic)
+        await outbox.emptied()
+
+    assert values(kafka.bootstrap_servers, topic) == ["a", "b", "c", "d"]
+
+
+async def test_a_stop_does_not_wait_for_a_request_that_never_returns(kafka: Kafka, database: str, stuck: Stuck) -> None:
+    topic = unique("events")
+    kafka.create_topic(topic, 1)
+    outbox = await Outbox(database).named_anew()
+    async with running(Process(database, kafka.bootstrap_servers)):
+        await outbox.publish("a", topic=topic)
+        await until(stuck.began.is_set)
+
+    assert not stuck.ends.is_set()
+    async with running(Process(database, kafka.bootstrap_servers)):
+        await outbox.emptied()
+    assert values(kafka.bootstrap_servers, topic) == ["a"]
