@@ -146,6 +146,8 @@ def sample(setting: Setting) -> Any:
         "web.roles": {"shop": ["customer"]},
         "web.trusted_proxies": ["10.0.0.0/8"],
         "metrics.latency_buckets_s": [0.01, 0.1, 1],
+        "tracing.endpoint": "http://collector:4318/v1/traces",
+        "tracing.sample_ratio": 0.25,
         "migrate": ["python -m shop.migrate", ["psql", "-c", "SELECT 1"]],
         "rollback": ["python -m shop.rollback"],
     }

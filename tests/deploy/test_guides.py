@@ -41,6 +41,7 @@ def test_guides_with_values_are_looked_at() -> None:
         "scale",
         "sealing",
         "secure",
+        "tracing",
     }
 
 
