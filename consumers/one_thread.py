@@ -14,7 +14,7 @@ class OneThread(Executor):
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Call behind what was asked for before."""
@@ -29,6 +29,8 @@ class OneThread(Executor):
                 future.set_exception(error)
 
         self._calls.put(call)
+        if self._thread.ident is None:
+            self._thread.start()
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002

@@ -4,12 +4,10 @@ EngineError
 ├── ConfigurationError       the developer or operator: settings, registration, schema, privileges
 │   ├── SchemaMissingError       run the migrations
 │   └── HandlerRenamedError      say `renamed_from=`
-├── OwnershipLostError       nobody: another executor carries on
 ├── NondeterminismError      the developer: the code no longer matches its history
 ├── RacingStepsError         the developer: sequences of steps run beside each other
 ├── StepFailedError          the handler: a step used up its tries
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
-├── PartitionHaltedError     the operator: a partition does not go on by itself
 ├── WorkflowConflictError    the caller: the ID is another workflow's, or this one's with other inputs
 ├── DeduplicatedError        the caller: another workflow of the queue has the deduplication ID, and has not ended
 ├── WorkflowNotFoundError    the caller: there is no workflow of this ID

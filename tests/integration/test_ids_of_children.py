@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import BaseModel
 
+from engine.crashpoints import CrashPoint
 from engine.errors import WorkflowConflictError
 from processor import App, Http, Identity, Topic, WorkflowHandle, sleep
 from processor.testing import Bench
@@ -225,3 +226,25 @@ async def test_a_conflict_is_found_where_payloads_are_sealed(database: str) -> N
         with pytest.raises(WorkflowConflictError):
             await (await sharing.parent.start(2)).result()
         await bench.settle()
+
+
+@pytest.mark.crash_points(CrashPoint.FLUSH_BUILT, CrashPoint.FLUSH_SENT, CrashPoint.FLUSH_DURABLE)
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_crash_around_a_conflict_gives_the_same_error_once(
+    database: str, shop: Shop, crash_point: CrashPoint | None, times: int
+) -> None:
+    """I4: the flush that meets the ID, and the one that has the verdict, before and behind their commits."""
+    async with Bench(shop.app, database) as bench:
+        assert await (await shop.other.start(3, id="orders-0-0-1")).result() == "other 3"
+        bench.crash(at=crash_point, times=times)
+        await bench.deliver(orders, Order(n=7))
+        await bench.settle()
+
+        rows = await bench.fetch_all("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = 'orders-0-0'")
+        assert rows == [("SUCCESS",)]
+        assert (set(shop.got), shop.paid) == ({"conflict 7"}, [])
+        recorded = await bench.fetch_all(
+            "SELECT function_id, error FROM dbos.operation_outputs WHERE error IS NOT NULL"
+        )
+        assert [place for place, _ in recorded] == [1]
+        assert WorkflowConflictError.__name__ in str(recorded[0][1])
