@@ -54,8 +54,8 @@ class Pace:
         return max(1, min(self._batch_max, int(self._batch_bytes_max / self._record_size)))
 
     def saw(self, mean_size: float) -> None:
-        """Records of this size came."""
-        self._record_size += 0.2 * (mean_size - self._record_size)
+        """Records of this size came. What is larger counts at once, what is smaller bit by bit."""
+        self._record_size = max(mean_size, self._record_size + 0.2 * (mean_size - self._record_size))
 
     def is_positions_due(self, now: float) -> bool:
         """Whether to look at positions now, which counts as looked."""

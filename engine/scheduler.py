@@ -117,6 +117,7 @@ class Scheduler:
         self._hint = asyncio.Event()
         self._is_looking = False
         """Whether a look was asked for that is not over."""
+        self._looked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.states: dict[str, ScheduleState] = {}
         """By name, of the last look."""
@@ -135,6 +136,13 @@ class Scheduler:
         """Look now."""
         self._is_looking = True
         self._hint.set()
+
+    async def until_looked(self) -> None:
+        """Until the first look is over, or there will be none: from it on, new schedules have begun. For tests."""
+        if self._task is not None:
+            looked = self._engine.loop.create_task(self._looked.wait())
+            await asyncio.wait({looked, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            await end(looked)
 
     def is_this_task(self) -> bool:
         """Whether the caller is a look of this scheduler. For tests with several."""
@@ -159,6 +167,7 @@ class Scheduler:
             try:
                 wait_s = await self._look()
                 self._is_looking = self._hint.is_set()
+                self._looked.set()
             except psycopg.Error as error:
                 wait_s = HELD_RETRY_S
                 match fault_of(error):

@@ -11,6 +11,7 @@ import pytest
 
 from engine import clock
 from engine.crashpoints import armed
+from engine.scheduler import Scheduler
 from engine.store.executor import session_name
 from engine.telemetry import TicksStarted
 from engine.ticks import tick_id
@@ -109,6 +110,23 @@ def test_a_sync_handler_and_a_call_are_fine(database: str) -> None:
             assert seen[-1] == own
 
     asyncio.run(scenario())
+
+
+async def test_a_clock_moved_at_once_passes_over_no_tick(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule begins with the first look of its process: a bench is there when that is over."""
+    look = Scheduler._look  # pyright: ignore[reportPrivateUsage]
+
+    async def slow(self: Scheduler) -> float:
+        await asyncio.sleep(0.1)
+        return await look(self)
+
+    monkeypatch.setattr(Scheduler, "_look", slow)
+    books = Books()
+    async with Bench(books.app, database) as bench:
+        at = await to_next(bench, HOURLY)
+        await prepare(bench)
+        await bench.settle()
+        assert await closed(bench) == [at]
 
 
 async def test_a_bench_is_not_settled_by_a_tick_that_becomes_a_row_while_it_reads(
