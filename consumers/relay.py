@@ -53,8 +53,11 @@ HALTED_S = 5.0
 """Between two looks whether somebody has decided."""
 
 RETRY_FIRST_S = 0.1
-RETRY_MAX_S = 15.0
+RETRY_MAX_S = 5.0
 """Wait before another opening after a failure, doubled each time until something is published."""
+
+LEFT_MAX = 5
+"""Requests that never returned, each with its thread and its client, behind which a process must end."""
 
 QUIET_S = 10.0
 """An error of the client that passes is told once in that time."""
@@ -71,6 +74,10 @@ class RelaySnapshot:
 
     is_active: bool
     refused: tuple[str, ...]
+
+
+class StuckError(Exception):
+    """Requests do not return, again and again: a process that starts anew has clients, and threads, that are not stuck."""
 
 
 class Relay:
@@ -105,10 +112,12 @@ class Relay:
         self._idle_s = IDLE_FIRST_S
         self._retry_s = RETRY_FIRST_S
         self._quiet_until: dict[int, float] = {}
+        self._left: set[asyncio.Future[Any]] = set()
+        """Calls left behind that have not returned."""
         self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None]
-        """Fails when the relay cannot go on, by a bug of ours; the process should end. Made by `start`."""
+        """Fails when the relay cannot go on, by a bug of ours or the client's; the process should end. Made by `start`."""
 
     # -- life --
 
@@ -144,10 +153,12 @@ class Relay:
     async def _run(self) -> None:
         try:
             while not self._is_stopping:
+                if len(self._left) >= LEFT_MAX:
+                    raise StuckError(f"{len(self._left)} requests to Kafka have not returned")
                 rest_s = await self._survived_turn()
                 if rest_s and not self._is_stopping:
                     await self._rest(rest_s)
-        except Exception as error:  # noqa: BLE001  # a bug of ours: nobody else would see that nothing is published
+        except Exception as error:  # noqa: BLE001  # a bug: nobody else would see that nothing is published
             self._events.emit(ServiceFailed("relay", error, None))
             if not self.failed.done():
                 self.failed.set_exception(error)
@@ -313,15 +324,24 @@ class Relay:
             while not call.done():
                 await asyncio.wait({call}, timeout=BEAT_S / 2)
                 if transactions.is_stuck:
-                    self._leave_behind()
-                    call.add_done_callback(_forget)
+                    self._leave_behind(call)
                     return
             call.result()
 
-    def _leave_behind(self) -> None:
-        """Go on in another thread: a call of this one's does not come back. The next opening fences its producer."""
+    def _leave_behind(self, call: asyncio.Future[Any]) -> None:
+        """Go on in another thread: a call of this one's does not come back. The next opening fences its producer.
+
+        Whatever becomes of the call, Kafka says what it has done at the next opening.
+        """
         self._thread.shutdown()
         self._thread = OneThread("relay")
+        self._left.add(call)
+        call.add_done_callback(self._forget)
+
+    def _forget(self, call: asyncio.Future[Any]) -> None:
+        self._left.discard(call)
+        if not call.cancelled():
+            call.exception()  # looked at, or asyncio would log it
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         """Call in the relay's thread, and say meanwhile that we get on."""
@@ -335,8 +355,7 @@ class Relay:
                 if self._transactions is not None and self._transactions.is_stuck:
                     self._transactions.cancel()
                     self._transactions = None
-                    self._leave_behind()
-                    call.add_done_callback(_forget)
+                    self._leave_behind(call)
                     raise lost or KafkaException(KafkaError(TIMED_OUT, "a request never returned"))
         finally:
             if not call.done() and self._transactions is not None:
@@ -367,12 +386,6 @@ class Relay:
             return
         self._quiet_until[error.code()] = now + QUIET_S
         self._events.emit(telemetry.ClientError(error.name(), error.str(), meaning_of(error).value))
-
-
-def _forget(call: asyncio.Future[Any]) -> None:
-    """Of a call that was left behind: whatever has become of it, Kafka says at the next opening."""
-    if not call.cancelled():
-        call.exception()
 
 
 def _counts(batch: Batch) -> dict[str, int]:

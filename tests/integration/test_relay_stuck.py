@@ -4,16 +4,17 @@ librdkafka's `send_offsets_to_transaction` does not, whatever its time-out, if i
 `test_relay.py::test_brokers_that_are_killed_and_come_back_lose_and_double_nothing`, now and then.
 """
 
+import asyncio
 import threading
 from collections.abc import Generator
 
 import pytest
 
-from consumers import transactions
+from consumers import relay, transactions
 from consumers.position import Position
 from consumers.telemetry import RelayInterrupted
 from tests.fixtures.kafka import Kafka, unique
-from tests.integration.relaying import Outbox, Process, running, until, values
+from tests.integration.relaying import PATIENCE_S, Outbox, Process, running, until, values
 
 
 class Stuck:
@@ -72,6 +73,37 @@ async def test_a_stop_does_not_wait_for_a_request_that_never_returns(kafka: Kafk
         await until(stuck.began.is_set)
 
     assert not stuck.ends.is_set()
+    async with running(Process(database, kafka.bootstrap_servers)):
+        await outbox.emptied()
+    assert values(kafka.bootstrap_servers, topic) == ["a"]
+
+
+async def test_a_process_whose_requests_never_return_again_and_again_ends(
+    kafka: Kafka, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: what is left behind is bounded. Nothing is published twice by who comes next."""
+    topic = unique("events")
+    kafka.create_topic(topic, 1)
+    outbox = await Outbox(database).named_anew()
+    ends = threading.Event()
+    real = transactions.Transactions._commit  # pyright: ignore[reportPrivateUsage]
+
+    def commit(self: transactions.Transactions, position: Position, deadline: float) -> None:
+        with self._within(0.1):  # pyright: ignore[reportPrivateUsage]
+            ends.wait()
+
+    monkeypatch.setattr(transactions, "OVERDUE_S", 0.1)
+    monkeypatch.setattr(relay, "RETRY_MAX_S", 0.1)
+    monkeypatch.setattr(transactions.Transactions, "_commit", commit)
+    try:
+        async with running(process := Process(database, kafka.bootstrap_servers)):
+            await outbox.publish("a", topic=topic)
+            with pytest.raises(relay.StuckError, match="5 requests to Kafka have not returned"):
+                await asyncio.wait_for(process.relay.failed, PATIENCE_S)
+    finally:
+        ends.set()
+    monkeypatch.setattr(transactions.Transactions, "_commit", real)
+
     async with running(Process(database, kafka.bootstrap_servers)):
         await outbox.emptied()
     assert values(kafka.bootstrap_servers, topic) == ["a"]

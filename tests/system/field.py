@@ -35,9 +35,6 @@ AFTER_FAULT_MIN = 1_000
 PATIENCE_S = 90.0
 """Longest without any progress."""
 
-FREEZES_MAX = 50
-"""Tries to stop a process in a moment in which rows show that it is at work; the first or second does as a rule."""
-
 CUSTOMERS = 500
 PARTITIONS = 4
 
@@ -198,24 +195,24 @@ class Field:
 
         What it had sent before it was stopped is through by then: no session of a worker does anything any more.
         """
-        for _ in range(FREEZES_MAX):
-            await self.feed_until(asyncio.ensure_future(self.at_work(worker)))
+        await self.feed_until(asyncio.ensure_future(self.at_work(worker)))
+        async with self.held_at_effects():
+            await self.feed_until(asyncio.ensure_future(self._begun()))
             worker.process.send_signal(signal.SIGSTOP)
-            if begun := await self._left_begun():
-                return begun
-            worker.process.send_signal(signal.SIGCONT)
-        raise AssertionError(f"{worker.name} was never stopped with work in flight\n{self.logs()}")
-
-    async def _left_begun(self) -> int:
-        """Workflows whose owner has begun them, once every session of workers rests."""
         active = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
-            "AND pid <> pg_backend_pid()"
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
         while (await self.books.query(active))[0][0]:
             await asyncio.sleep(0.01)
+        return await self._begun()
+
+    async def _begun(self) -> int:
+        """Wait for workflows that their owner has begun and not ended; returns how many."""
         begun = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'PENDING' AND owner_xid IS NOT NULL"
-        return int((await self.books.query(begun))[0][0])
+        while not (count := int((await self.books.query(begun))[0][0])):
+            await asyncio.sleep(0.01)
+        return count
 
     async def finish(self) -> Audit:
         """After the last fault: go on for `AFTER_FAULT_MIN` records and more, settle, audit."""
