@@ -30,7 +30,6 @@ from engine.errors import ConfigurationError, NotYet
 from engine.identity import Identity
 from engine.ids import SourceRef
 from engine.outbox import LIST_MAX, waiting
-from engine.pool import connect
 from engine.records import Record
 from engine.settings import EngineSettings
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
@@ -43,6 +42,7 @@ from processor.formats import check_formats
 from processor.handlers import Registration
 from processor.registry import AnyStep
 from processor.schema_registry import connected_to
+from processor.testing.sessions import Sessions
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
 
@@ -56,7 +56,6 @@ T = TypeVar("T")
 
 SETTLE = timedelta(minutes=1)
 """Longest a bench waits for work to end before it says what does not."""
-
 
 unmet: set[CrashPoint] = set()
 """Points at which benches that have ended were to crash, and did not. For the plugin."""
@@ -103,6 +102,7 @@ class Bench:
         self.tracing = tracing
         base = settings or EngineSettings(conninfo=dsn, scan=timedelta(milliseconds=100))
         self.settings = replace(base, conninfo=dsn, executor_name=executor)
+        self._sessions = Sessions(self.settings)
         self.events: list[Event] = []
         self.crashes = 0
         self._met: set[CrashPoint] = set()
@@ -120,8 +120,7 @@ class Bench:
         self._crash: asyncio.Event = asyncio.Event()
         self._restarting: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
-        self._changed = asyncio.Event()
-        self._moved_ms = 0
+        self._changed, self._moved_ms = asyncio.Event(), 0
         self.engine = self._new_engine()
 
     # -- life --
@@ -144,6 +143,7 @@ class Bench:
         for task in self._claiming.values():
             task.cancel()
         clock.move(-self._moved_ms)
+        await self._sessions.close()
         self._detach()
         if self.engine.is_aborted:
             return
@@ -356,26 +356,26 @@ class Bench:
             f"CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS "
             f"$$ SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint + {clock.moved_ms()} $$"
         )
-        async with await connect(self.settings, "bench") as connection:
+        async with self._sessions.session() as connection:
             await connection.execute(text.encode())
 
     # -- reading --
 
     async def fetch_all(self, query: LiteralString, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the database."""
-        async with await connect(self.settings, "bench") as connection:
+        async with self._sessions.session() as connection:
             cursor = await connection.execute(query, params or None)  # a lone % is then itself
             return await cursor.fetchall()
 
     async def execute(self, query: LiteralString, params: Sequence[Any] = ()) -> None:
         """Change the database, as an operator or another program would."""
-        async with await connect(self.settings, "bench") as connection:
+        async with self._sessions.session() as connection:
             await connection.execute(query, params or None)
 
     async def published(self, topic: Topic[E]) -> list[E]:
         """Events of a topic that wait in the outbox, in the order in which they will reach Kafka: a bench has no relay."""
         rows: list[OutboxRow] = []
-        async with await connect(self.settings, "bench") as connection:
+        async with self._sessions.session() as connection:
             while True:
                 after = rows[-1].outbox_id if rows else 0
                 page = await waiting(connection, self.settings.schema, topic=topic.name, after=after, limit=LIST_MAX)

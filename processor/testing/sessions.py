@@ -1,0 +1,54 @@
+"""A bench's own sessions with its database: the last one that was used is kept for the next use."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from engine.pool import connect
+from engine.settings import EngineSettings
+
+
+class Sessions:
+    """A test looks at its database hundreds of times, and a session costs both sides ten milliseconds.
+
+    Args:
+        settings: Of the bench's engine: its address and bounds.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._rests: AsyncConnection[Any] | None = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncConnection[Any]]:
+        """A session for one block; one in which something failed is not used again."""
+        connection = await self._rested() or await connect(self._settings, "bench")
+        try:
+            yield connection
+        except BaseException:
+            await connection.close()
+            raise
+        if self._rests is None:
+            self._rests = connection
+        else:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close what rests."""
+        connection, self._rests = self._rests, None
+        if connection is not None:
+            await connection.close()
+
+    async def _rested(self) -> AsyncConnection[Any] | None:
+        connection, self._rests = self._rests, None
+        if connection is None:
+            return None
+        try:
+            await connection.execute("")  # its server may be gone
+        except psycopg.Error:
+            await connection.close()
+            return None
+        return connection
