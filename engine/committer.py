@@ -29,6 +29,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from engine.crashpoints import CrashPoint, reach
 from engine.first_rows import first_rows
 from engine.flush import Flush, Group, Work, Written
+from engine.one_commit import one_commit
 from engine.publishing import of_flush
 from engine.round_trip import RoundTrip
 from engine.sealed_rows import outcome
@@ -184,12 +185,10 @@ class Committer:
         """The handler's own statements, then ours, which have its results in them (P19)."""
         schema = self.engine.settings.schema
         cursors: dict[str, AsyncCursor[Any]] = {}
-        async with connection.pipeline():
-            async with connection.transaction():
-                await group.run(connection)
-                for name, statement in statements(flush):
-                    cursors[name] = await send(connection, schema, statement)
-            reach(CrashPoint.FLUSH_SENT)
+        async with one_commit(connection, CrashPoint.FLUSH_SENT):
+            await group.run(connection)
+            for name, statement in statements(flush):
+                cursors[name] = await send(connection, schema, statement)
         return {name: await cursor.fetchall() for name, cursor in cursors.items() if cursor.description is not None}
 
     # -- applying --

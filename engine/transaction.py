@@ -1,8 +1,9 @@
 """What a transactional handler or step writes with: psycopg, inside a transaction that is not its own to end.
 
-Statements are pipelined: `execute` returns when the statement is sent, and only fetching waits for its result
-(28,000 statements/s against 5,000 with a round trip each). An error therefore may surface at a later statement, at a
-fetch or at the end of the transaction; it aborts the transaction anyway, and its message names the statement.
+Statements are pipelined: `execute` returns when the statement is on its way (it is sent, at the latest, when the function
+waits for anything; `engine/statement_queue.py`), and only fetching waits for its result. An error of the server's therefore
+may surface at a later statement, at a fetch or at the end of the transaction; it aborts the transaction anyway, and its note
+names the statement. What cannot be sent at all is refused at once.
 
 What is published is kept, and written to the outbox by the transaction's last statements before COMMIT (`outgoing`).
 """
@@ -11,21 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.abc import Params
 from psycopg.rows import AsyncRowFactory, tuple_row
-from psycopg.sql import SQL, Composed
+from psycopg.sql import SQL
 
 from engine.errors import ConfigurationError, EngineError, WorkflowNotFoundError
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, Publications, outgoing
+from engine.statement_kinds import PLAIN, Kind, Query, kind_of, text_of
+from engine.statement_queue import QueuedCursor, StatementQueue
 from engine.store import notifications
 from engine.store.statement import rendered
 
@@ -39,43 +40,8 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 T = TypeVar("T")
 Row = TypeVar("Row")
-Query = LiteralString | bytes | SQL | Composed
-"""What `execute` takes: text that stands in the program, or `psycopg.sql` objects; never text made of values."""
-
 STATEMENTS_NAMED_MAX = 10_000
 """Statements of one transaction that are remembered to name one that failed."""
-
-
-class _Lasting(Enum):
-    """What a statement does to those after it."""
-
-    NOTHING = 0
-    UNTIL_COMMIT = 1
-    """A setting, a temporary table, a cursor."""
-    ENDS = 2
-    """It ends the transaction."""
-
-
-_LEAD = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
-_NAME = r'(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>\w+))'
-
-
-def _begins(pattern: str) -> re.Pattern[str]:
-    """Statements that begin so, behind blanks and comments."""
-    return re.compile(_LEAD + pattern, re.IGNORECASE | re.DOTALL)
-
-
-_ENDS = _begins(
-    r"(?:begin|start\s+transaction|commit|end|rollback(?!\s+(?:(?:work|transaction)\s+)?to\b)|abort|prepare\s+transaction)\b"
-)
-_LASTS = _begins(
-    r"(?:(?:set|reset|declare|savepoint)\b|create\s+(?:(?:local|global)\s+)?temp)"
-    r"|.*\bset_config\b"
-)
-_SAVEPOINT = _begins(rf"savepoint\s+{_NAME}")
-_BACK_TO = _begins(rf"rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?{_NAME}")
-_UNPREPARES = _begins(r"(?:drop|alter|rollback|discard|deallocate)\b")
-"""Statements at whose tag psycopg deallocates all that it has prepared."""
 
 
 class TransactionEndedError(EngineError):
@@ -87,10 +53,19 @@ class Transaction:
 
     Attributes:
         publications: What it publishes when it commits; for unit tests of functions that are given one by hand.
+
+    Args:
+        queue: Of the database's transaction, where that is shared with others.
     """
 
-    def __init__(self, connection: AsyncConnection[Any], publications: Publications | None = None) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection[Any],
+        publications: Publications | None = None,
+        queue: StatementQueue | None = None,
+    ) -> None:
         self._connection: AsyncConnection[Any] | None = connection
+        self._queue = queue or StatementQueue(connection)
         self.publications = publications or Publications()
         self._sent: deque[tuple[AsyncCursor[Any], Query]] = deque(maxlen=STATEMENTS_NAMED_MAX)
         self.lingers = False
@@ -135,24 +110,53 @@ class Transaction:
             rows: psycopg row factory.
 
         Raises:
-            psycopg.Error: Of this statement, or of an earlier one.
+            psycopg.Error: It cannot be sent, or an earlier one has failed. Whether this one does is known at a fetch, or later.
         """
-        connection = self._admit(query)
-        cursor = connection.cursor(row_factory=rows)
-        self._sent.append((cursor, query))
-        await cursor.execute(query, params)
-        if _unprepares(query):
-            await _unprepare(connection)
-        return cursor
+        kind = self._admitted(query)
+        if kind is not PLAIN:
+            return await self._execute_special(kind, query, params, rows)
+        return await self._send(query, params, rows)
 
     async def execute_many(self, query: Query, params: Sequence[Params]) -> None:
         """Send one statement for many parameters."""
-        connection = self._admit(query)
-        cursor = connection.cursor()
+        self._admitted(query)
+        for each in params:
+            await self.execute(query, each)
+
+    async def _send(
+        self, query: Query, params: Params | None, rows: AsyncRowFactory[Any], *, special: bool = False
+    ) -> AsyncCursor[Any]:
+        """A statement's cursor, once it is on its way. `special`: psycopg has to see it."""
+        queue = self._queue
+        try:
+            queued = None if special else queue.send(query, params, rows)
+        except psycopg.Error as error:
+            _name_in(error, query)
+            raise
+        if queued is not None:
+            self._sent.append((queued, query))
+            if queue.is_full:
+                await queue.exchange()
+            return queued
+        cursor = self.connection.cursor(row_factory=rows)
         self._sent.append((cursor, query))
-        await cursor.executemany(query, params)
-        if _unprepares(query):
-            await _unprepare(connection)
+        return await cursor.execute(query, params)
+
+    async def _execute_special(
+        self, kind: Kind, query: Query, params: Params | None, rows: AsyncRowFactory[Any]
+    ) -> AsyncCursor[Any]:
+        """A statement that does something to those after it."""
+        if kind.lasts:
+            self.lingers = True
+            if kind.savepoint is not None:
+                self.publications.savepoint(kind.savepoint)
+        elif kind.back_to is not None and self.publications.has_savepoints:
+            self.publications.roll_back_to(kind.back_to)
+        cursor = await self._send(query, params, rows, special=True)
+        if kind.unprepares:
+            await _unprepare(self.connection)
+        self._queue.forget()
+        return cursor
 
     async def publish(
         self, topic: EventTopic[E], event: E, *, headers: GivenHeaders = (), key: bytes | str | None = None
@@ -210,31 +214,27 @@ class Transaction:
     def failed_statement(self) -> str | None:
         """The first statement without a result, after an error: the one that failed."""
         for cursor, query in self._sent:
-            if cursor.pgresult is None or cursor.pgresult.error_message:
-                return str(query).strip()
+            if isinstance(cursor, QueuedCursor):
+                if not cursor.is_answered:
+                    return text_of(query).strip()
+            elif cursor.pgresult is None or cursor.pgresult.error_message:
+                return text_of(query).strip()
         return None
 
     def check_open(self) -> None:
         """Raise `TransactionEndedError` unless statements are accepted."""
         self._open()
 
-    def _admit(self, query: Query) -> AsyncConnection[Any]:
-        """The connection, for a statement that may be sent on it."""
-        connection = self._open()
-        match _lasting(query):
-            case _Lasting.ENDS:
-                raise TransactionEndedError(
-                    f"{_text(query).strip()[:60]!r}: the transaction commits with the record of its step; "
-                    f"return to commit, raise to roll back"
-                )
-            case _Lasting.UNTIL_COMMIT:
-                self.lingers = True
-                if (name := _name_in(_SAVEPOINT, query)) is not None:
-                    self.publications.savepoint(name)
-            case _Lasting.NOTHING:
-                if self.publications.has_savepoints and (name := _name_in(_BACK_TO, query)) is not None:
-                    self.publications.roll_back_to(name)
-        return connection
+    def _admitted(self, query: Query) -> Kind:
+        """What is special about a statement that may be sent. Raises `TransactionEndedError` if none may, or not this one."""
+        self._open()
+        kind = kind_of(query)
+        if kind.ends:
+            raise TransactionEndedError(
+                f"{text_of(query).strip()[:60]!r}: the transaction commits with the record of its step; "
+                f"return to commit, raise to roll back"
+            )
+        return kind
 
     @property
     def connection(self) -> AsyncConnection[Any]:
@@ -387,40 +387,6 @@ def orm() -> Any:
         ) from None
 
 
-def _text(query: Query) -> str:
-    if isinstance(query, str):
-        return query
-    return query.decode(errors="replace") if isinstance(query, bytes) else query.as_string()
-
-
-def _lasting(query: Query) -> _Lasting:
-    return _lasting_text(query if isinstance(query, str) else _text(query))
-
-
-def _name_in(pattern: re.Pattern[str], query: Query) -> str | None:
-    """The savepoint a statement names, as Postgres folds it."""
-    match = pattern.match(query if isinstance(query, str) else _text(query))
-    if match is None:
-        return None
-    return match["quoted"].replace('""', '"') if match["quoted"] else match["plain"].lower()
-
-
-@lru_cache(maxsize=1024)
-def _lasting_text(text: str) -> _Lasting:
-    if _ENDS.match(text):
-        return _Lasting.ENDS
-    return _Lasting.UNTIL_COMMIT if _LASTS.match(text) else _Lasting.NOTHING
-
-
-def _unprepares(query: Query) -> bool:
-    return _unprepares_text(query if isinstance(query, str) else _text(query))
-
-
-@lru_cache(maxsize=1024)
-def _unprepares_text(text: str) -> bool:
-    return _UNPREPARES.match(text) is not None
-
-
 async def _unprepare(connection: AsyncConnection[Any]) -> None:
     """Have psycopg deallocate what it has prepared before it prepares anything else.
 
@@ -435,9 +401,16 @@ async def _unprepare(connection: AsyncConnection[Any]) -> None:
 def name_statement(error: Exception, transaction: Transaction) -> None:
     """Note on a database error which statement it is about; pipelined errors surface later than they happen."""
     if isinstance(error, psycopg.Error) and (statement := transaction.failed_statement()):
-        note = f"in the statement: {statement[:500]}"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        _name_in(error, statement)
+
+
+def _name_in(error: psycopg.Error, query: Query | str) -> None:
+    """Note on it which statement it is about, unless it is known."""
+    if not any(note.startswith(_IN_STATEMENT) for note in getattr(error, "__notes__", ())):
+        error.add_note(f"{_IN_STATEMENT}{text_of(query).strip()[:500]}")
+
+
+_IN_STATEMENT = "in the statement: "
 
 
 async def begin_user_transaction(

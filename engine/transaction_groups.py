@@ -33,9 +33,11 @@ from engine.eager import Begun
 from engine.failures import summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
+from engine.one_commit import one_commit
 from engine.outgoing import Publications
 from engine.runner import Row, Run, now_ms
 from engine.sealed_rows import sealed_checkpoint
+from engine.statement_queue import StatementQueue
 from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
@@ -317,7 +319,7 @@ class _Group:
         """Take in whoever waits, and commit. Returns the WAL position, as the fence saw it; '' if nobody had begun."""
         self.turn_began = time.monotonic()
         try:
-            async with connection.pipeline(), connection.transaction():
+            async with one_commit(connection):
                 await begin_user_transaction(connection, idle_ms=self.engine.settings.idle_ms)
                 await self._take_in(connection)
                 if not self.members:
@@ -337,6 +339,7 @@ class _Group:
     async def _take_in(self, connection: AsyncConnection[Any]) -> None:
         queue = self._queue
         waiting, members = queue.waiting, self.members
+        statements = StatementQueue(connection)
         ends = time.monotonic() + GROUP_S
         while waiting and len(members) < queue.size_max:
             member = waiting.popleft()
@@ -352,7 +355,7 @@ class _Group:
                 seal=self.engine.payloads.seal,
                 tracing=self.engine.tracing,
             )
-            transaction = Transaction(connection, publications)
+            transaction = Transaction(connection, publications, statements)
             members.append(member)
             if (ended := member.begin(queue.step, transaction)) is not None:
                 await ended
