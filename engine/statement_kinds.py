@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import LiteralString
 
+import psycopg
 from psycopg.sql import SQL, Composed, as_string
 
 Query = LiteralString | bytes | SQL | Composed
@@ -69,6 +70,15 @@ def text_of(query: Query | str) -> str:
     if isinstance(query, str):
         return query
     return query.decode(errors="replace") if isinstance(query, bytes) else as_string(query)
+
+
+def name_in(error: psycopg.Error, query: Query | str) -> None:
+    """Note on an error which statement it is about, unless that is known."""
+    if not any(note.startswith(_IN_STATEMENT) for note in getattr(error, "__notes__", ())):
+        error.add_note(f"{_IN_STATEMENT}{text_of(query).strip()[:500]}")
+
+
+_IN_STATEMENT = "in the statement: "
 
 
 @lru_cache(maxsize=1024)

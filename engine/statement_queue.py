@@ -25,6 +25,8 @@ from psycopg.pq import Format
 from psycopg.sql import Composable
 from psycopg.waiting import Ready
 
+from engine.statement_kinds import name_in
+
 if TYPE_CHECKING:
     from psycopg import AsyncPipeline
     from psycopg.abc import Params
@@ -44,6 +46,10 @@ SENT_MAX = 64
 
 TURN_EVERY = 1_024
 """Statements in a row before the event loop has a turn: about 5 ms."""
+
+
+TEXTS_MAX = 256
+"""Texts of one transaction that stay compiled, each with the values it was sent with last."""
 
 
 def _begun(name: str) -> Any:
@@ -144,11 +150,16 @@ class StatementQueue:
         if not KNOWS_PSYCOPG or pipeline is None or connection.lock.locked():
             return None
         if isinstance(query, str | bytes):
-            compiled = self._compiled_with(query, params)
+            text = query
         elif isinstance(query, Composable):  # pyright: ignore[reportUnnecessaryIsInstance]  # a t-string is psycopg's to take
-            compiled = self._compiled_with(query.as_bytes(self._transformer), params)
+            text = query.as_bytes(self._transformer)
         else:
             return None
+        try:
+            compiled = self._compiled_with(text, params)
+        except psycopg.Error as error:
+            name_in(error, query)
+            raise
         name = None
         if self._prepares:
             name = self._names.get(key := (compiled.query, compiled.types))
@@ -191,6 +202,8 @@ class StatementQueue:
         if compiled is None:
             compiled = PostgresQuery(self._transformer)
             compiled.convert(text, params)  # pyright: ignore[reportArgumentType]  # a Query, or what one was
+            if len(known) >= TEXTS_MAX:
+                known.clear()
             known[text] = compiled
         elif params is not None:
             compiled.dump(params)

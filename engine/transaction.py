@@ -25,7 +25,7 @@ from psycopg.sql import SQL
 
 from engine.errors import ConfigurationError, EngineError, WorkflowNotFoundError
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, Publications, outgoing
-from engine.statement_kinds import PLAIN, Kind, Query, kind_of, text_of
+from engine.statement_kinds import PLAIN, Kind, Query, kind_of, name_in, text_of
 from engine.statement_queue import QueuedCursor, StatementQueue
 from engine.store import notifications
 from engine.store.statement import rendered
@@ -128,11 +128,7 @@ class Transaction:
     ) -> AsyncCursor[Any]:
         """A statement's cursor, once it is on its way. `special`: psycopg has to see it."""
         queue = self._queue
-        try:
-            queued = None if special else queue.send(query, params, rows)
-        except psycopg.Error as error:
-            _name_in(error, query)
-            raise
+        queued = None if special else queue.send(query, params, rows)
         if queued is not None:
             self._sent.append((queued, query))
             if queue.is_full:
@@ -401,16 +397,7 @@ async def _unprepare(connection: AsyncConnection[Any]) -> None:
 def name_statement(error: Exception, transaction: Transaction) -> None:
     """Note on a database error which statement it is about; pipelined errors surface later than they happen."""
     if isinstance(error, psycopg.Error) and (statement := transaction.failed_statement()):
-        _name_in(error, statement)
-
-
-def _name_in(error: psycopg.Error, query: Query | str) -> None:
-    """Note on it which statement it is about, unless it is known."""
-    if not any(note.startswith(_IN_STATEMENT) for note in getattr(error, "__notes__", ())):
-        error.add_note(f"{_IN_STATEMENT}{text_of(query).strip()[:500]}")
-
-
-_IN_STATEMENT = "in the statement: "
+        name_in(error, statement)
 
 
 async def begin_user_transaction(
