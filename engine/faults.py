@@ -70,7 +70,8 @@ def is_weather_error(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:
-        return isinstance(error, psycopg.OperationalError)
+        # psycopg's word for a statement behind one that failed: the handler has kept that error to itself, and would again.
+        return isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.PipelineAborted)
     return is_weather(error.sqlstate)
 
 

@@ -146,7 +146,8 @@ class Transaction:
             self.lingers = True
             if kind.savepoint is not None:
                 self.publications.savepoint(kind.savepoint)
-        elif kind.back_to is not None and self.publications.has_savepoints:
+        elif kind.back_to is not None:
+            await self._settle_behind(kind.back_to)
             self.publications.roll_back_to(kind.back_to)
         cursor = await self._send(query, params, rows, special=True)
         if kind.unprepares:
@@ -210,16 +211,30 @@ class Transaction:
     def failed_statement(self) -> str | None:
         """The first statement without a result, after an error: the one that failed."""
         for cursor, query in self._sent:
-            if isinstance(cursor, QueuedCursor):
-                if not cursor.is_answered:
-                    return text_of(query).strip()
-            elif cursor.pgresult is None or cursor.pgresult.error_message:
+            if not _is_answered(cursor):
                 return text_of(query).strip()
         return None
 
     def check_open(self) -> None:
         """Raise `TransactionEndedError` unless statements are accepted."""
         self._open()
+
+    async def _settle_behind(self, savepoint: str) -> None:
+        """Wait for all answers, and let errors behind a savepoint be: what failed there is about to be undone.
+
+        Behind an error the server skips everything up to a Sync, and would skip the rollback as well.
+        """
+        connection = self.connection
+        try:
+            async with connection.pipeline():
+                pass  # entering a pipeline inside of one waits for every answer
+        except psycopg.Error:
+            places = [place for place, (_, query) in enumerate(self._sent) if kind_of(query).savepoint == savepoint]
+            if connection.closed or not places or not _is_answered(self._sent[places[-1]][0]):
+                raise
+        answered = [sent for sent in self._sent if _is_answered(sent[0])]
+        self._sent.clear()
+        self._sent.extend(answered)
 
     def _admitted(self, query: Query) -> Kind:
         """What is special about a statement that may be sent. Raises `TransactionEndedError` if none may, or not this one."""
@@ -392,6 +407,13 @@ async def _unprepare(connection: AsyncConnection[Any]) -> None:
     async with connection.pipeline() as pipeline:
         await pipeline.sync()
         await connection.execute("SELECT", prepare=False)
+
+
+def _is_answered(cursor: AsyncCursor[Any]) -> bool:
+    """Whether the server has done what its statement says."""
+    if isinstance(cursor, QueuedCursor):
+        return cursor.is_answered
+    return cursor.pgresult is not None and not cursor.pgresult.error_message
 
 
 def name_statement(error: Exception, transaction: Transaction) -> None:
