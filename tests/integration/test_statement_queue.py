@@ -264,8 +264,9 @@ async def test_a_statement_is_sent_when_its_function_waits_for_anything(
         locks: LiteralString = (
             "SELECT objid::integer FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
         )
-        while len(found := await (await other.execute(locks, (connection.info.backend_pid,))).fetchall()) < 2:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while len(found := await (await other.execute(locks, (connection.info.backend_pid,))).fetchall()) < 2:
+                await asyncio.sleep(0)
     assert sorted(found) == [(1,), (2,)]
 
 
@@ -345,9 +346,10 @@ async def test_a_savepoint_takes_back_what_was_sent_behind_it(tx: Transaction) -
 
 
 async def test_more_statements_than_psycopg_keeps_are_deallocated_in_order(tx: Transaction) -> None:
-    """One that is used all the time is none of them."""
+    """One that is used all the time is none of them, and answers to what deallocates are nobody else's."""
+    inserts: list[QueuedCursor] = []
     for n in range(1, 150):
-        await of_queue(tx, INSERT, (n, "x"))
+        inserts.append(await of_queue(tx, INSERT, (n, "x")))
         cursor = await tx.execute(sql.SQL("SELECT {}, %s::integer").format(sql.Literal(n)), (n,))
         assert await cursor.fetchone() == (n, n)
 
@@ -355,6 +357,7 @@ async def test_more_statements_than_psycopg_keeps_are_deallocated_in_order(tx: T
     prepared = await (await tx.execute("SELECT count(*) FROM pg_prepared_statements", rows=scalar_row)).fetchone()
     assert prepared is not None
     assert prepared <= 103
+    assert {cursor.statusmessage for cursor in inserts} == {"INSERT 0 1"}
 
 
 async def test_a_plan_whose_rows_have_changed_fails_once_and_is_made_anew(
