@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING, Any
 from psycopg import AsyncConnection, AsyncCursor
 
 from engine.crashpoints import CrashPoint, reach
+from engine.earlier_rows import earlier_rows, lost
 from engine.first_rows import first_rows
 from engine.flush import Flush, Group, Work, Written
 from engine.one_commit import one_commit
 from engine.publishing import of_flush
 from engine.round_trip import RoundTrip
-from engine.sealed_rows import outcome
 from engine.settlement import Settlement
 from engine.states import WorkflowStatus
-from engine.store import blame, operation_outputs, waiting, workflow_status
+from engine.store import operation_outputs, plans, waiting, workflow_status
 from engine.store.statement import Statement, send
 from engine.tasks import end
 from engine.telemetry import Flushed, StepsFinished, WorkflowsFinished
@@ -169,9 +169,7 @@ class Committer:
         written.acquired = {row.workflow_id: row for row in rows.get("acquire", ())}
         written.found = {row.workflow_id: row for row in rows.get("look_up", ())}
         written.holds = rows.get("held", ())
-        written.checkpoints = set(rows.get("checkpoints_owned", ()))
-        written.finished = {row[0] for row in rows.get("finish", ())}
-        written.rested = {row[0] for row in rows.get("rest", ())}
+        written.lost = lost(flush.works, rows)
         if found := rows.get("histories"):
             histories: dict[str, list[Any]] = defaultdict(list)
             for row in found:
@@ -200,7 +198,7 @@ class Committer:
             part.source.written(part)
         # First what stands in the database, for all; then what follows from it: a finished holder starts its
         # follower, whose own row may have come with the same flush.
-        qualified = [work for work in flush.works if self._stands(work, flush, written)]
+        qualified = [work for work in flush.works if self._stands(work, written)]
         finished = [work for work in qualified if work.ending is not None and work.ending.wake_at is None]
         for work in qualified:
             run, ending = work.run, work.ending
@@ -223,20 +221,21 @@ class Committer:
         self._tell(flush, qualified, finished, duration_s)
 
     @staticmethod
-    def _stands(work: Work, flush: Flush, written: Written) -> bool:
+    def _stands(work: Work, written: Written) -> bool:
         """Note of a run what is durable now; returns whether all was written that it wanted (P7)."""
         run = work.run
         run.submitted = False
         if work.inserts:
             run.inbox.offsets.settle(run.offset)
             run.row = work.row_after
-        elif not flush.qualified(work, written):
+        elif written.lost and run.id in written.lost:
             run.home.refuse(run, "cancelled or taken over")
             return False
         if work.checkpoints:
             run.durable += len(work.checkpoints)
             if work.ending is None or work.ending.wake_at is not None:
-                run.durable_ids.extend([checkpoint.function_id for checkpoint in work.checkpoints])
+                for checkpoint in work.checkpoints:
+                    run.durable_ids.append(checkpoint.function_id)
             if run.recovery_attempts:
                 run.recovery_attempts = run.alone_deaths = 0
         return True
@@ -273,10 +272,15 @@ class Committer:
             tracing.durable("fused" if flush.group is not None else self.kind, flush.works, qualified, duration_s)
 
 
-def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C901  # a list of cases
+def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:
     """A flush as statements, in the order they are sent; each with its name."""
-    made: list[tuple[str, Statement[Any]]] = flush.fences()
     acquires = [(run, part) for part in flush.parts for run in part.acquires]
+    new = [work for work in flush.works if work.inserts]
+    old = [work for work in flush.works if not work.inserts]
+    made: list[tuple[str, Statement[Any]]] = []
+    if old or acquires:
+        made.append(("plans", plans.by_id()))
+    made += flush.fences()
     if acquires:
         ids = [run.id for run, _ in acquires]
         owners = [run.inbox.token for run, _ in acquires]
@@ -300,27 +304,12 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
     if acquires:
         # After the look-up: the hold of a late run that ended is there with its outcome (P12, P18).
         made.append(("held", flush.read_holds()))
-    new = [work for work in flush.works if work.inserts]
-    old = [work for work in flush.works if not work.inserts]
     if new:
         inline_max = new[0].run.inbox.engine.settings.inputs_inline_max
         made.append(("insert", first_rows(new, flush.executor_id, inline_max)))
         if any(work.checkpoints for work in new):
             made.append(("checkpoints_new", _checkpoints(new)))
-    if any(work.checkpoints for work in old):
-        made.append(("checkpoints_owned", _checkpoints_owned(old)))
-        forgiven = [work.run for work in old if work.checkpoints and work.run.recovery_attempts]
-        if forgiven:
-            made.append(
-                (
-                    "reset_blame",
-                    blame.reset_blame(ids=[run.id for run in forgiven], owners=[run.owner for run in forgiven]),
-                )
-            )
-    if ended := [work for work in old if work.ending is not None and work.ending.is_final]:
-        made.append(("finish", _finish(ended)))
-    if resting := [work for work in old if work.rests]:
-        made.append(("rest", _rest(resting)))
+    made += earlier_rows(old)
     if buried := [work for work in flush.works if work.ending is not None and work.ending.reason]:
         made.append(("dead_letters", flush.dead_letters(buried)))
         if held := [work for work in buried if work.ending is not None and work.ending.hold is not None]:
@@ -334,33 +323,3 @@ def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:  # noqa: C
 
 def _checkpoints(works: Sequence[Work]) -> Statement[Any]:
     return operation_outputs.insert([checkpoint for work in works for checkpoint in work.checkpoints])
-
-
-def _checkpoints_owned(works: Sequence[Work]) -> Statement[Any]:
-    return operation_outputs.insert_owned(
-        [checkpoint for work in works for checkpoint in work.checkpoints],
-        owners=[work.run.owner for work in works for _ in work.checkpoints],
-    )
-
-
-def _finish(works: Sequence[Any]) -> Statement[Any]:
-    outcomes = [outcome(work.ending, work.run.home.seal) for work in works]
-    return workflow_status.finish(
-        ids=[work.run.id for work in works],
-        owners=[work.run.owner for work in works],
-        statuses=[work.ending.status for work in works],
-        outputs=[output for output, _ in outcomes],
-        errors=[error for _, error in outcomes],
-    )
-
-
-def _rest(works: Sequence[Any]) -> Statement[Any]:
-    return workflow_status.rest(
-        ids=[work.run.id for work in works],
-        owners=[work.run.owner for work in works],
-        attempts=[work.ending.attempt if work.ending else None for work in works],
-        wakes=[work.ending.wake_at if work.ending else None for work in works],
-        ended=[work.ending is not None for work in works],
-        asleep=[work.ending is not None and work.ending.asleep for work in works],
-        keys=[work.run.key if work.ending is not None else None for work in works],
-    )

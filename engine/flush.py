@@ -6,7 +6,7 @@ gone (`prune`), or be split in two (`halves`) to find the record that cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,12 +70,29 @@ class Written:
     acquired: Mapping[WorkflowId, AcquiredRow] = field(default_factory=dict[WorkflowId, AcquiredRow])
     found: Mapping[WorkflowId, FoundRow] = field(default_factory=dict[WorkflowId, FoundRow])
     histories: Mapping[str, Sequence[CheckpointRow]] = field(default_factory=dict[str, Sequence[CheckpointRow]])
-    checkpoints: set[tuple[WorkflowId, int]] = field(default_factory=set[tuple[WorkflowId, int]])
-    finished: set[WorkflowId] = field(default_factory=set[WorkflowId])
-    rested: set[WorkflowId] = field(default_factory=set[WorkflowId])
+    lost: Collection[WorkflowId] = ()
+    """Whose earlier row was not PENDING under its owner any more: nothing was written of it (P7)."""
     holds: Sequence[holds.HoldRow] = ()
     more: Mapping[str, Sequence[tuple[Any, ...]]] = field(default_factory=dict[str, "Sequence[tuple[Any, ...]]"])
     """What every statement returned, by its name; nothing where the reply was lost."""
+
+
+@dataclass(slots=True)
+class ReadBack:
+    """What a flush has written of earlier rows, as it is read afterwards where nobody has the server's answer (P23, P24)."""
+
+    checkpoints: set[tuple[WorkflowId, int]]
+    finished: set[WorkflowId] = field(default_factory=set[WorkflowId])
+    rested: set[WorkflowId] = field(default_factory=set[WorkflowId])
+
+    def has(self, work: Work) -> bool:
+        """Whether everything a work wanted to write was written."""
+        run = work.run
+        if any((run.id, checkpoint.function_id) not in self.checkpoints for checkpoint in work.checkpoints):
+            return False
+        if work.ending is not None and work.ending.is_final:
+            return run.id in self.finished
+        return run.id in self.rested if work.rests else True
 
 
 class Work:
@@ -94,6 +111,10 @@ class Work:
             self.is_plain = self.ending.status is WorkflowStatus.SUCCESS
             return
         self.is_plain = False
+        if run.row is Row.RUNNING and run.phase is Phase.RUNNING and self.ending is None:
+            # A checkpoint of a workflow that goes on.
+            self.inserts, self.rests, self.row_after = False, False, Row.RUNNING
+            return
         self.inserts = run.row is Row.NONE and (
             self.ending is not None or bool(self.checkpoints) or run.needs_first_row or releases
         )
@@ -260,18 +281,6 @@ class Flush:
         """The holds of the sources that wake rows."""
         refs = [part.source.ref for part in self.parts if part.acquires]
         return holds.read(services=[ref.service_name for ref in refs], keys=[ref.key for ref in refs])
-
-    @staticmethod
-    def qualified(work: Work, written: Written) -> bool:
-        """Whether everything a work wanted to write of an earlier row was written (P7)."""
-        if work.inserts:
-            return True
-        run = work.run
-        if any((run.id, checkpoint.function_id) not in written.checkpoints for checkpoint in work.checkpoints):
-            return False
-        if work.ending is not None and work.ending.is_final:
-            return run.id in written.finished
-        return run.id in written.rested if work.rests else True
 
     @staticmethod
     def dead_letters(works: Sequence[Work]) -> Statement[Any]:

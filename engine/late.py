@@ -24,7 +24,7 @@ from engine.ids import OwnerToken, SourceRef, WorkflowId
 from engine.publishing import publishing
 from engine.runner import Phase, Row, Run, Standing
 from engine.sealed_rows import outcome
-from engine.store import executor, open_work, operation_outputs, starts, workflow_status
+from engine.store import executor, open_work, operation_outputs, owned_rows, starts
 from engine.store.statement import Statement, send
 from engine.telemetry import HandedOver, LateResultRefused
 from engine.transactional import WEATHER_WAIT_MAX_S, row_fence
@@ -238,7 +238,7 @@ def _outcome(work: Work) -> list[Statement[Any]]:
     """How it ended, or that its row is free."""
     run, ending = work.run, work.run.ending
     if ending is None or not ending.is_final:
-        rest = workflow_status.rest(
+        rest = owned_rows.rest(
             ids=[run.id],
             owners=[run.owner],
             attempts=[ending.attempt if ending else None],
@@ -250,12 +250,12 @@ def _outcome(work: Work) -> list[Statement[Any]]:
         return [rest]
     output, error = outcome(ending, run.home.seal)
     made: list[Statement[Any]] = [
-        workflow_status.finish(
+        owned_rows.finish(
             ids=[run.id],
             owners=[run.owner],
             statuses=[ending.status],
-            outputs=[output],
-            errors=[error],
+            results=[output],
+            failures=[error],
         )
     ]
     if ending.reason:

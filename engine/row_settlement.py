@@ -19,7 +19,7 @@ import psycopg
 
 from engine.failures import summary
 from engine.faults import Fault, fault_of
-from engine.flush import Flush, Work, Written
+from engine.flush import Flush, ReadBack, Work, Written
 from engine.settlement import Settlement
 from engine.store import operation_outputs, workflow_status
 from engine.store.statement import send
@@ -72,48 +72,45 @@ class RowSettlement(Settlement):
         """
         while True:
             try:
-                written = await self._standing(flush)
+                written, standing = await self._standing(flush)
                 break
             except psycopg.Error as error:
                 if fault_of(error) is not Fault.WEATHER:
                     raise
                 await self._weather(error)
         self.clear_weather()
-        done, left = _parted(flush, written)
+        done, left = _parted(flush, written, standing)
         if not done.is_empty:
             done.gather_extras()
             self._committer.apply(done, written, 0.0)
         if conflict is None or not done.is_empty:
             return [left]
-        return _without_conflict(left, written) or self._alone(left, conflict)
+        return _without_conflict(left, standing) or self._alone(left, conflict)
 
-    async def _standing(self, flush: RowFlush) -> Written:
+    async def _standing(self, flush: RowFlush) -> tuple[Written, ReadBack]:
         connection = await self._committer.connected()
         schema = self._engine.settings.schema
         ids = [work.run.id for work in flush.works]
         new = [each.start.id for each in flush.starting]
-        written = Written()
         async with connection.transaction():
             await send(connection, schema, workflow_status.lock(ids=[*ids, *new]))
             cursor = await send(connection, schema, operation_outputs.recorded(ids=ids))
-            written.checkpoints = set(await cursor.fetchall())
+            standing = ReadBack(set(await cursor.fetchall()))
             cursor = await send(connection, schema, workflow_status.statuses(ids=[*ids, *new]))
             states = {i: (status, owner) for i, status, owner in await cursor.fetchall()}
         for work in flush.works:
             status, owner = states.get(work.run.id, ("", None))
             ending = work.ending
             if ending is not None and ending.is_final and status == ending.status and owner is None:
-                written.finished.add(work.run.id)
+                standing.finished.add(work.run.id)
             elif work.rests and status == "PENDING" and owner != work.run.owner:
-                written.rested.add(work.run.id)
-        written.more = {
-            "start": [
-                (each.start.id,)
-                for each in flush.starting
-                if each.start.owner is not None and states.get(each.start.id, ("", None))[1] == each.start.owner
-            ]
-        }
-        return written
+                standing.rested.add(work.run.id)
+        started = [
+            (each.start.id,)
+            for each in flush.starting
+            if each.start.owner is not None and states.get(each.start.id, ("", None))[1] == each.start.owner
+        ]
+        return Written(more={"start": started}), standing
 
     def _alone(self, flush: RowFlush, error: Exception) -> list[Flush]:
         """Halve until it stands alone, then let it fail as its workflow's error, or its caller's."""
@@ -134,12 +131,12 @@ class RowSettlement(Settlement):
 UNSTORABLE = "unstorable"
 
 
-def _parted(flush: RowFlush, written: Written) -> tuple[RowFlush, RowFlush]:
+def _parted(flush: RowFlush, written: Written, standing: ReadBack) -> tuple[RowFlush, RowFlush]:
     """What stands, and what is to be sent again."""
     done, left = type(flush)(flush.commons), type(flush)(flush.commons)
     inserted = {row[0] for row in written.more["start"]}
     for work in flush.works:
-        (done if _writes(work) and Flush.qualified(work, written) else left).works.append(work)
+        (done if _writes(work) and standing.has(work) else left).works.append(work)
     for each in flush.starting:
         (done if each.start.id in inserted else left).starting.append(each)
     return done, left
@@ -149,7 +146,7 @@ def _writes(work: Work) -> bool:
     return bool(work.checkpoints or work.rests or work.ending is not None)
 
 
-def _without_conflict(flush: RowFlush, written: Written) -> list[Flush]:
+def _without_conflict(flush: RowFlush, standing: ReadBack) -> list[Flush]:
     """A checkpoint stands that is not what we wrote: we are not where we thought. Its run starts over its row (P27).
 
     Nothing where no work is in conflict that way.
@@ -157,7 +154,7 @@ def _without_conflict(flush: RowFlush, written: Written) -> list[Flush]:
     again = type(flush)(flush.commons)
     again.starting = flush.starting
     for work in flush.works:
-        if any((work.run.id, each.function_id) in written.checkpoints for each in work.checkpoints):
+        if any((work.run.id, each.function_id) in standing.checkpoints for each in work.checkpoints):
             work.run.submitted = False
             work.run.home.refuse(work.run, "a checkpoint stood already")
         else:

@@ -25,7 +25,7 @@ import psycopg
 
 from engine.failures import summary
 from engine.faults import Fault, fault_of, is_weather_error
-from engine.flush import Flush, Part, Written
+from engine.flush import Flush, Part, ReadBack, Written
 from engine.progress import Progress
 from engine.store import event_dispatch_kv, operation_outputs, starts, workflow_status
 from engine.store.event_dispatch_kv import ProgressRow
@@ -191,15 +191,16 @@ class Settlement:
         written = Written()
         async with connection.transaction():
             cursor = await send(connection, schema, operation_outputs.recorded(ids=ids))
-            written.checkpoints = set(await cursor.fetchall())
+            standing = ReadBack(set(await cursor.fetchall()))
             states = {i: (status, owner) for i, status, owner in await self._statuses(connection, ids)}
             for work in earlier:
                 status, owner = states.get(work.run.id, ("", None))
                 ending = work.ending
                 if ending is not None and ending.is_final and status == ending.status:
-                    written.finished.add(work.run.id)
+                    standing.finished.add(work.run.id)
                 elif work.rests and status == "PENDING" and owner is None:
-                    written.rested.add(work.run.id)
+                    standing.rested.add(work.run.id)
+            written.lost = {work.run.id for work in earlier if not standing.has(work)}
             if acquires:
                 written.acquired = await self._acquired(connection, [(run.id, run.inbox.token) for run in acquires])
                 cursor = await send(

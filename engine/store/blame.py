@@ -16,7 +16,7 @@ def reset_blame(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
           FROM unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner)
          WHERE w.workflow_uuid = t.id
            AND w.owner_xid = t.owner
-           AND w.status = 'PENDING'
+           AND w.status IS NOT DISTINCT FROM 'PENDING'
         """,
         {"ids": ids, "owners": owners},
     )

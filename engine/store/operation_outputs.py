@@ -54,39 +54,12 @@ def insert(checkpoints: Sequence[Checkpoint]) -> Statement[Any]:
                       string_to_array(%(children)s, %(separator)s, %(null)s))
                  AS t (id, function_id, name, output, error, started, ended, child)
         """,
-        _columns(checkpoints),
+        columns(checkpoints),
     )
 
 
-def insert_owned(checkpoints: Sequence[Checkpoint], *, owners: Sequence[str]) -> Statement[tuple[WorkflowId, int]]:
-    """Checkpoints of rows persisted earlier: only where the row is still PENDING under its owner; returns those (P7)."""
-    return Statement(
-        """
-        INSERT INTO {schema}.operation_outputs
-               (workflow_uuid, function_id, function_name, output, error, started_at_epoch_ms, completed_at_epoch_ms,
-                child_workflow_id)
-        SELECT t.id, COALESCE(t.function_id, %(one_function_ids)s::integer), COALESCE(t.name, %(one_names)s),
-               COALESCE(t.output, %(one_outputs)s), COALESCE(t.error, %(one_errors)s),
-               COALESCE(t.started, %(one_starts)s::bigint), COALESCE(t.ended, %(one_ends)s::bigint),
-               COALESCE(t.child, %(one_children)s)
-          FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
-                      string_to_array(%(owners)s, %(separator)s, %(null)s),
-                      %(function_ids)s::integer[],
-                      string_to_array(%(names)s, %(separator)s, %(null)s),
-                      string_to_array(%(outputs)s, %(separator)s, %(null)s),
-                      string_to_array(%(errors)s, %(separator)s, %(null)s),
-                      %(starts)s::bigint[], %(ends)s::bigint[],
-                      string_to_array(%(children)s, %(separator)s, %(null)s))
-                 AS t (id, owner, function_id, name, output, error, started, ended, child)
-          JOIN {schema}.workflow_status AS w
-            ON w.workflow_uuid = t.id AND w.owner_xid = COALESCE(t.owner, %(one_owners)s) AND w.status = 'PENDING'
-        RETURNING workflow_uuid, function_id
-        """,
-        _columns(checkpoints, owners=owners),
-    )
-
-
-def _columns(checkpoints: Sequence[Checkpoint], **others: Sequence[str]) -> dict[str, Any]:
+def columns(checkpoints: Sequence[Checkpoint], **others: Sequence[str | None]) -> dict[str, Any]:
+    """The parameters of a statement about checkpoints, with more columns of texts."""
     ids, function_ids, names, outputs, errors, starts, ends, children = zip(*checkpoints, strict=True)
     return packed(
         ids,

@@ -184,88 +184,6 @@ def insert(
     )
 
 
-def finish(
-    *,
-    ids: Sequence[str],
-    owners: Sequence[str],
-    statuses: Sequence[str],
-    outputs: Sequence[str | None],
-    errors: Sequence[str | None],
-) -> Statement[tuple[WorkflowId]]:
-    """Outcomes of rows persisted earlier. A row that is no longer ours or PENDING is not returned (P7).
-
-    The owner goes with the outcome, and a deduplication ID is free again.
-    """
-    return Statement(
-        """
-        UPDATE {schema}.workflow_status AS w
-           SET status = COALESCE(t.status, %(one_statuses)s),
-               output = COALESCE(t.output, %(one_outputs)s),
-               error = COALESCE(t.error, %(one_errors)s),
-               owner_xid = NULL,
-               deduplication_id = NULL,
-               kafka_wake_at = NULL,
-               updated_at = {schema}.now_ms()
-          FROM unnest(string_to_array(%(ids)s, %(separator)s, %(null)s),
-                      string_to_array(%(owners)s, %(separator)s, %(null)s),
-                      string_to_array(%(statuses)s, %(separator)s, %(null)s),
-                      string_to_array(%(outputs)s, %(separator)s, %(null)s),
-                      string_to_array(%(errors)s, %(separator)s, %(null)s)) AS t (id, owner, status, output, error)
-         WHERE w.workflow_uuid = t.id
-           AND w.owner_xid = COALESCE(t.owner, %(one_owners)s)
-           AND w.status = 'PENDING'
-        RETURNING w.workflow_uuid
-        """,
-        packed(ids, {"owners": owners, "statuses": statuses, "outputs": outputs, "errors": errors}),
-    )
-
-
-def rest(
-    *,
-    ids: Sequence[str],
-    owners: Sequence[str],
-    attempts: Sequence[int | None],
-    wakes: Sequence[int | None],
-    ended: Sequence[bool],
-    asleep: Sequence[bool],
-    keys: Sequence[int | None],
-) -> Statement[tuple[WorkflowId]]:
-    """Put running rows to rest: ownerless, until `wakes` (a retry, a sleep) or until somebody wakes them (a release).
-
-    `keys`: of those whose code has ended; a raw row may come to rest before its key was stored, and who waits behind it
-    has a row with the key (I7).
-    `asleep`: within an attempt, so that nothing is forgotten when it wakes. One whose code has `ended` here has not killed its process, if it was started alone (P22).
-    """
-    return Statement(
-        """
-        UPDATE {schema}.workflow_status AS w
-           SET owner_xid = NULL,
-               kafka_attempt = COALESCE(t.attempt, w.kafka_attempt),
-               kafka_wake_at = t.wake,
-               kafka_asleep = NULLIF(t.asleep, false),
-               kafka_key = COALESCE(t.key, w.kafka_key),
-               kafka_alone = CASE WHEN t.ended THEN NULL ELSE w.kafka_alone END,
-               updated_at = {schema}.now_ms()
-          FROM unnest(%(ids)b::text[], %(owners)b::text[], %(attempts)b::integer[], %(wakes)b::bigint[],
-                      %(ended)b::boolean[], %(asleep)b::boolean[], %(keys)b::bigint[])
-                 AS t (id, owner, attempt, wake, ended, asleep, key)
-         WHERE w.workflow_uuid = t.id
-           AND w.owner_xid = t.owner
-           AND w.status = 'PENDING'
-        RETURNING w.workflow_uuid
-        """,
-        {
-            "ids": ids,
-            "owners": owners,
-            "attempts": attempts,
-            "wakes": wakes,
-            "ended": ended,
-            "asleep": asleep,
-            "keys": keys,
-        },
-    )
-
-
 def acquire(
     *, executor_id: ExecutorId, ids: Sequence[str], owners: Sequence[str], rested: Sequence[bool]
 ) -> Statement[AcquiredRow]:
@@ -288,7 +206,7 @@ def acquire(
                updated_at = {schema}.now_ms()
           FROM unnest(%(ids)b::text[], %(owners)b::text[], %(rested)b::boolean[]) AS t (id, owner, rested)
          WHERE w.workflow_uuid = t.id
-           AND w.status IN ('PENDING', 'ENQUEUED')
+           AND COALESCE(w.status, '') IN ('PENDING', 'ENQUEUED')
            AND (w.owner_xid IS NULL OR w.owner_xid = t.owner OR {schema}.executor_is_gone(w.executor_id))
            AND (w.kafka_wake_at IS NULL OR t.rested)
         RETURNING w.workflow_uuid, COALESCE(w.request, ''),"""

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from engine.store import notifications, streams, waiting, workflow_status
+from engine.store import notifications, owned_rows, streams, waiting, workflow_status
 from engine.store.statement import Statement, rendered
 
 FOREVER = 1 << 53
@@ -39,7 +39,7 @@ def rest(connection: Connection[Any]) -> None:
     run(connection, workflow_status.lock(ids=["w"]))
     run(
         connection,
-        workflow_status.rest(
+        owned_rows.rest(
             ids=["w"], owners=["o"], attempts=[0], wakes=[FOREVER], ended=[True], asleep=[True], keys=[None]
         ),
     )
