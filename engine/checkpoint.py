@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
-from engine.crashpoints import CrashPoint, reach
+from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.execution_gates import gate_of
@@ -70,13 +70,14 @@ async def _run_async(  # noqa: C901  # a function less for every step
         await asyncio.sleep(0)  # tasks call in turn, in a replay as before: engine/races.py
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
         return answered(run, step, recorded)
-    if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
+    engine = run.home.engine
+    if engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             return await _run_async(run, gate.limited(step), function_id, args, kwargs)
-    if not run.is_ready():
+    if run.durable < run.recorded or not run.is_ready():
         await run.ready()
-    if (tracing := run.home.engine.tracing) is not None:
-        step = tracing.step(step)
+    if engine.tracing is not None:
+        step = engine.tracing.step(step)
     run.running_steps += 1
     started_ms = now_ms()
     attempt = 1
@@ -101,9 +102,11 @@ async def _run_async(  # noqa: C901  # a function less for every step
                     run.error_given = True
                     raise given from given.__cause__
             else:
-                reach(CrashPoint.STEP_CALLED)
+                if armed:
+                    reach(CrashPoint.STEP_CALLED)
                 run.checkpoint(Checkpoint(run.id, function_id, step.name, output, None, started_ms, now_ms()))
-                reach(CrashPoint.CHECKPOINTED)
+                if armed:
+                    reach(CrashPoint.CHECKPOINTED)
                 return result
             finally:
                 current_step.reset(token)

@@ -72,11 +72,17 @@ def check_turn(run: Run, name: str) -> None:
     Raises:
         RacingStepsError: It would be.
     """
+    # Of its loop, since asking which one runs is a call of the kernel's up to Python 3.11. In a thread that is somebody
+    # else's task, or by chance the workflow's own, whose look at the others does no harm.
+    if asyncio.current_task(run.home.loop) is run.task:
+        if run.callers is not None:
+            _check_own(run, run.callers, name)
+        return
     try:
         task = asyncio.current_task()
     except RuntimeError:  # in a thread, which calls one after the other
         return
-    if task is run.task or task is None:
+    if task is None:
         if run.callers is not None:
             _check_own(run, run.callers, name)
         return

@@ -12,7 +12,6 @@ durable (P17, `ready`). A run whose source was released is *late*: it ends its r
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from engine.records import Record
 from engine.sealed_rows import sealed_checkpoint
 from engine.signals import Signal
 from engine.states import WorkflowStatus
+from engine.waiters import Pause, ThreadWaiter
 
 if TYPE_CHECKING:
     from engine.effects import Placed
@@ -117,9 +117,6 @@ class Encoded(str):
 
     __slots__ = ()
 
-
-THREAD_LOOKS_AGAIN_S = 1.0
-"""Longest a thread sleeps between two looks at whether its last step is durable."""
 
 UNDECODED: Any = object()
 """A record that nobody has looked into yet."""
@@ -214,7 +211,7 @@ class Run:
         self.doom: Ending | None = None
         """It cannot be written as it is (P27): how it will end, once what runs of it has ended."""
         self.submitted = False
-        self.waiters: list[asyncio.Future[None] | _ThreadWaiter] | None = None
+        self.waiters: list[asyncio.Future[None] | Pause | ThreadWaiter] | None = None
         self.running_steps = 0
         self.error_given = False
         self.handled_error = False
@@ -378,7 +375,7 @@ class Run:
         Raises `Suspended` when none may begin any more.
         """
         while self.durable < self.recorded:
-            waiter = _ThreadWaiter()
+            waiter = ThreadWaiter()
             if self.waiters is None:
                 self.waiters = []
             self.waiters.append(waiter)
@@ -402,7 +399,7 @@ class Run:
     def step_ended(self) -> None:
         """A step's function has returned, in whatever thread: the last one lets the run end (P12)."""
         self.running_steps -= 1
-        if not self.running_steps:
+        if not self.running_steps and (self.waiters or self.standing is not Standing.ACTIVE or self.doom is not None):
             self.wake_waiters()
 
     async def persisted(self) -> None:
@@ -457,8 +454,9 @@ class Run:
         if self.standing is not Standing.ACTIVE or self.doom is not None:
             self.home.engine.waits.suspend(self)
 
-    def _waiter(self) -> asyncio.Future[None]:
-        waiter = self.home.loop.create_future()
+    def _waiter(self) -> asyncio.Future[None] | Pause:
+        loop, task = self.home.loop, self.task
+        waiter = Pause() if task is not None and asyncio.current_task(loop) is task else loop.create_future()
         if self.waiters is None:
             self.waiters = []
         self.waiters.append(waiter)
@@ -467,29 +465,6 @@ class Run:
     async def _steps_ended(self) -> None:
         while self.running_steps:
             await self._waiter()
-
-
-class _ThreadWaiter:
-    """What a thread waits on, told like a future."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wait(self) -> None:
-        """Until told, or for a second: whoever waits looks again anyway."""
-        self._lock.acquire(timeout=THREAD_LOOKS_AGAIN_S)
-
-    def done(self) -> bool:
-        """Whether it was told."""
-        return not self._lock.locked()
-
-    def set_result(self, result: None) -> None:
-        """Tell it."""
-        del result
-        self._lock.release()
 
 
 def _has_suspended(error: BaseException) -> bool:

@@ -158,6 +158,7 @@ class Suspects:
         """Wait until no code of any workflow or fused group runs."""
         try:
             async with asyncio.timeout(timeout_s):
+                self._engine.turns.let_go()  # and none is kept, as long as starts are deferred
                 while self._engine.tasks:
                     await asyncio.wait(self._engine.tasks)
                 await self._engine.handler_threads.quiet()
