@@ -14,6 +14,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from engine.errors import ConfigurationError
 from engine.payloads import Payloads, UnreadablePayloadError, key_id_of
 from engine.sealed_rows import letter_key_id, opened_letter, opened_request, sealed_letter, sealed_request
 from engine.store import holds
@@ -67,6 +68,27 @@ async def keys_in_use(connection: AsyncConnection[Any], schema: str) -> list[Key
     cursor = await send(connection, schema, store.letter_counts())
     found += [KeyInUse("dead_letter", "record", key_id, count) for key_id, count in await cursor.fetchall()]
     return sorted(found, key=lambda each: (each.table, each.column, each.key_id or ""))
+
+
+def check_rotation(payloads: Payloads, *, plain: bool, asked: str) -> None:
+    """Refuse to open what is sealed while a key seals, or to seal without one.
+
+    Args:
+        payloads: Of the settings.
+        plain: Whether values are to be stored readable.
+        asked: How that is asked for, for messages.
+
+    Raises:
+        ConfigurationError: The two do not fit.
+    """
+    if plain and payloads.seal is not None:
+        raise ConfigurationError(
+            f"payloads.key is set: processes would go on sealing what {asked} opens. Unset it everywhere first"
+        )
+    if not plain and payloads.seal is None:
+        raise ConfigurationError(
+            f"payloads.key is not set: there is no key to seal with ({asked} stores values readable)"
+        )
 
 
 async def reseal(

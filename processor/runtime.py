@@ -34,7 +34,6 @@ from processor.logs import LogObserver
 from processor.metrics import Metrics, Samples
 from processor.policies import dead_letter_topic
 from processor.schema_registry import connected_to
-from processor.seeking import locate_by
 from processor.wiring import (
     engine_settings,
     group_name,
@@ -264,7 +263,7 @@ def web_server(
         from processor.web.server import WebServer
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
-    return WebServer(app, engine, settings.web, telemetry.emit, shares_port=shares_port, locate=locate_by(settings))
+    return WebServer(app, engine, settings.web, telemetry.emit, shares_port=shares_port, of_process=settings)
 
 
 def tracing_of(settings: TracingSettings, app_name: str) -> Tracing | None:

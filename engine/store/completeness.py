@@ -159,6 +159,16 @@ def orphaned_effects(
     )
 
 
+def counted_rows(*, table: str, column: str) -> str:
+    """A query of effects over a table that has a row for each: its column has the workflow's ID."""
+    named = ".".join(_quoted(part) for part in table.split("."))
+    return f"SELECT {_quoted(column)}, count(*) FROM {named} WHERE {_quoted(column)} IS NOT NULL GROUP BY 1"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _effects(query: str) -> LiteralString:
     # The one statement of a user's own in ours: the operator's, who has this connection anyway, in a read-only transaction.
     own = query.strip().rstrip(";").replace("%", "%%")

@@ -10,16 +10,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from engine.dead_letters import (
-    LIST_MAX,
-    DeadLetterError,
-    DeadLetterRow,
-    discard,
-    list_dead_letters,
-    opened,
-    retry,
-    show,
-)
+from engine.dead_letters import LIST_MAX, DeadLetterRow, list_dead_letters, opened, show
 from engine.errors import ConfigurationError
 from engine.inspection import connected
 from engine.payloads import Payloads, UnreadablePayloadError
@@ -30,6 +21,7 @@ from processor.cli.edits import configure_edit, edit_one
 from processor.cli.output import headers, instant, payload, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
+from processor.mass_acts import LetterAct, act_on_letters, open_letters
 from processor.wiring import engine_settings
 
 HELP = "List, show, retry, edit or discard records and workflows that were given up"
@@ -122,27 +114,18 @@ async def _change(arguments: argparse.Namespace, connection: Any, schema: str) -
         portions = [ids] if arguments.ids else [ids[at : at + PORTION] for at in range(0, len(ids), PORTION)]
         with ProgressBar(arguments.act, len(ids)) as bar:
             for portion in portions:
-                try:
-                    await _act_on(arguments, connection, schema, portion)
-                except DeadLetterError:
-                    if arguments.ids:
-                        raise
-                    # Somebody decided about one since it was listed: one by one.
-                    for each in portion:
-                        try:
-                            await _act_on(arguments, connection, schema, [each])
-                        except DeadLetterError as error:
-                            refused[each] = str(error)
+                refused |= await act_on_letters(
+                    connection,
+                    schema,
+                    LetterAct(arguments.act),
+                    portion,
+                    actor=actor_of(arguments),
+                    note=arguments.note,
+                    all_or_none=bool(arguments.ids),
+                )
                 bar.advance(len(portion))
     _say(arguments, ids, refused)
     return FAILED if refused else DONE
-
-
-async def _act_on(arguments: argparse.Namespace, connection: Any, schema: str, ids: list[int]) -> None:
-    if arguments.act == "retry":
-        await retry(connection, schema, ids, actor=actor_of(arguments), note=arguments.note)
-    else:
-        await discard(connection, schema, ids, note=arguments.note, actor=actor_of(arguments))
 
 
 def _say(arguments: argparse.Namespace, ids: list[int], refused: dict[int, str]) -> None:
@@ -172,15 +155,7 @@ async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -
         raise ConfigurationError("give IDs, or a filter (--topic, --handler, --reason), or --all")
     if arguments.limit < 1:
         raise ConfigurationError(f"--limit {arguments.limit}: 1 or more")
-    ids: list[int] = []
-    while len(ids) < arguments.limit:
-        after = ids[-1] if ids else 0
-        limit = min(LIST_MAX, arguments.limit - len(ids))
-        page = await list_dead_letters(connection, schema, after=after, limit=limit, **chosen)
-        ids += [letter.dead_letter_id for letter in page]
-        if len(page) < limit:
-            break
-    return ids
+    return await open_letters(connection, schema, chosen, limit=arguments.limit)
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.dead_letters import opened, show
-from engine.edits import Check, Fits, edit, fits
-from engine.errors import ConfigurationError, NotYet
+from engine.edits import edit
+from engine.errors import ConfigurationError
 from engine.payloads import Payloads
-from engine.records import Record
 from engine.settings import EngineSettings
 from processor.cli import DONE, MISTAKE
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.apps import load_app
 from processor.cli.output import payload
-from processor.formats import RegistryCodec
+from processor.edits import check_of
 
 EDITOR = "vi"
 """Where neither VISUAL nor EDITOR is set."""
@@ -64,7 +63,9 @@ async def edit_one(arguments: argparse.Namespace, settings: EngineSettings, conn
         inputs_inline_max=settings.inputs_inline_max,
         note=arguments.note,
         actor=actor_of(arguments),
-        check=None if arguments.app is None else _check(arguments.app, letter.handler),
+        check=None
+        if arguments.app is None
+        else check_of(load_app(arguments.app), letter.handler, unchecked="leave --app out"),
         keep_steps=arguments.keep_steps,
         dry_run=arguments.dry_run,
     )
@@ -112,29 +113,3 @@ def _edited(before: bytes) -> bytes:
         after = file.read_bytes()
     # Editors end a file with a line's end.
     return after if before.endswith(b"\n") else after.removesuffix(b"\n")
-
-
-def _check(target: str, handler: str) -> Check:
-    """What an app's handler says of a payload."""
-    app = load_app(target)
-    found = next((each for each in app.workflows.values() if handler in (each.name, each.renamed_from)), None)
-    if found is None or found.topic is None:
-        raise ConfigurationError(f"app {app.name!r} has no handler {handler!r} of records")
-    if isinstance(found.topic.codec, RegistryCodec):
-        raise ConfigurationError(
-            f"handler {handler!r} takes {found.topic.codec.name} by the schema registry, which is not asked here: "
-            f"leave --app out"
-        )
-    registered = found.handler(None)
-
-    def check(record: Record) -> Fits:
-        try:
-            return fits(registered, record)
-        except NotYet as error:
-            raise ConfigurationError(f"the payload cannot be checked here ({error}): leave --app out") from None
-        except Exception as error:  # the user's codec or key
-            raise ConfigurationError(
-                f"the payload is nothing that handler {handler!r} takes: {error}\n  Nothing was changed."
-            ) from error
-
-    return check

@@ -7,10 +7,9 @@ import argparse
 import asyncio
 import sys
 
-from engine.errors import ConfigurationError
 from engine.inspection import connected
 from engine.payloads import Payloads
-from engine.resealing import keys_in_use, reseal
+from engine.resealing import check_rotation, keys_in_use, reseal
 from engine.settings import EngineSettings
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
@@ -49,7 +48,7 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     keys = settings.payload_keys
     payloads = Payloads(keys)
     if arguments.act == "rotate":
-        _check(is_plain=arguments.plain, seals=payloads.seal is not None)
+        check_rotation(payloads, plain=arguments.plain, asked="--plain")
     async with connected(settings) as connection:
         if arguments.act == "list":
             rows = [
@@ -72,14 +71,3 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
         print(f"processor: {done.unreadable_count} values cannot be opened and were left as they are", file=sys.stderr)
         return FAILED
     return DONE
-
-
-def _check(*, is_plain: bool, seals: bool) -> None:
-    if is_plain and seals:
-        raise ConfigurationError(
-            "payloads.key is set: processes would go on sealing what --plain opens. Unset it everywhere first"
-        )
-    if not is_plain and not seals:
-        raise ConfigurationError(
-            "payloads.key is not set: there is no key to seal with (--plain stores values readable)"
-        )

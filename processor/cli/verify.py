@@ -6,17 +6,11 @@ Progress, rows and Kafka's own log are held against each other, partition by par
 import argparse
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from engine import completeness
-from engine.completeness import Decide, Finding, Kind, Standing, Tally
+from engine.completeness import Finding, Kind, Tally
 from engine.errors import ConfigurationError
-from engine.inspection import connected
-from engine.partitions import Place
-from engine.ranges import Range
-from engine.store.completeness import partitions
-from engine.store.statement import send
 from processor.cli import DONE, FAILED
 from processor.cli.apps import load_app
 from processor.cli.output import print_rows
@@ -24,8 +18,8 @@ from processor.cli.progress_bar import ProgressBar
 from processor.cli.targets import target
 from processor.config import Settings
 from processor.loading import load_settings
-from processor.verification import Verification, Verified, Wanted
-from processor.wiring import engine_settings, group_name, group_settings
+from processor.proofs import Effects, prove
+from processor.verification import Verified, Wanted
 
 HELP = "Prove that every record below the progress has its workflow, or a recorded reason why not"
 
@@ -87,87 +81,20 @@ def run(arguments: argparse.Namespace) -> int:
 async def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.effects_each < 1:
         raise ConfigurationError(f"--effects-each {arguments.effects_each}: 1 or more")
-    engine = engine_settings(settings)
-    deciders = _deciders(arguments, settings)
-    async with connected(engine) as connection:
-        chosen = await _chosen(arguments, connection, engine.schema)
-        verified: list[Verified] = []
-        for group in sorted({place.group for place, _ in chosen}):
-            of_group = [each for each in chosen if each[0].group == group]
-            verified += await _group(arguments, settings, connection, of_group, deciders)
-        effects = None
-        if arguments.effects is not None:
-            # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.
-            ranges: Sequence[tuple[Standing, Range]] = [
-                (each.standing, (0 if arguments.start is None else each.range[0], each.range[1])) for each in verified
-            ]
-            effects = await completeness.judge_effects(
-                connection,
-                engine.schema,
-                ranges,
-                query=arguments.effects,
-                each=arguments.effects_each,
-                name=arguments.effects_handler,
-            )
-    _print(arguments, verified, effects)
-    is_proven = all(each.is_proven for each in verified) and not (effects and effects.findings)
-    return DONE if is_proven else FAILED
-
-
-async def _group(
-    arguments: argparse.Namespace,
-    settings: Settings,
-    connection: Any,
-    chosen: Sequence[tuple[Place, str]],
-    deciders: Mapping[tuple[str, str], Decide],
-) -> list[Verified]:
-    from consumers.cluster import Cluster
-
-    group = chosen[0][0].group
-    wanted = Wanted(arguments.start, arguments.end, arguments.finished)
-    of_group = group_settings(settings, group)
-    cluster = Cluster(of_group)
-    await cluster.open(())
-    verified: list[Verified] = []
-    try:
-        for place, handler in chosen:
-            with ProgressBar(str(place)) as bar:
-                verification = Verification(
-                    connection, settings.postgres.schema_name, of_group, cluster, expect=bar.expect, judged=bar.advance
-                )
-                verified.append(await verification.verify(place, wanted, deciders.get((group, handler))))
-    finally:
-        cluster.close()
-    return verified
-
-
-async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -> list[tuple[Place, str]]:
-    """Partitions and their handlers."""
-    found = await (await send(connection, schema, partitions(group=arguments.group))).fetchall()
-    known = [(Place(group, key), handler) for group, key, handler in found]
-    if not arguments.partitions:
-        if arguments.group and not known:
-            raise ConfigurationError(f"no partition of group {arguments.group!r} has progress: see `partitions list`")
-        return known
-    wanted = dict.fromkeys(arguments.partitions)
-    for key in wanted:
-        if key not in {place.topic_partition for place, _ in known}:
-            raise ConfigurationError(f"partition {key!r} has no progress: see `processor partitions list`")
-    return [each for each in known if each[0].topic_partition in wanted]
-
-
-def _deciders(arguments: argparse.Namespace, settings: Settings) -> dict[tuple[str, str], Decide]:
-    """What decides about a handler's records, by group and handler, the handlers' former names too."""
-    if arguments.app is None:
-        return {}
-    app = load_app(arguments.app)
-    return {
-        (group_name(registration, app, settings), name): registration.topic.decide
-        for registration in app.workflows.values()
-        if registration.topic is not None
-        for name in (registration.name, registration.renamed_from)
-        if name is not None
-    }
+    effects = None
+    if arguments.effects is not None:
+        effects = Effects(query=arguments.effects, each=arguments.effects_each, handler=arguments.effects_handler)
+    proof = await prove(
+        settings,
+        Wanted(arguments.start, arguments.end, arguments.finished),
+        app=None if arguments.app is None else load_app(arguments.app),
+        group=arguments.group,
+        keys=arguments.partitions,
+        effects=effects,
+        watch=ProgressBar,
+    )
+    _print(arguments, proof.partitions, proof.effects)
+    return DONE if proof.is_whole else FAILED
 
 
 # -- shown --

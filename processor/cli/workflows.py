@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from engine import acts, forks, handles
-from engine.acts import Acted, Refusal
+from engine.acts import Acted
 from engine.errors import ConfigurationError, WorkflowNotFoundError
 from engine.handles import StepInfo, WorkflowInfo
 from engine.inspection import StrandedRow, VersionRow, connected, list_stranded, list_versions
@@ -19,12 +19,13 @@ from engine.listing import LIST_MAX, WorkflowFilter, list_workflows
 from engine.payloads import Payloads
 from engine.settings import EngineSettings
 from engine.shown import ShownPayloads
-from engine.states import OPEN, WorkflowStatus
+from engine.states import WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
+from processor.mass_acts import Act, act_on_workflows, fitting
 from processor.wiring import engine_settings
 
 HELP = "List and inspect workflows; cancel, resume, fork, restart or delete them"
@@ -37,14 +38,6 @@ _ACTED_COLUMNS = ("id", "done", "why", "new_id")
 
 PORTION = 500
 """Workflows between two steps of the progress bar: as many as are one transaction."""
-
-_FIT: dict[str, frozenset[WorkflowStatus]] = {
-    "cancel": OPEN,
-    "resume": frozenset(WorkflowStatus) - OPEN - {WorkflowStatus.SUCCESS},
-    "restart": frozenset(WorkflowStatus),
-    "delete": frozenset(WorkflowStatus) - OPEN,
-}
-"""What a filter without a status chooses for an act."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -165,40 +158,24 @@ async def _change(arguments: argparse.Namespace, connection: Any, schema: str) -
             for at in range(0, len(ids), PORTION):
                 # Without those that went with a parent before them (`delete --children`).
                 portion = [each for each in ids[at : at + PORTION] if each not in done]
-                of_portion = await _act_on(arguments, connection, schema, portion, new_ids)
+                of_portion, of_new = await act_on_workflows(
+                    connection,
+                    schema,
+                    Act(arguments.act),
+                    portion,
+                    actor=actor_of(arguments),
+                    note=arguments.note,
+                    interrupt=getattr(arguments, "interrupt", False),
+                    children=getattr(arguments, "children", False),
+                    version=getattr(arguments, "to_version", None),
+                )
+                new_ids.update(of_new)
                 done.update(of_portion.done)
                 acted.done.extend(of_portion.done)
                 acted.refused.update(of_portion.refused)
                 bar.advance(PORTION)
     _say(arguments, acted, new_ids)
     return FAILED if acted.refused else DONE
-
-
-async def _act_on(
-    arguments: argparse.Namespace, connection: Any, schema: str, ids: list[str], new_ids: dict[str, str]
-) -> Acted:
-    """Do it to one portion."""
-    who: dict[str, Any] = {"actor": actor_of(arguments), "note": arguments.note}
-    match arguments.act:
-        case "cancel":
-            acted = await acts.cancel(connection, schema, ids, interrupt=arguments.interrupt, **who)
-            if arguments.children:  # of those that a family has, some have ended
-                acted = Acted(acted.done, {i: why for i, why in acted.refused.items() if why != Refusal.ENDED})
-        case "resume":
-            acted = await acts.resume(connection, schema, ids, version=arguments.to_version, **who)
-        case "delete":
-            acted = await acts.delete(connection, schema, ids, children=arguments.children, **who)
-        case _:
-            acted = Acted()
-            for workflow_id in ids:
-                try:
-                    new_ids[workflow_id] = await forks.restart(
-                        connection, schema, workflow_id, version=arguments.to_version, **who
-                    )
-                    acted.done.append(workflow_id)
-                except WorkflowNotFoundError:
-                    acted.refused[workflow_id] = Refusal.UNKNOWN
-    return acted
 
 
 def _say(arguments: argparse.Namespace, acted: Acted, new_ids: dict[str, str]) -> None:
@@ -226,10 +203,7 @@ async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -
         return list(arguments.ids)
     if not given and not arguments.all:
         raise ConfigurationError("give IDs, or a filter (--name, --status, ...), or --all")
-    arguments.status = arguments.status or sorted(_FIT[arguments.act])
-    chosen = _filter(arguments, is_of_record=False if arguments.act == "delete" else None)
-    found = await list_workflows(connection, schema, chosen, limit=arguments.limit, payloads=None)
-    return [info.id for info in found]
+    return await fitting(connection, schema, Act(arguments.act), _filter(arguments), limit=arguments.limit)
 
 
 async def _one(connection: Any, schema: str, workflow_id: str, payloads: Payloads | None) -> WorkflowInfo:
@@ -257,7 +231,7 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--before", metavar="TIME", help="created before then")
 
 
-def _filter(arguments: argparse.Namespace, *, is_of_record: bool | None = None) -> WorkflowFilter:
+def _filter(arguments: argparse.Namespace) -> WorkflowFilter:
     return WorkflowFilter(
         status=arguments.status and [status.upper() for status in arguments.status],
         name=arguments.name,
@@ -268,7 +242,6 @@ def _filter(arguments: argparse.Namespace, *, is_of_record: bool | None = None) 
         prefix=arguments.prefix,
         forked_from=arguments.forked_from,
         parent=arguments.parent,
-        is_of_record=is_of_record,
         created_from=_instant(arguments.since, "--since"),
         created_before=_instant(arguments.before, "--before"),
     )

@@ -26,15 +26,18 @@ from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.tracing import Tracing
 from processor.app import App
+from processor.config import Settings
 from processor.config_web import WebSettings
 from processor.handlers import Registration
 from processor.routes import Authenticate, Http
-from processor.seeking import Locate
+from processor.seeking import locate_by
 from processor.web.access import Access, Caller, Doorkeeper
 from processor.web.admin import Admin
-from processor.web.admin_routes import add_services, add_workflow_acts
+from processor.web.admin_routes import add_examinations, add_mass_acts, add_services, add_workflow_acts
+from processor.web.examinations import Examinations
 from processor.web.guard import Need, guarded
 from processor.web.limits import Limits
+from processor.web.mass_acts import MassActs
 from processor.web.models import ShownWorkflow
 from processor.web.moves import Moves
 from processor.web.problems import MEDIA_TYPE, problem_of
@@ -82,7 +85,7 @@ class Site:
         tell: Told of each answer.
         authentication: Instead of the app's own.
         tracing: Of the engine; `None`: requests have no spans.
-        locate: Asks Kafka, to move partitions; `None`: they are not.
+        of_process: By which servers are reached, to move partitions and to examine everything; `None`: nothing of it is done.
 
     Raises:
         ConfigurationError: Tokens or triggers are not as they must be.
@@ -97,7 +100,7 @@ class Site:
         tell: Callable[[HttpAnswered], None],
         authentication: Authenticate | None = None,
         tracing: Tracing | None = None,
-        locate: Locate | None = None,
+        of_process: Settings | None = None,
     ) -> None:
         self._settings = settings
         self._door = Doorkeeper(settings, authentication or app.authentication)
@@ -110,8 +113,11 @@ class Site:
         triggers = Triggers(engine, self._door, self.closing)
         statements = Statements(engine)
         self._add_admin(Admin(engine, statements))
-        add_workflow_acts(self._add, self._of, WorkflowActs(engine, statements), Moves(statements, locate))
+        moves = Moves(statements, None if of_process is None else locate_by(of_process))
+        add_workflow_acts(self._add, self._of, WorkflowActs(engine, statements), moves)
+        add_mass_acts(self._add, self._of, MassActs(app, engine, statements))
         add_services(self._add, self._of, Services(engine, statements))
+        add_examinations(self._add, self._of, Examinations(app, engine, statements, of_process))
         self._add_own(triggers)
         for registration in app.workflows.values():
             if registration.http is not None:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from engine.acts import WorkflowActError
 from engine.dead_letters import DeadLetterError
 from engine.errors import EngineStoppedError, WorkflowConflictError, WorkflowNotFoundError
+from engine.executors import ExecutorActError
 from engine.faults import Fault, fault_of
 from engine.given_ids import ReservedIdError
 from engine.identity import NotAuthorizedError
@@ -65,6 +66,7 @@ _STATUSES: Mapping[type[Exception], HTTPStatus] = {
     ScheduleError: HTTPStatus.CONFLICT,
     RetentionActError: HTTPStatus.CONFLICT,
     OutboxError: HTTPStatus.CONFLICT,
+    ExecutorActError: HTTPStatus.CONFLICT,
     UnreadablePayloadError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Errors whose messages are for whoever calls."""

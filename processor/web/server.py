@@ -17,8 +17,8 @@ import uvicorn
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from processor.app import App
+from processor.config import Settings
 from processor.config_web import WebSettings
-from processor.seeking import Locate
 from processor.web.application import Site
 from processor.web.telemetry import HttpAnswered
 
@@ -53,7 +53,7 @@ class WebServer:
         settings: Of the server.
         tell: Told of each answer.
         shares_port: Whether other processes of this program listen on the same port: the system spreads connections.
-        locate: Asks Kafka, for operators who move partitions.
+        of_process: By which servers are reached, for operators.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class WebServer:
         tell: Callable[[HttpAnswered], None],
         *,
         shares_port: bool = False,
-        locate: Locate | None = None,
+        of_process: Settings | None = None,
     ) -> None:
         self._settings = settings
         self._shares_port = shares_port
-        self._site = Site(app, lambda: engine, settings, tell=tell, tracing=engine.tracing, locate=locate)
+        self._site = Site(app, lambda: engine, settings, tell=tell, tracing=engine.tracing, of_process=of_process)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.port = settings.port

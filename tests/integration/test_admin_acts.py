@@ -17,7 +17,6 @@ from engine.keeping import RetentionSettings
 from engine.settings import EngineSettings
 from processor import App, Cron, Queue, Settings, TerminalError, Tick, Topic, Transaction
 from processor.config_web import WebSettings
-from processor.seeking import locate_by
 from processor.testing import Bench
 from processor.testing.http import HttpClient
 from processor.web.application import Site
@@ -267,7 +266,7 @@ async def test_a_partition_is_moved_when_yes_is_said_and_what_is_open_of_it_canc
     mock_cluster.create_topic("orders", 1)
     produce(mock_cluster.bootstrap_servers, "orders", ["{}"] * 5)
     settings = Settings.model_validate({"kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers}})
-    site = Site(app, lambda: bench.engine, SETTINGS, tell=bench.events.append, locate=locate_by(settings))
+    site = Site(app, lambda: bench.engine, SETTINGS, tell=bench.events.append, of_process=settings)
     boss = HttpClient(site.asgi).with_headers(authorization=f"Bearer {TOKENS['boss']}")
     where = "/admin/partitions/shop/orders-0"
 

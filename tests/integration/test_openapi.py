@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 from schemathesis import GenerationMode, checks
 from schemathesis.specs.openapi import checks as openapi_checks
 
+from consumers.mock import MockCluster
 from tests.integration.commands import WAIT_S, fetch, running
 from tests.integration.serving import APP, TOKENS, call, env_of, listens
 
@@ -24,7 +25,7 @@ SETTINGS = settings(
     phases=[Phase.generate],
     suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large),
 )
-"""Of each of fifty operations, five requests that the schema allows and five that it does not: under ten seconds of a core."""
+"""Of each of sixty operations, five requests that the schema allows and five that it does not: some ten seconds of a core."""
 
 _GENERAL: Any = checks
 _OPENAPI: Any = openapi_checks
@@ -38,12 +39,16 @@ CHECKS = [
 
 
 @pytest.fixture
-def port(tmp_path: Path, database: str) -> Generator[int]:
-    """Of a server whose callers are not slowed down."""
+def port(tmp_path: Path, database: str, mock_cluster: MockCluster) -> Generator[int]:
+    """Of a server whose callers are not slowed down, and whose brokers answer."""
     (tmp_path / "shop.py").write_text(APP)
     access = json.dumps({"looker": "viewer", "on-call": "operator", "boss": "admin", "shop": "admin"})
     env = env_of(
-        database, PROCESSOR_WEB_RATE_MAX="100000", PROCESSOR_WEB_REFUSED_MAX="100000", PROCESSOR_WEB_ACCESS=access
+        database,
+        PROCESSOR_WEB_RATE_MAX="100000",
+        PROCESSOR_WEB_REFUSED_MAX="100000",
+        PROCESSOR_WEB_ACCESS=access,
+        PROCESSOR_KAFKA_BOOTSTRAP_SERVERS=mock_cluster.bootstrap_servers,
     )
     with running(tmp_path, "run", "shop:app", env=env) as program:
         yield listens(program)
