@@ -7,7 +7,7 @@ server whose disk lies about fsync, or what a pooler does to the second of two s
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine import migrations
 from engine.addresses import explained, session_address, variable
 from engine.errors import EngineError
 from engine.pool import connect
+from engine.poolers import pooling
 from engine.progress import Progress
 from engine.settings import EngineSettings
 from engine.store import checkup as store
@@ -234,6 +235,16 @@ async def _pooler(connection: AsyncConnection[Any], row: ServerRow, settings: En
                     f"{setting} and postgres.dsn must name the same one",
                 )
             ]
+    if is_pooled and settings.prepare and (found := await pooling(settings.conninfo)) and not found.keeps_prepared:
+        # Idle, it hands out the same server connection again and again: it fails first under load.
+        name = "postgres.prepared_statements"
+        return [
+            problem(
+                "prepared statements",
+                "the pooler hands connections out by transaction, and does not know what its clients have prepared",
+                f"set {name} ({variable(name)}) to false, or use PgBouncer 1.21 or later with max_prepared_statements",
+            )
+        ]
     said = (
         "PgBouncer or the like, with a direct connection beside it"
         if is_pooled
@@ -304,7 +315,8 @@ def _idle_time_out(row: ServerRow, settings: EngineSettings) -> Check:
 @asynccontextmanager
 async def _session(settings: EngineSettings) -> AsyncGenerator[AsyncConnection[Any]]:
     with explained(settings.conninfo):
-        connection = await connect(settings, "onceflow doctor")
+        # Unprepared: behind a pooler that loses what was prepared, that is to be found, and not to end the search.
+        connection = await connect(replace(settings, prepare=False), "onceflow doctor")
     async with connection:
         yield connection
 

@@ -18,8 +18,9 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow, class_row
 
 import sql
-from engine.addresses import DSN, explained
+from engine.addresses import DIRECT_DSN, DSN, explained, variable
 from engine.errors import ConfigurationError, SchemaMissingError, StoreUnavailableError
+from engine.poolers import is_pooled, pooling
 from sql import Migration
 
 __all__ = ["DEFAULT_SCHEMA", "Applied", "PhaseChoice", "check", "migrate", "pending", "plan"]
@@ -83,7 +84,7 @@ async def migrate(
     """Apply what is missing, in order, each migration in its own transaction.
 
     Any number of processes may call it at once: one works, the others wait up to 5 minutes and find nothing left.
-    Needs a connection with a session of its own (a session advisory lock): not through a pooler in transaction mode.
+    Needs a connection with a session of its own (a session advisory lock): through a pooler in transaction mode it is refused.
 
     Args:
         conninfo: Connection string of a role that may create in the schema, or create the schema.
@@ -97,11 +98,13 @@ async def migrate(
 
     Raises:
         ConfigurationError: A privilege is missing, the schema has tables of another origin, an applied migration
-            was changed, or a lock was not to be had in time; or the server does not let us in.
+            was changed, or a lock was not to be had in time; or the server does not let us in, or there is a pooler in
+            transaction mode.
         StoreUnavailableError: Postgres does not answer.
     """
     quoted = _quote(schema)
     async with _connected(conninfo, setting) as conn:
+        await _refuse_pooler(conn, conninfo, setting)
         try:
             async with _alone(conn, schema):
                 await _prepare(conn, schema, quoted)
@@ -207,6 +210,15 @@ async def _connected(conninfo: str, setting: str) -> AsyncGenerator[AsyncConnect
             raise StoreUnavailableError(
                 f"Postgres went away; nothing of a migration under way is kept: {error}"
             ) from error
+
+
+async def _refuse_pooler(conn: AsyncConnection[TupleRow], conninfo: str, setting: str) -> None:
+    """The migrators' lock would stay with a server connection that is somebody else's by then."""
+    if await is_pooled(conn) and await pooling(conninfo) is not None:
+        raise ConfigurationError(
+            f"{setting} leads to a pooler that hands connections out by transaction, and migrations need a session of their own:\n"
+            f"  set {DIRECT_DSN} ({variable(DIRECT_DSN)}) to the server itself."
+        )
 
 
 @asynccontextmanager
