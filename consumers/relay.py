@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -80,6 +80,14 @@ class StuckError(Exception):
     """Requests do not return, again and again: a process that starts anew has clients, and threads, that are not stuck."""
 
 
+class RelayTracing(Protocol):
+    """Makes spans of what is published. Nothing of it raises of its own, or waits."""
+
+    def sent(self, batch: Batch, began_ns: int, error: Exception | None) -> None:
+        """A transaction is over. With an error it may have been committed all the same: the next opening finds out."""
+        ...
+
+
 class Relay:
     """The relay of one process: at work, or standing by.
 
@@ -87,13 +95,17 @@ class Relay:
         engine: Whose executor and database.
         settings: Brokers, names, limits.
         events: Told what happens.
+        tracing: Makes a span for each batch; `None`: nobody does.
 
     Raises:
         ConfigurationError: An option of the producer that would break the guarantee.
     """
 
-    def __init__(self, engine: Engine, settings: RelaySettings, events: Telemetry) -> None:
+    def __init__(
+        self, engine: Engine, settings: RelaySettings, events: Telemetry, tracing: RelayTracing | None = None
+    ) -> None:
         self._engine = engine
+        self._tracing = tracing
         self._settings = settings
         self._events = events
         producer_config(settings, "")  # refused here, not at the first event
@@ -256,7 +268,8 @@ class Relay:
             return  # it was another executor's by now, perhaps another's life
         started = time.monotonic()
         try:
-            await self._in_thread(transactions.publish, batch)
+            with self._traced(batch):
+                await self._in_thread(transactions.publish, batch)
         except RefusedError as error:
             await self._form_without(error.topics)
             return
@@ -267,6 +280,19 @@ class Relay:
         for topic in {row.topic for row in batch.rows} & self._refused.keys():
             del self._refused[topic]
         self._events.emit(telemetry.OutboxPublished(_counts(batch), _bytes(batch), self._committed_at - started))
+
+    @contextmanager
+    def _traced(self, batch: Batch) -> Generator[None]:
+        if self._tracing is None:
+            yield
+            return
+        began_ns = time.time_ns()
+        try:
+            yield
+        except Exception as error:
+            self._tracing.sent(batch, began_ns, error)
+            raise
+        self._tracing.sent(batch, began_ns, None)
 
     async def _form_without(self, topics: dict[str, str]) -> None:
         """Some topics rest; the others' events are a batch of their own.

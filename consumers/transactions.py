@@ -181,7 +181,7 @@ class Transactions:
                 return
 
     def _produce(self, row: OutboxRow, deadline: float) -> None:
-        headers = None if row.headers is None else _headers(row.headers)
+        headers = None if row.headers is None else headers_of(row.headers)
         while True:
             try:
                 self._producer.produce(
@@ -253,7 +253,8 @@ class Transactions:
             self._look_at_topics()
 
 
-def _headers(column: str) -> list[tuple[str, str | bytes | None]]:
+def headers_of(column: str) -> list[tuple[str, str | bytes | None]]:
+    """The headers of an event, of its row."""
     return [(name, None if value is None else b64decode(value)) for name, value in json.loads(column)]
 
 

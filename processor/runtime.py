@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from consumers.group import Group
-from consumers.relay import Relay
+from consumers.relay import Relay, RelayTracing
 from engine.engine import Engine
 from engine.errors import ConfigurationError
 from engine.telemetry import Event, HeartbeatRenewed, Observer, StoreUnavailable, Telemetry
@@ -129,7 +129,11 @@ class Runtime:
                 Group(self.engine, group_settings(settings, name), subscriptions, telemetry, also=dead_letters)
             )
         wants_relay = kafka and settings.outbox.relay if relay is None else relay
-        self.relay = Relay(self.engine, relay_settings(settings), telemetry) if wants_relay else None
+        self.relay = (
+            Relay(self.engine, relay_settings(settings), telemetry, relay_tracing_of(self.engine.tracing))
+            if wants_relay
+            else None
+        )
         self.web = web_server(app, settings, self.engine, telemetry, shares_port=shares_ports) if web else None
         self._stack = AsyncExitStack()
         self._is_started = self._is_stopping = False
@@ -264,6 +268,16 @@ def web_server(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     return WebServer(app, engine, settings.web, telemetry.emit, shares_port=shares_port, of_process=settings)
+
+
+def relay_tracing_of(tracing: Tracing | None) -> RelayTracing | None:
+    """What makes the relay's spans, if anything makes spans here."""
+    if tracing is None:
+        return None
+    from processor.relay_tracing import RelaySpans
+    from processor.tracing import Spans
+
+    return RelaySpans(tracing) if isinstance(tracing, Spans) else None
 
 
 def tracing_of(settings: TracingSettings, app_name: str) -> Tracing | None:

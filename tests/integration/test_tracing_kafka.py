@@ -120,3 +120,4 @@ async def test_a_trace_goes_through_a_process_from_topic_to_topic(
     assert headers["traceparent"].decode() == f"00-{TRACE}-{found[f'create {told}'].span_id.hex()}-01"
     assert (line["trace_id"], line["span_id"]) == (TRACE, found["fulfil"].span_id.hex())
     assert "commit" in found
+    assert found[f"send {told}"].parent_span_id == found[f"create {told}"].span_id
