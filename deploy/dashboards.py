@@ -249,6 +249,7 @@ OVERVIEW = Dashboard(
             ),
         ],
         "Processes": [
+            Panel("Releases", {"count by (version) (processor_build_info{S})": "{{version}}"}),
             Panel("In flight", of_process("in_flight"), meaning="Workflows taken and not finished."),
             Panel(
                 "Bytes in memory",
@@ -439,6 +440,7 @@ POSTGRES = Dashboard(
         ],
         "Connections": [
             Panel("Of the pool", of_process("pool_connections"), meaning="For transactional steps and claims."),
+            Panel("In use", of_process("pool_in_use"), meaning="All of them, and some wait?"),
             Panel("Waiting for one", of_process("pool_waiting"), meaning="Above 0 for long: raise postgres.pool_max."),
             Panel(
                 "Postgres does not answer",

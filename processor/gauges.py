@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib.metadata import version
+from platform import python_version
 
 from consumers.group import GroupSnapshot
 from consumers.relay import RelaySnapshot
@@ -9,17 +11,21 @@ from engine.snapshots import EngineSnapshot
 from engine.store.queues import QueueDepth
 from processor.metrics import Samples, place
 
+_BUILD = (version("onceflow"), python_version())
+
 
 def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> Samples:
     """Of this process, and of each partition that it has claimed."""
     remaining_s = lease.total_seconds() - snapshot.lease_silence_s if snapshot.lease_is_valid else 0.0
     samples: Samples = {
+        "build_info": [(_BUILD, 1)],
         "in_flight": [((), snapshot.in_flight)],
         "in_flight_bytes": [((), snapshot.in_flight_bytes)],
         "backlog_bytes": [((), snapshot.backlog_bytes)],
         "late_runs": [((), snapshot.late_runs)],
         "lease_remaining_seconds": [((), max(remaining_s, 0.0))],
         "pool_connections": [((), snapshot.pool.get("pool_size", 0))],
+        "pool_in_use": [((), snapshot.pool.get("pool_size", 0) - snapshot.pool.get("pool_available", 0))],
         "pool_waiting": [((), snapshot.pool.get("requests_waiting", 0))],
     }
     for depth in snapshot.dead_letters:

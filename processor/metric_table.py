@@ -347,11 +347,15 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("queue_wait_seconds", Kind.HISTOGRAM, "seconds", ("queue",), "From its enqueueing to its start."),
     # -- this process
+    Metric(
+        "build_info", Kind.GAUGE, "1", ("version", "python"), "1: the release that runs, and the Python it runs on."
+    ),
     Metric("in_flight", Kind.GAUGE, "workflows", (), "Workflows taken and not finished, all partitions."),
     Metric("in_flight_bytes", Kind.GAUGE, "bytes", (), "Bytes of their payloads."),
     Metric("backlog_bytes", Kind.GAUGE, "bytes", (), "Bytes of records in memory that wait for room."),
     Metric("late_runs", Kind.GAUGE, "workflows", (), "Workflows of released partitions whose steps still run here."),
     Metric("pool_connections", Kind.GAUGE, "connections", (), "Open connections of the pool for transactional steps."),
+    Metric("pool_in_use", Kind.GAUGE, "connections", (), "Those that are taken from the pool just now."),
     Metric("pool_waiting", Kind.GAUGE, "requests", (), "Transactional steps and claims that wait for a connection."),
     Metric("poll_age_seconds", Kind.GAUGE, "seconds", ("group",), "Since the poll thread last came round."),
     Metric("lease_remaining_seconds", Kind.GAUGE, "seconds", (), "Until this process may begin no effect any more."),

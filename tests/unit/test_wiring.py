@@ -1,6 +1,8 @@
 """Settings of a deployment as the engine and the consumers get them, and snapshots as gauges."""
 
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
 import pytest
@@ -237,6 +239,13 @@ def test_open_dead_letters_are_gauges_and_their_age_is_as_of_the_scrape() -> Non
     assert gauges["dead_letters_open"] == [(("shop", "orders"), 3), (("shop", "parcels"), 0)]
     assert gauges["dead_letter_oldest_seconds"] == [(("shop", "orders"), 40.0), (("shop", "parcels"), 0.0)]
     assert gauges["workflows_stranded"] == [(("remind",), 2)]
+
+
+def test_the_release_and_what_is_taken_from_the_pool_are_gauges() -> None:
+    gauges = engine_gauges(engine(pool={"pool_size": 5, "pool_available": 2}), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["build_info"] == [((version("onceflow"), python_version()), 1)]
+    assert (gauges["pool_connections"], gauges["pool_in_use"]) == ([((), 5)], [((), 3)])
 
 
 def test_overdue_and_paused_schedules_are_gauges() -> None:
