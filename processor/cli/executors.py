@@ -7,13 +7,13 @@ import argparse
 import asyncio
 from typing import Any
 
-from engine.executors import end_executor, list_executors, state_of
+from engine.executors import State, end_executor, list_executors, state_of
 from engine.inspection import connected
 from engine.settings import EngineSettings
 from engine.store.checkup import ExecutorRow
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import instant, print_rows
+from processor.cli.output import instant, print_rows, say_done
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -41,12 +41,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         acts, "list", "processes: those that live, that fell silent, and dead ones that still have something"
     )
     listing.add_argument("--all", action="store_true", help="every dead one too, of the last week")
+    listing.add_argument("--state", choices=[*State], help="only in this state")
+    listing.add_argument("--host", help="only of this host")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     ending = add_act(
         acts, "end", "declare one dead whose lease is over: what it had goes on elsewhere; refused while its lease runs"
     )
     ending.add_argument("id", metavar="ID", help="as `list` shows it")
     ending.add_argument("--note", required=True, help="why; it is recorded")
+    ending.add_argument("--json", action="store_true", help="one JSON object")
     add_actor_argument(ending)
 
 
@@ -60,12 +63,17 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     async with connected(settings) as connection:
         if arguments.act == "list":
             found = await list_executors(connection, settings.schema, all_of_them=arguments.all)
-            rows = [_row(each) for each in found]
+            rows = [
+                _row(each)
+                for each in found
+                if arguments.state in (None, state_of(each)) and arguments.host in (None, each.hostname)
+            ]
             print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no process has anything")
         else:
             who = actor_of(arguments)
             await end_executor(connection, settings.schema, arguments.id, note=arguments.note, actor=who)
-            print(f"executor {arguments.id} is dead: what it had is taken over")
+            text = f"executor {arguments.id} is dead: what it had is taken over"
+            say_done(text, as_json=arguments.json, id=arguments.id, state=str(State.DEAD))
     return DONE
 
 

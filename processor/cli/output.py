@@ -32,6 +32,11 @@ def print_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], *, as_jso
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def say_done(text: str, *, as_json: bool, **facts: Any) -> None:
+    """Say what an act did: a line for people, one JSON object of the facts for programs."""
+    print(json.dumps(facts, ensure_ascii=False) if as_json else text)
+
+
 def instant(epoch_ms: float | None) -> str | None:
     """Epoch milliseconds as people and programs read them, UTC."""
     if epoch_ms is None:

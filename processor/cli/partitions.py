@@ -13,7 +13,7 @@ from engine.partitions import OF_FORMER_TOPICS, Place, cancel, pause, release, r
 from engine.seeks import Seek
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import instant, print_rows
+from processor.cli.output import instant, print_rows, say_done
 from processor.cli.targets import target
 from processor.config import Settings
 from processor.loading import load_settings
@@ -45,6 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     listing = add_act(acts, "list", "progress, owner and holds of every partition, as stored")
     listing.add_argument("--group", help="only of this consumer group")
+    listing.add_argument("--topic", help="only of this topic")
+    listing.add_argument(
+        "--held", action="store_true", help="only those that something holds, or that wait for a schema"
+    )
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     paused = add_act(acts, "pause", "stop a partition, whoever runs it, until it is resumed; running steps end")
     resumed = add_act(acts, "resume", "take a pause away; what else holds the partition stays")
@@ -79,6 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for act in (paused, resumed, released, moved, cancelled):
         act.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
         act.add_argument("--group", required=True, help="its consumer group")
+        act.add_argument("--json", action="store_true", help="one JSON object")
         act.add_argument("--note", required=act in (paused, moved, cancelled), default="", help="why; it is recorded")
         add_actor_argument(act)
 
@@ -94,7 +99,12 @@ async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.act == "list":
         async with connected(engine) as connection:
             found = await list_partitions(connection, schema, group=arguments.group)
-        rows = [_row(each) for each in found]
+        rows = [
+            _row(each)
+            for each in found
+            if arguments.topic in (None, each.topic_partition.rpartition("-")[0])
+            and (not arguments.held or each.holds or each.progress.waits)
+        ]
         print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no partition has progress")
         return DONE
     place = Place(arguments.group, arguments.partition)
@@ -103,13 +113,13 @@ async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
         match arguments.act:
             case "pause":
                 placed = await pause(connection, schema, place, note=note, actor=actor)
-                print(f"{place.topic_partition}: {'paused' if placed else 'is paused already'}")
+                _say(arguments, f"{'paused' if placed else 'is paused already'}", done=placed)
             case "resume":
                 count = await resume(connection, schema, place, note=note, actor=actor)
-                print(f"{place.topic_partition}: {'resumed' if count else 'was not paused'}")
+                _say(arguments, f"{'resumed' if count else 'was not paused'}", done=count > 0)
             case "release":
                 count = await release(connection, schema, place, note=note, actor=actor)
-                print(f"{place.topic_partition}: " + (f"{count} holds lifted" if count else "nothing holds it"))
+                _say(arguments, f"{count} holds lifted" if count else "nothing holds it", done=count > 0, holds=count)
             case "cancel":
                 return await _cancel(arguments, schema, connection, place)
             case _:
@@ -128,6 +138,9 @@ async def _cancel(arguments: argparse.Namespace, schema: str, connection: Any, p
         dry_run=not arguments.yes,
     )
     whose = f"{place.topic_partition} of group {place.group}"
+    if arguments.json:
+        _say(arguments, "", done=arguments.yes and count > 0, workflows=count)
+        return DONE if arguments.yes or not count else _unchanged()
     if not count:
         print(f"{whose}: nothing is open there")
         return DONE
@@ -152,10 +165,30 @@ async def _seek(arguments: argparse.Namespace, settings: Settings, connection: A
         force=arguments.force,
         dry_run=not arguments.yes,
     )
-    print(_shown(place, done, partition))
+    if arguments.json:
+        facts = {
+            "next_before": done.before.next,
+            "next_after": done.after.next,
+            "epoch": done.epoch,
+            "incarnation": done.after.incarnation,
+            "gaps": [[start, end] for start, end in done.gaps],
+            "taken_back": [[start, end] for start, end in done.taken_back],
+            "horizon": done.horizon,
+            "owner_alive": done.owner_alive,
+            "open": partition.open,
+        }
+        _say(arguments, "", done=arguments.yes, **facts)
+    else:
+        print(_shown(place, done, partition))
     if arguments.yes:
         return DONE
     return _unchanged()
+
+
+def _say(arguments: argparse.Namespace, text: str, **facts: Any) -> None:
+    """What an act did, or would do."""
+    where = {"group": arguments.group, "partition": arguments.partition}
+    say_done(f"{arguments.partition}: {text}", as_json=arguments.json, **where, **facts)
 
 
 def _unchanged() -> int:

@@ -45,6 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start", type=_time, required=True, metavar="TIME", help="as 2026-01-31T00:00Z, or a date (UTC)"
     )
     filled.add_argument("--to", dest="end", type=_time, metavar="TIME", help="not in the range itself (default: now)")
+    listing.add_argument("--name", help="only of this name")
+    listing.add_argument(
+        "--state", choices=("active", "paused", "absent"), help="only in this state; absent: no process has it"
+    )
     for each in (listing, paused, resumed, triggered, filled):
         each.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -62,7 +66,12 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     async with connected(settings) as connection:
         match arguments.act:
             case "list":
-                rows = [_row(each) for each in await list_schedules(connection, schema)]
+                found = await list_schedules(connection, schema)
+                rows = [
+                    _row(each)
+                    for each in found
+                    if arguments.name in (None, each.name) and arguments.state in (None, each.state)
+                ]
                 print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no schedules")
             case "pause":
                 await pause(connection, schema, name, note=arguments.note, actor=actor_of(arguments))

@@ -1,0 +1,140 @@
+"""What every command for operators has: a table, JSON for programs, filters of its lists, and exit codes that are written down."""
+
+import argparse
+import json
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from consumers.mock import MockCluster
+from processor import App, BlockKey, Cron, Queue, TerminalError, Tick, Topic
+from processor.cli import DONE, MISTAKE, command_parser
+from processor.testing import Bench
+from tests.conformance.members import produce
+from tests.integration.conftest import Command
+from tests.integration.protocol import FAST
+
+FOR_PROGRAMS = ("list", "steps", "stranded", "versions", "show", "status")
+"""Acts that only look."""
+
+JSON_ALREADY = {("workflows", "show"), ("dead-letters", "show")}
+"""One thing whole: JSON for people and programs alike."""
+
+
+class Order(BaseModel):
+    order_id: str
+
+
+orders = Topic("orders", Order, key=lambda order: order.order_id)
+returns = Topic("returns", Order)
+app = App("shop")
+fast, slow = (app.register_queue(Queue(name)) for name in ("fast", "slow"))
+
+
+@app.workflow(on=orders, on_failure=BlockKey())
+async def fulfil(order: Order) -> None:
+    if order.order_id == "bad":
+        raise TerminalError("no")
+
+
+@app.workflow(on=returns)
+async def take_back(order: Order) -> None: ...
+
+
+@app.workflow()
+async def mail(to: str) -> None: ...
+
+
+@app.workflow(on=Cron("0 3 * * *"))
+async def close_day(tick: Tick) -> None: ...
+
+
+@app.workflow(on=Cron("0 4 * * *"))
+async def open_day(tick: Tick) -> None: ...
+
+
+def shown(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def test_lists_are_filtered_and_acts_say_to_programs_what_they_did(
+    database: str, command: Command, mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_cluster.create_topic("orders", 1)
+    produce(mock_cluster.bootstrap_servers, "orders", ["{}"] * 5)
+    monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", mock_cluster.bootstrap_servers)
+
+    async def names(name: str, *arguments: str) -> list[str]:
+        code, out, err = await command(arguments[0], "list", *arguments[1:], "--json")
+        assert code == DONE, err
+        return [each[name] for each in shown(out)]
+
+    async def done(*arguments: str) -> dict[str, Any]:
+        code, out, err = await command(*arguments, "--note", "x", "--json")
+        assert code == DONE, err
+        (facts,) = shown(out)
+        return facts
+
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.deliver(orders, Order(order_id="bad"))
+        await bench.deliver(returns, Order(order_id="o"))
+        await bench.settle()
+        assert await done("queues", "pause", "slow") == {"queue": "slow", "paused": True}
+        await slow.enqueue(mail, "ada")
+
+        assert {"fast", "slow"} < set(await names("queue", "queues"))
+        assert await names("queue", "queues", "--queue", "fast") == ["fast"]
+        assert await names("queue", "queues", "--waiting") == ["slow"]
+        assert await done("queues", "resume", "slow") == {"queue": "slow", "paused": False}
+        assert (await done("schedules", "pause", "close_day"))["paused"] is True
+        assert await names("name", "schedules", "--state", "paused") == ["close_day"]
+        assert await names("name", "schedules", "--name", "open_day") == ["open_day"]
+        assert await names("partition", "partitions", "--topic", "returns") == ["returns-0"]
+        assert await names("partition", "partitions", "--held") == ["orders-0"]
+        own = bench.engine.executor_id
+        assert await names("id", "executors", "--state", "live") == [own]
+        assert await names("id", "executors", "--state", "dead") == []
+        assert await names("id", "executors", "--host", "elsewhere") == []
+
+        of = ("--group", "shop")
+        where = {"group": "shop", "partition": "orders-0"}
+        assert await done("partitions", "pause", "orders-0", *of) == where | {"done": True}
+        assert await done("partitions", "pause", "orders-0", *of) == where | {"done": False}
+        assert await done("partitions", "resume", "orders-0", *of) == where | {"done": True}
+        assert await done("partitions", "release", "orders-0", *of) == where | {"done": True, "holds": 1}
+        await bench.settle()
+        nothing = await done("partitions", "cancel", "orders-0", *of, "--all")
+        code, out, err = await command("partitions", "seek", "orders-0", *of, "--to", "3", "--note", "x", "--json")
+        planned = shown(out)[0]
+        moved = await done("partitions", "seek", "orders-0", *of, "--to", "3", "--yes")
+
+    assert nothing == where | {"done": False, "workflows": 0}
+    assert (code, "nothing was changed" in err, planned["done"]) == (MISTAKE, True, False)
+    assert (moved["done"], moved["next_before"], moved["next_after"], moved["gaps"]) == (True, 1, 3, [[1, 3]])
+
+
+def leaves(parser: argparse.ArgumentParser, *names: str) -> Generator[tuple[tuple[str, ...], set[str]]]:
+    """Every command that does something, by its words, with its options."""
+    actions: list[Any] = vars(parser)["_actions"]
+    below = [action for action in actions if isinstance(action.choices, dict)]
+    if not below:
+        yield names, {option for action in actions for option in action.option_strings}
+    for action in below:
+        for name, each in action.choices.items():
+            yield from leaves(each, *names, name)
+
+
+def test_whatever_looks_has_json_and_the_command_says_its_exit_codes() -> None:
+    parser = command_parser()
+
+    looking = [
+        (words, options)
+        for words, options in leaves(parser)
+        if words[-1] in FOR_PROGRAMS or words in {("lag",), ("verify",), ("doctor",)}
+    ]
+
+    assert len(looking) >= 15
+    assert [words for words, options in looking if "--json" not in options and words not in JSON_ALREADY] == []
+    assert "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin" in parser.format_help()
