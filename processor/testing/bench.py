@@ -31,6 +31,7 @@ from engine.identity import Identity
 from engine.ids import SourceRef
 from engine.outbox import LIST_MAX, waiting
 from engine.records import Record
+from engine.sessions import Sessions
 from engine.settings import EngineSettings
 from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
 from engine.store.outbox import OutboxRow
@@ -42,7 +43,6 @@ from processor.formats import check_formats
 from processor.handlers import Registration
 from processor.registry import AnyStep
 from processor.schema_registry import connected_to
-from processor.testing.sessions import Sessions
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
 
@@ -102,7 +102,7 @@ class Bench:
         self.tracing = tracing
         base = settings or EngineSettings(conninfo=dsn, scan=timedelta(milliseconds=100))
         self.settings = replace(base, conninfo=dsn, executor_name=executor)
-        self._sessions = Sessions(self.settings)
+        self._sessions = Sessions(self.settings, "bench")
         self.events: list[Event] = []
         self.crashes = 0
         self._met: set[CrashPoint] = set()

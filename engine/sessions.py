@@ -1,4 +1,4 @@
-"""A bench's own sessions with its database: the last one that was used is kept for the next use."""
+"""Sessions of somebody who looks now and then, such as a test: the last one that was used is kept for the next use."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,20 +12,21 @@ from engine.settings import EngineSettings
 
 
 class Sessions:
-    """A test looks at its database hundreds of times, and a session costs both sides ten milliseconds.
+    """A session costs both sides ten milliseconds, more than most looks.
 
     Args:
-        settings: Of the bench's engine: its address and bounds.
+        settings: The address and bounds.
+        application: What its sessions are called.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: EngineSettings, application: str) -> None:
+        self._settings, self._application = settings, application
         self._rests: AsyncConnection[Any] | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncConnection[Any]]:
         """A session for one block; one in which something failed is not used again."""
-        connection = await self._rested() or await connect(self._settings, "bench")
+        connection = await self._rested() or await connect(self._settings, self._application)
         try:
             yield connection
         except BaseException:
