@@ -55,7 +55,10 @@ PRUNED_MAX = 1_000
 """Starts that are forgotten in one turn."""
 
 BUSY_S = (0.005, 0.02)
-"""When to come again where somebody else has the lock of a queue: a turn takes a few milliseconds."""
+"""When to come again where somebody else has the lock of a queue, or of its next row: a turn takes a few milliseconds."""
+
+REFUSED_MAX = 6
+"""Doublings of that, while it is the row: who holds it may be an operator's session."""
 
 
 class QueueDesk(Desk):
@@ -165,6 +168,10 @@ class Dispatcher:
         queue = self._queues.get(name)
         return queue is None or queue.is_paused or (queue.outlook.retry_at or 0) > now_ms()
 
+    def refused(self, name: str) -> int:
+        """How many turns in a row met a row that something else had. For tests."""
+        return self._queues[name].refused
+
     async def unsettled(self) -> list[str]:
         """Some workflows that run here, or should be taken at the next turn. For tests."""
         engine = self._engine
@@ -219,11 +226,24 @@ class Dispatcher:
         """Take once, if there is room; come again at once while there may be more, later where only time helps."""
         engine = self._engine
         commons, schema = engine.commons, engine.settings.schema
-        limit = min(BATCH_MAX, commons.room())
+        # Behind a refusal one row of each key, the next: of many, one may always be somebody's.
+        limit = min(1 if queue.refused else BATCH_MAX, commons.room())
         queue.is_starved = limit <= 0
         if queue.is_starved:
             return
         wants = queue.begin()
+        try:
+            await self._turn_of(name, queue, wants, limit)
+            queue.refused = 0
+        except psycopg.errors.LockNotAvailable:
+            queue.wants.add(wants)
+            self._later(name, random.uniform(*BUSY_S) * 2 ** min(queue.refused, REFUSED_MAX))
+            queue.refused += 1
+            queue.is_paused = False  # only what is ready is refused, and nothing is while it rests
+
+    async def _turn_of(self, name: str, queue: ListenedQueue, wants: Wants, limit: int) -> None:
+        engine = self._engine
+        commons, schema = engine.commons, engine.settings.schema
         executor_id, owner = engine.executor_id, new_token()
         async with engine.pool.connection() as connection:
             async with connection.transaction():

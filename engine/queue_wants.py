@@ -61,6 +61,8 @@ class ListenedQueue:
         self.is_paused = False
         self.is_starved = False
         """Whether the process had no room."""
+        self.refused = 0
+        """Turns in a row that met a row which something else had at that moment."""
 
     def left(self, key: str) -> None:
         """A run has ended here: there is room for another, first of all for those that have their places."""

@@ -116,6 +116,9 @@ def take_ready(turn: Turn, keys: Sequence[str]) -> Statement[QueuedRow]:
 
     Where the queue is limited, its row is locked by an earlier statement of this transaction: what is counted here can
     change only downwards. A row without a version runs with ours, and says so from now on.
+
+    There nobody is overtaken because something else, a message to it say, has its row at this moment: the turn fails
+    (`LockNotAvailable`), and is to come again.
     """
     return Statement(
         """
@@ -154,7 +157,9 @@ def take_ready(turn: Turn, keys: Sequence[str]) -> Statement[QueuedRow]:
                       AND w.workflow_uuid <> ALL (string_to_array(%(busy)s, %(separator)s))
                     ORDER BY w.priority, w.created_at, w.kafka_place
                     LIMIT GREATEST(room.room, 0)
-                      FOR NO KEY UPDATE OF w SKIP LOCKED) AS w
+                      FOR NO KEY UPDATE OF w """
+        + ("NOWAIT" if turn.limits.is_limited else "SKIP LOCKED")
+        + """) AS w
              ORDER BY w.priority, w.created_at, w.kafka_place
              LIMIT %(limit)s
         ), noted AS (
