@@ -224,10 +224,8 @@ class Dispatcher:
 
     async def _turn(self, name: str, queue: ListenedQueue) -> None:
         """Take once, if there is room; come again at once while there may be more, later where only time helps."""
-        engine = self._engine
-        commons, schema = engine.commons, engine.settings.schema
         # Behind a refusal one row of each key, the next: of many, one may always be somebody's.
-        limit = min(1 if queue.refused else BATCH_MAX, commons.room())
+        limit = min(1 if queue.refused else BATCH_MAX, self._engine.commons.room())
         queue.is_starved = limit <= 0
         if queue.is_starved:
             return
