@@ -19,7 +19,7 @@ from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, decode_error, summary
+from engine.failures import UNRECORDED, as_recorded, decode_error, summary
 from engine.handlers import Step, TransactionStep
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
@@ -91,9 +91,9 @@ async def _run_async(  # noqa: C901  # a function less for every step
                     async with asyncio.timeout(step.timeout.total_seconds()):
                         result = await step.function(*args, **kwargs)
                 output = step.encode(result)
-            except Suspended:
+            except UNRECORDED:
                 raise
-            except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
+            except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
                 delay = step.retry.delay_after(attempt, error)
                 if delay is None:
                     given = _final(run, step, attempt, error)
@@ -125,7 +125,7 @@ def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) ->
     return step.decode(recorded.output or "null")
 
 
-def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:
+def _final(run: Run, step: Step, attempt: int, error: BaseException) -> BaseException:
     """The error the workflow gets: the step's own where there was to be one try, otherwise that its tries are used up.
 
     Raises `Suspended` where the end of the process has cut the step off: what it made of that is no answer (P11, I4).
@@ -178,7 +178,9 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
         try:
             result = step.function(*args, **kwargs)
             output = step.encode(result)
-        except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
+        except UNRECORDED:
+            raise
+        except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(run, step, attempt, error)

@@ -4,14 +4,23 @@ What a workflow sees the first time is what it sees in every replay: an exceptio
 record is given as `RecordedError` at once. No pickle; only classes already imported are looked up by name.
 """
 
+import asyncio
 import json
 import sys
 from typing import Any, cast
 
-from engine.errors import RecordedError
+from engine.crashpoints import Crash
+from engine.errors import RecordedError, Suspended
 
 MESSAGE_MAX = 10_000
 """Characters of an error's message that are stored."""
+
+NO_FAILURES = (Suspended, Crash, KeyboardInterrupt)
+"""What passes through a user's code without being its failure: all else that it raises ends what it was raised in, also what
+is no `Exception` (every panic of an extension in Rust, `pytest.fail`, `SystemExit`)."""
+
+UNRECORDED = (*NO_FAILURES, asyncio.CancelledError, GeneratorExit)
+"""What ends a step without being its error."""
 
 
 def type_name(error: BaseException) -> str:
@@ -42,11 +51,11 @@ def decode_error(text: str) -> Exception:
     return error
 
 
-def as_recorded(error: Exception) -> tuple[str, Exception]:
+def as_recorded(error: BaseException) -> tuple[str, Exception]:
     """The record of an error, and the error to give to the workflow: itself if a replay would give the same."""
     text = encode_error(error)
     rebuilt = decode_error(text)
-    if type(rebuilt) is not type(error):
+    if not isinstance(error, Exception) or type(rebuilt) is not type(error):
         return text, rebuilt
     if type(rebuilt.__cause__) is not type(error.__cause__):
         error.__cause__ = rebuilt.__cause__

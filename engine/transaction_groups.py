@@ -30,7 +30,7 @@ from psycopg import AsyncConnection
 
 from engine.crashpoints import CrashPoint, reach
 from engine.eager import Begun
-from engine.failures import summary
+from engine.failures import UNRECORDED, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.one_commit import one_commit
@@ -134,7 +134,7 @@ class _Queue:
             said = await self._until_verdict(member)
             if said is Verdict.DURABLE:
                 return member.result
-            if member.error is not None and not isinstance(member.error, Exception):
+            if isinstance(member.error, UNRECORDED):
                 raise member.error
             if said is Verdict.ALONE:
                 raise NotCommittedError

@@ -26,7 +26,7 @@ from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, summary
+from engine.failures import UNRECORDED, as_recorded, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
@@ -130,9 +130,9 @@ async def _decided(
         attempt = _Attempt(run, step, function_id, started_ms)
         try:
             return await attempt.run(args, kwargs)
-        except Suspended:
+        except UNRECORDED:
             raise
-        except Exception as error:  # noqa: BLE001  # the user's function, and its database
+        except BaseException as error:  # noqa: BLE001  # the user's function, and its database
             if attempt.is_ours(error):
                 await attempt.refused(error)
             # Of a step that may only read it is no server that takes no writes for a while.
@@ -269,7 +269,7 @@ class _Attempt:
         database = self._run.home.engine.database
         return row_fence(self._run, timeline=database.timeline, lsn=database.lsn)
 
-    def is_ours(self, error: Exception) -> bool:
+    def is_ours(self, error: BaseException) -> bool:
         """Whether an error is about our fence or our checkpoint, not about the user's statements."""
         if isinstance(error, psycopg.Error) and error.sqlstate in ("KP002", "KP003"):
             return True
@@ -279,7 +279,7 @@ class _Attempt:
             and error.diag.schema_name == self._run.home.engine.settings.schema
         )
 
-    async def refused(self, error: Exception) -> None:
+    async def refused(self, error: BaseException) -> None:
         """The row is no longer ours, or the database is not where it was: nothing of this was written."""
         if fault_of(error) is Fault.WENT_BACK:
             self._run.home.engine.went_back(str(error))
