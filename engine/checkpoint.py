@@ -15,6 +15,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
+from engine import cut_off
 from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
@@ -67,15 +68,21 @@ async def _run_async(  # noqa: C901  # a function less for every step
 ) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.callers is not None:
-        await asyncio.sleep(0)  # tasks call in turn, in a replay as before: engine/races.py
+        await in_turn(run, step.name, function_id)
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            await cut_off.again(run, recorded)
         return answered(run, step, recorded)
     engine = run.home.engine
     if engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             return await _run_async(run, gate.limited(step), function_id, args, kwargs)
     if run.durable < run.recorded or not run.is_ready():
-        await run.ready()
+        try:
+            await run.ready()
+        except asyncio.CancelledError:
+            cut_off.record(run, step.name, function_id)
+            raise
     if engine.tracing is not None:
         step = engine.tracing.step(step)
     run.running_steps += 1
@@ -113,8 +120,21 @@ async def _run_async(  # noqa: C901  # a function less for every step
             await asyncio.sleep(delay.total_seconds())
             attempt += 1
             await run.ready()
+    except asyncio.CancelledError:
+        cut_off.record(run, step.name, function_id, started_ms)
+        raise
     finally:
         run.step_ended()
+
+
+async def in_turn(run: Run, name: str, function_id: int) -> None:
+    """Tasks call in turn, in a replay as before: engine/races.py."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if run.history is None or function_id not in run.history:
+            cut_off.record(run, name, function_id)
+        raise
 
 
 def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) -> Any:

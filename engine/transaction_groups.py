@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncConnection
 
+from engine import cut_off
 from engine.crashpoints import CrashPoint, reach
 from engine.eager import Begun
 from engine.failures import UNRECORDED, summary
@@ -155,6 +156,8 @@ class _Queue:
                 if member.ended is not None:
                     tell(member.ended, None)
                 await self._until_decided(member)
+                if member.verdict is Verdict.DURABLE and cut_off.is_own(member.run):
+                    return Verdict.DURABLE  # it has committed: its caller hears that, and nothing of the cut
                 raise
             finally:
                 if member.ended is not None:
