@@ -25,6 +25,7 @@ from engine.handlers import Step, TransactionStep
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
+from engine.tasks import within
 
 
 class MixedCallError(EngineError):
@@ -95,8 +96,7 @@ async def _run_async(  # noqa: C901  # a function less for every step
                 if step.timeout is None:
                     result = await step.function(*args, **kwargs)
                 else:
-                    async with asyncio.timeout(step.timeout.total_seconds()):
-                        result = await step.function(*args, **kwargs)
+                    result = await within(step.timeout, f"step {step.name!r}", step.function(*args, **kwargs))
                 output = step.encode(result)
             except UNRECORDED:
                 raise
