@@ -15,15 +15,17 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
+from engine import cut_off
 from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, decode_error, summary
+from engine.failures import UNRECORDED, as_recorded, decode_error, summary
 from engine.handlers import Step, TransactionStep
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
+from engine.tasks import within
 
 
 class MixedCallError(EngineError):
@@ -67,15 +69,21 @@ async def _run_async(  # noqa: C901  # a function less for every step
 ) -> Any:
     """Answer from the history, or run the step and record it; its own retries are inside one checkpoint."""
     if run.callers is not None:
-        await asyncio.sleep(0)  # tasks call in turn, in a replay as before: engine/races.py
+        await in_turn(run, step.name, function_id)
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            await cut_off.again(run, recorded)
         return answered(run, step, recorded)
     engine = run.home.engine
     if engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             return await _run_async(run, gate.limited(step), function_id, args, kwargs)
     if run.durable < run.recorded or not run.is_ready():
-        await run.ready()
+        try:
+            await run.ready()
+        except asyncio.CancelledError:
+            cut_off.record(run, step.name, function_id)
+            raise
     if engine.tracing is not None:
         step = engine.tracing.step(step)
     run.running_steps += 1
@@ -88,12 +96,11 @@ async def _run_async(  # noqa: C901  # a function less for every step
                 if step.timeout is None:
                     result = await step.function(*args, **kwargs)
                 else:
-                    async with asyncio.timeout(step.timeout.total_seconds()):
-                        result = await step.function(*args, **kwargs)
+                    result = await within(step.timeout, f"step {step.name!r}", step.function(*args, **kwargs))
                 output = step.encode(result)
-            except Suspended:
+            except UNRECORDED:
                 raise
-            except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
+            except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
                 delay = step.retry.delay_after(attempt, error)
                 if delay is None:
                     given = _final(run, step, attempt, error)
@@ -113,8 +120,21 @@ async def _run_async(  # noqa: C901  # a function less for every step
             await asyncio.sleep(delay.total_seconds())
             attempt += 1
             await run.ready()
+    except asyncio.CancelledError:
+        cut_off.record(run, step.name, function_id, started_ms)
+        raise
     finally:
         run.step_ended()
+
+
+async def in_turn(run: Run, name: str, function_id: int) -> None:
+    """Tasks call in turn, in a replay as before: engine/races.py."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if run.history is None or function_id not in run.history:
+            cut_off.record(run, name, function_id)
+        raise
 
 
 def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) -> Any:
@@ -125,7 +145,7 @@ def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) ->
     return step.decode(recorded.output or "null")
 
 
-def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:
+def _final(run: Run, step: Step, attempt: int, error: BaseException) -> BaseException:
     """The error the workflow gets: the step's own where there was to be one try, otherwise that its tries are used up.
 
     Raises `Suspended` where the end of the process has cut the step off: what it made of that is no answer (P11, I4).
@@ -178,7 +198,9 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
         try:
             result = step.function(*args, **kwargs)
             output = step.encode(result)
-        except Exception as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
+        except UNRECORDED:
+            raise
+        except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(run, step, attempt, error)

@@ -80,6 +80,10 @@ class CrashPoint(StrEnum):
         return self.value.startswith("ticks-")
 
 
+class Crash(BaseException):
+    """What an action raises that ends the engine at its point, as a kill would: no failure of whoever's code is there."""
+
+
 armed: dict[CrashPoint, Callable[[CrashPoint], None]] = {}
 """What to do at which point: filled by tests, by `PROCESSOR_CRASH_AT` in a worker under test, and by nobody else."""
 

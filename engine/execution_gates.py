@@ -85,8 +85,7 @@ class Gate:
             return step
 
         async def within(*args: Any, **kwargs: Any) -> Any:
-            async with asyncio.timeout(timeout.total_seconds()):
-                return await function(*args, **kwargs)
+            return await within(timeout, f"transaction {step.name!r}", function(*args, **kwargs))
 
         return replace(step, function=within)
 

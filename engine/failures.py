@@ -1,17 +1,27 @@
 """Errors as rows: how a handler's exception is written, read back, and given to a workflow. Pure.
 
 What a workflow sees the first time is what it sees in every replay: an exception that cannot be rebuilt from its
-record is given as `RecordedError` at once. No pickle; only classes already imported are looked up by name.
+record is given as `RecordedError` at once, and one whose fields JSON cannot hold as it would be rebuilt. No pickle; only classes already imported are looked up by name.
 """
 
+import asyncio
 import json
+import math
 import sys
 from typing import Any, cast
 
-from engine.errors import RecordedError
+from engine.crashpoints import Crash
+from engine.errors import RecordedError, Suspended
 
 MESSAGE_MAX = 10_000
 """Characters of an error's message that are stored."""
+
+NO_FAILURES = (Suspended, Crash, KeyboardInterrupt)
+"""What passes through a user's code without being its failure: all else that it raises ends what it was raised in, also what
+is no `Exception` (every panic of an extension in Rust, `pytest.fail`, `SystemExit`)."""
+
+UNRECORDED = (*NO_FAILURES, asyncio.CancelledError, GeneratorExit)
+"""What ends a step without being its error."""
 
 
 def type_name(error: BaseException) -> str:
@@ -42,11 +52,11 @@ def decode_error(text: str) -> Exception:
     return error
 
 
-def as_recorded(error: Exception) -> tuple[str, Exception]:
+def as_recorded(error: BaseException) -> tuple[str, Exception]:
     """The record of an error, and the error to give to the workflow: itself if a replay would give the same."""
     text = encode_error(error)
     rebuilt = decode_error(text)
-    if type(rebuilt) is not type(error):
+    if not isinstance(error, Exception) or type(rebuilt) is not type(error) or not _has_same_fields(rebuilt, error):
         return text, rebuilt
     if type(rebuilt.__cause__) is not type(error.__cause__):
         error.__cause__ = rebuilt.__cause__
@@ -68,7 +78,48 @@ def _stored(error: BaseException) -> dict[str, Any]:
         return stored
     if len(arguments) <= MESSAGE_MAX and "\\u0000" not in arguments:
         stored["args"] = json.loads(arguments)
+        _add_fields(stored, error)
     return stored
+
+
+def _add_fields(stored: dict[str, Any], error: BaseException) -> None:
+    """What of its fields JSON holds exactly, if its arguments do not bring them back."""
+    rebuilt = _rebuilt(stored)
+    if type(rebuilt) is not type(error) or _has_same_fields(rebuilt, error):
+        return
+    fields = {name: value for name, value in _fields(error).items() if _is_exact(value)}
+    text = json.dumps(fields)
+    if fields and len(text) <= MESSAGE_MAX and "\\u0000" not in text:
+        stored["fields"] = json.loads(text)
+
+
+def _fields(error: BaseException) -> dict[str, Any]:
+    """Without its notes, which are for people."""
+    return {name: value for name, value in vars(error).items() if name != "__notes__"}
+
+
+def _has_same_fields(one: BaseException, other: BaseException) -> bool:
+    """Whether nobody could tell them apart by a field."""
+    ours, theirs = _fields(one), _fields(other)
+    return ours.keys() == theirs.keys() and all(_is_same(ours[name], theirs[name]) for name in ours)
+
+
+def _is_same(one: object, other: object) -> bool:
+    return one is other or (_is_exact(one) and _is_exact(other) and json.dumps(one) == json.dumps(other))
+
+
+def _is_exact(value: object) -> bool:
+    """Whether JSON brings a value back as it is, in all its parts."""
+    if value is None or type(value) in (str, bool, int):
+        return True
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is list:
+        return all(map(_is_exact, cast("list[object]", value)))
+    if type(value) is dict:
+        items = cast("dict[object, object]", value).items()
+        return all(type(key) is str and _is_exact(part) for key, part in items)
+    return False
 
 
 def _rebuilt(stored: dict[str, Any]) -> Exception:
@@ -80,6 +131,7 @@ def _rebuilt(stored: dict[str, Any]) -> Exception:
     if isinstance(found, type) and issubclass(found, Exception) and isinstance(arguments, list):
         try:
             error = found(*cast("list[Any]", arguments))
+            vars(error).update(stored.get("fields", {}))
             if str(error) == message:
                 return error
         except Exception:  # noqa: BLE001  # a constructor of the user's that wants something else

@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from engine.crashpoints import CrashPoint, reach
 from engine.current import current_run
 from engine.errors import EngineError
-from engine.failures import summary
+from engine.failures import NO_FAILURES, summary
 from engine.faults import CONFLICT_ATTEMPTS, is_conflict, is_weather_error
 from engine.flush import Flush, Part, Work
 from engine.handlers import Handler, HandlerKind, TransactionStep
@@ -78,11 +78,12 @@ class FusedGroup:
         engine.suspects.group_begins()
         try:
             await self._call(transaction)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except NO_FAILURES:
+            raise
+        except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            if isinstance(error, Exception):
-                name_statement(error, transaction)
+            name_statement(error, transaction)
             raise GroupFailedError(self, error) from error
         finally:
             engine.suspects.group_ended()

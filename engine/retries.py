@@ -51,7 +51,7 @@ class Retry:
         if not isinstance(cast("object", self.on), tuple):
             raise ValueError(f"Retry(on={self.on!r}): a tuple of exception types, as (TimeoutError,)")  # noqa: TRY004  # as the others
 
-    def delay_after(self, attempt: int, error: Exception) -> timedelta | None:
+    def delay_after(self, attempt: int, error: BaseException) -> timedelta | None:
         """The wait before the next try, after `attempt` tries (1-based) of which the last ended in `error`.
 
         `None`: that was the last one.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from engine.clock import now_ms
 from engine.current import current_run
 from engine.errors import NondeterminismError, RacingStepsError, Suspended
-from engine.failures import encode_error, summary
+from engine.failures import NO_FAILURES, encode_error, summary
 from engine.identity import Origin
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
 from engine.races import Callers, check_turn, race_of
@@ -275,7 +275,7 @@ class Run:
             ending = self._succeeded(await self.home.body(self.argument))
         except Suspended:
             self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001  # the user's code
+        except BaseException as error:  # noqa: BLE001  # the user's code, and a panic is no `Exception`
             ending = self._failed(error)
         if self.running_steps:
             await self._steps_ended()
@@ -289,7 +289,7 @@ class Run:
             ending = self._succeeded(self.home.body(self.argument))
         except Suspended:
             self.was_suspended = True
-        except (Exception, SystemExit, asyncio.CancelledError, BaseExceptionGroup) as error:  # noqa: BLE001  # the user's code
+        except BaseException as error:  # noqa: BLE001  # as above
             ending = self._failed(error)
         self.home.engine.handler_threads.tell(self._ended_in_thread, ending)
 
@@ -319,9 +319,15 @@ class Run:
 
     def _failed(self, error: BaseException) -> Ending | None:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
+        if isinstance(error, NO_FAILURES):
+            raise error
         engine = self.home.engine
-        is_cut = engine.is_aborted or engine.stopping.is_set()
-        if self.standing is Standing.ABANDONED or is_cut or _has_suspended(error):
+        if (
+            self.standing is Standing.ABANDONED
+            or engine.is_aborted
+            or engine.stopping.is_set()
+            or _has_suspended(error)
+        ):
             # Cut: its process ends, after a drain too short for it. Whoever comes next goes on behind its checkpoints.
             self.was_suspended = True
             return None

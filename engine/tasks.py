@@ -6,6 +6,8 @@ would wait for ever: seen once in fifty crashes of a Bench under load, with the 
 """
 
 import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
 from typing import Any
 
 CANCEL_AGAIN_S = 5.0
@@ -19,3 +21,15 @@ async def end(task: asyncio.Task[Any], *, again_s: float = CANCEL_AGAIN_S) -> No
         await asyncio.wait({task}, timeout=again_s)
     if not task.cancelled():
         task.exception()  # looked at, or asyncio would log it
+
+
+async def within(limit: timedelta, what: str, call: Awaitable[Any]) -> Any:
+    """What a call returns in time. Raises a `TimeoutError` that names it and its limit."""
+    limited = asyncio.timeout(limit.total_seconds())
+    try:
+        async with limited:
+            return await call
+    except TimeoutError as error:
+        if not limited.expired() or error.args:
+            raise
+        raise TimeoutError(f"{what} took longer than {limit.total_seconds():g} s") from None

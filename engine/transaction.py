@@ -416,7 +416,7 @@ def _is_answered(cursor: AsyncCursor[Any]) -> bool:
     return cursor.pgresult is not None and not cursor.pgresult.error_message
 
 
-def name_statement(error: Exception, transaction: Transaction) -> None:
+def name_statement(error: BaseException, transaction: Transaction) -> None:
     """Note on a database error which statement it is about; pipelined errors surface later than they happen."""
     if isinstance(error, psycopg.Error) and (statement := transaction.failed_statement()):
         name_in(error, statement)

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import AsyncConnection
 
+from engine import cut_off
 from engine.crashpoints import CrashPoint, reach
 from engine.eager import Begun
-from engine.failures import summary
+from engine.failures import UNRECORDED, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.ids import WorkflowId
 from engine.one_commit import one_commit
@@ -134,7 +135,7 @@ class _Queue:
             said = await self._until_verdict(member)
             if said is Verdict.DURABLE:
                 return member.result
-            if member.error is not None and not isinstance(member.error, Exception):
+            if isinstance(member.error, UNRECORDED):
                 raise member.error
             if said is Verdict.ALONE:
                 raise NotCommittedError
@@ -155,6 +156,8 @@ class _Queue:
                 if member.ended is not None:
                     tell(member.ended, None)
                 await self._until_decided(member)
+                if member.verdict is Verdict.DURABLE and cut_off.is_own(member.run):
+                    return Verdict.DURABLE  # it has committed: its caller hears that, and nothing of the cut
                 raise
             finally:
                 if member.ended is not None:

@@ -21,12 +21,13 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
-from engine.checkpoint import answered, in_loop, require_loop, require_thread
+from engine import cut_off
+from engine.checkpoint import answered, in_loop, in_turn, require_loop, require_thread
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, summary
+from engine.failures import UNRECORDED, as_recorded, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
@@ -75,15 +76,22 @@ async def run_transaction(
 ) -> Any:
     """Answer from the history, or run the transaction until it is decided. `alone`: never in a group."""
     if run.callers is not None:
-        await asyncio.sleep(0)  # as a step: engine/races.py
+        await in_turn(run, step.name, function_id)
     if run.history is not None and (recorded := run.history.get(function_id)) is not None:
+        if recorded.error is not None:
+            await cut_off.again(run, recorded)
         return answered(run, step, recorded)
     if run.home.engine.gates and (gate := gate_of(run, function_id)) is not None:
         async with gate.passed(step.name, function_id):
             limited = gate.limited_transaction(step)
             return await run_transaction(run, limited, function_id, args, kwargs, alone=gate.limits_time)
     if not run.is_ready():
-        await run.ready()
+        try:
+            await run.ready()
+        except asyncio.CancelledError:
+            cut_off.record(run, step.name, function_id)
+            raise
+    started_ms = now_ms()
     run.running_steps += 1
     tracing = run.home.engine.tracing
     try:
@@ -91,6 +99,9 @@ async def run_transaction(
             return await _committed(run, step, function_id, args, kwargs, alone=alone)
         with tracing.transaction(run, step.name, function_id):
             return await _committed(run, step, function_id, args, kwargs, alone=alone)
+    except asyncio.CancelledError:
+        cut_off.record(run, step.name, function_id, started_ms)  # known by now to have come to nothing
+        raise
     finally:
         run.step_ended()
 
@@ -130,9 +141,9 @@ async def _decided(
         attempt = _Attempt(run, step, function_id, started_ms)
         try:
             return await attempt.run(args, kwargs)
-        except Suspended:
-            raise
-        except Exception as error:  # noqa: BLE001  # the user's function, and its database
+        except UNRECORDED as cut:
+            return await attempt.cut_off(cut)
+        except BaseException as error:  # noqa: BLE001  # the user's function, and its database
             if attempt.is_ours(error):
                 await attempt.refused(error)
             # Of a step that may only read it is no server that takes no writes for a while.
@@ -269,7 +280,7 @@ class _Attempt:
         database = self._run.home.engine.database
         return row_fence(self._run, timeline=database.timeline, lsn=database.lsn)
 
-    def is_ours(self, error: Exception) -> bool:
+    def is_ours(self, error: BaseException) -> bool:
         """Whether an error is about our fence or our checkpoint, not about the user's statements."""
         if isinstance(error, psycopg.Error) and error.sqlstate in ("KP002", "KP003"):
             return True
@@ -279,7 +290,15 @@ class _Attempt:
             and error.diag.schema_name == self._run.home.engine.settings.schema
         )
 
-    async def refused(self, error: Exception) -> None:
+    async def cut_off(self, cut: BaseException) -> Any:
+        """The result, if it has committed before the workflow's code cut it off (decision 0031). Raises the cut otherwise."""
+        if self.commit_sent and isinstance(cut, asyncio.CancelledError) and cut_off.is_own(self._run):
+            stands = await cut_off.known(self._run, _settled(self._run, self._function_id))
+            if stands is not None:
+                return self._step.decode(stands)
+        raise cut
+
+    async def refused(self, error: BaseException) -> None:
         """The row is no longer ours, or the database is not where it was: nothing of this was written."""
         if fault_of(error) is Fault.WENT_BACK:
             self._run.home.engine.went_back(str(error))

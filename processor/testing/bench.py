@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, Self, TypeVar
 
 import sql
 from engine import clock
-from engine.crashpoints import CrashPoint, armed
+from engine.crashpoints import Crash, CrashPoint, armed
 from engine.current import current_step
 from engine.engine import Engine
 from engine.errors import ConfigurationError, NotYet
@@ -61,7 +61,7 @@ unmet: set[CrashPoint] = set()
 """Points at which benches that have ended were to crash, and did not. For the plugin."""
 
 
-class Crashed(BaseException):
+class Crashed(Crash):
     """Raised at an armed crash point, so that the code there goes no further; the bench replaces the engine."""
 
 

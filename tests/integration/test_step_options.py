@@ -113,6 +113,7 @@ async def test_a_step_that_takes_too_long_is_cancelled_and_tried_again(database:
             await work("always")
 
     assert isinstance(failed.value.__cause__, TimeoutError)
+    assert str(failed.value.__cause__) == "step 'hang' took longer than 0.02 s"
     assert calls == {"once": 2, "once ended": 1, "always": 2, "always ended": 2}
 
 
