@@ -17,10 +17,11 @@ from typing import Any
 
 from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_run, current_step
-from engine.errors import EngineError, StepFailedError, Suspended
+from engine.errors import EngineError, StepFailedError, Suspended, UnfitResultError
 from engine.execution_gates import gate_of
 from engine.failures import as_recorded, decode_error, summary
 from engine.handlers import Step, TransactionStep
+from engine.misfits import ended_by
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
@@ -115,11 +116,18 @@ async def _run_async(  # noqa: C901  # a function less for every step
 
 
 def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) -> Any:
-    """What the history says of a step: its value, or its error, which is raised."""
+    """What the history says of a step: its value, or its error, which is raised.
+
+    Raises:
+        UnfitResultError: The step cannot return any more what it has returned; ends the attempt.
+    """
     if recorded.error is not None:
         run.error_given = True
         raise decode_error(recorded.error)
-    return step.decode(recorded.output or "null")
+    try:
+        return step.decode(recorded.output or "null")
+    except Exception as error:  # the user's type: what it does not take, the step once returned
+        raise ended_by(run, UnfitResultError(run.id, step=step.name, reason=summary(error))) from error
 
 
 def _final(run: Run, step: Step, attempt: int, error: Exception) -> Exception:
