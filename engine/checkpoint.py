@@ -19,7 +19,8 @@ from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended, UnfitResultError
 from engine.execution_gates import gate_of
-from engine.failures import as_recorded, decode_error, summary
+from engine.failures import decode_error, summary
+from engine.given_errors import record_error, record_error_from_thread
 from engine.handlers import Step, TransactionStep
 from engine.misfits import ended_by
 from engine.retries import TerminalError
@@ -97,9 +98,7 @@ async def _run_async(  # noqa: C901  # a function less for every step
                 delay = step.retry.delay_after(attempt, error)
                 if delay is None:
                     given = _final(run, step, attempt, error)
-                    text, given = as_recorded(given)
-                    run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
-                    run.error_given = True
+                    given = record_error(run, function_id, step.name, given, started_ms)
                     raise given from given.__cause__
             else:
                 reach(CrashPoint.STEP_CALLED)
@@ -187,9 +186,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(run, step, attempt, error)
-                text, given = as_recorded(given)
-                run.checkpoint_from_thread(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
-                run.error_given = True
+                given = record_error_from_thread(run, function_id, step.name, given, started_ms)
                 raise given from given.__cause__
         else:
             reach(CrashPoint.STEP_CALLED)
