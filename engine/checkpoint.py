@@ -18,10 +18,12 @@ from typing import Any
 from engine import cut_off
 from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
-from engine.errors import EngineError, StepFailedError, Suspended
+from engine.errors import EngineError, StepFailedError, Suspended, UnfitResultError
 from engine.execution_gates import gate_of
-from engine.failures import UNRECORDED, as_recorded, decode_error, summary
+from engine.failures import UNRECORDED, decode_error, summary
+from engine.given_errors import record_error, record_error_from_thread
 from engine.handlers import Step, TransactionStep
+from engine.misfits import ended_by
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
@@ -104,9 +106,7 @@ async def _run_async(  # noqa: C901  # a function less for every step
                 delay = step.retry.delay_after(attempt, error)
                 if delay is None:
                     given = _final(run, step, attempt, error)
-                    text, given = as_recorded(given)
-                    run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
-                    run.error_given = True
+                    given = record_error(run, function_id, step.name, given, started_ms)
                     raise given from given.__cause__
             else:
                 if armed:
@@ -138,11 +138,18 @@ async def in_turn(run: Run, name: str, function_id: int) -> None:
 
 
 def answered(run: Run, step: Step | TransactionStep, recorded: CheckpointRow) -> Any:
-    """What the history says of a step: its value, or its error, which is raised."""
+    """What the history says of a step: its value, or its error, which is raised.
+
+    Raises:
+        UnfitResultError: The step cannot return any more what it has returned; ends the attempt.
+    """
     if recorded.error is not None:
         run.error_given = True
         raise decode_error(recorded.error)
-    return step.decode(recorded.output or "null")
+    try:
+        return step.decode(recorded.output or "null")
+    except Exception as error:  # the user's type: what it does not take, the step once returned
+        raise ended_by(run, UnfitResultError(run.id, step=step.name, reason=summary(error))) from error
 
 
 def _final(run: Run, step: Step, attempt: int, error: BaseException) -> BaseException:
@@ -204,9 +211,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
             delay = step.retry.delay_after(attempt, error)
             if delay is None:
                 given = _final(run, step, attempt, error)
-                text, given = as_recorded(given)
-                run.checkpoint_from_thread(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
-                run.error_given = True
+                given = record_error_from_thread(run, function_id, step.name, given, started_ms)
                 raise given from given.__cause__
         else:
             reach(CrashPoint.STEP_CALLED)

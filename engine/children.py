@@ -23,7 +23,8 @@ import psycopg
 from engine.clock import now_ms
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import DeduplicatedError, WorkflowConflictError
-from engine.failures import as_recorded, decode_error
+from engine.failures import decode_error
+from engine.given_errors import record_error
 from engine.identity import NotAuthorizedError
 from engine.ids import WorkflowId
 from engine.results import value_of
@@ -123,10 +124,7 @@ async def start_child(
                 raise refused
             is_new = await once_readable(run, lambda: stands(run.home.engine, start)) is None
         except (WorkflowConflictError, NotAuthorizedError) as error:
-            text, given = as_recorded(error)
-            run.checkpoint(Checkpoint(run.id, function_id, start.name, None, text, now, now))
-            run.error_given = True
-            raise given from None
+            raise record_error(run, function_id, start.name, error, now) from None
     if is_new:
         add(run, function_id, Child(start, is_shared=has_own_id))
     run.checkpoint(Checkpoint(run.id, function_id, start.name, json.dumps(start.id), None, now, now, start.id))
@@ -186,7 +184,7 @@ async def deduplicated_by(reach: Reach, start: Start) -> str | None:
     return await through_weather(read)
 
 
-async def decide_deduplicated(run: Run, start: Start, *, verdict_id: int) -> None:
+async def decide_deduplicated(run: Run, start: Start, *, start_id: int, verdict_id: int) -> None:
     """Behind `start_child`, of a workflow with a deduplication ID: waits until it is decided which of the two it is.
 
     Its row comes with the checkpoint of the call, unless the ID is taken (P31). Whether it came is looked at behind that
@@ -213,10 +211,8 @@ async def decide_deduplicated(run: Run, start: Start, *, verdict_id: int) -> Non
         )
     except WorkflowConflictError as conflict:
         error = conflict  # both its ID and its deduplication ID are taken, by two others
-    text, given = as_recorded(error)
-    run.checkpoint(Checkpoint(run.id, verdict_id, DEDUPLICATE, None, text, now, now_ms()))
-    run.error_given = True
-    raise given
+    # With the start, which has brought no row: who resumes it enqueues again.
+    raise record_error(run, verdict_id, DEDUPLICATE, error, now, beside=start_id)
 
 
 def place_of_result(run: Run, timeout: timedelta | None) -> Place:
@@ -245,9 +241,7 @@ async def result_in_workflow(run: Run, workflow_id: str, place: Place) -> str:
     except (asyncio.CancelledError, psycopg.Error):
         raise  # nothing is known of it
     except Exception as error:  # noqa: BLE001  # what the other workflow raised: remembered, and given
-        text, given = as_recorded(error)
-        run.checkpoint(Checkpoint(run.id, function_id, GET_RESULT, None, text, started, now_ms(), workflow_id))
-        run.error_given = True
+        given = record_error(run, function_id, GET_RESULT, error, started, child=workflow_id, beside=place.time_place)
         raise given from given.__cause__
     run.checkpoint(Checkpoint(run.id, function_id, GET_RESULT, output, None, started, now_ms(), workflow_id))
     return output

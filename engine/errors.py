@@ -5,6 +5,7 @@ EngineError
 │   ├── SchemaMissingError       run the migrations
 │   └── HandlerRenamedError      say `renamed_from=`
 ├── NondeterminismError      the developer: the code no longer matches its history
+│   └── UnfitResultError         a recorded result is nothing that its step returns now
 ├── RacingStepsError         the developer: sequences of steps run beside each other
 ├── StepFailedError          the handler: a step used up its tries
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
@@ -53,7 +54,11 @@ class HandlerRenamedError(ConfigurationError):
 
 
 class NondeterminismError(EngineError):
-    """The history has another step at this place than the code called. The workflow fails; nothing ran."""
+    """The history has another step at this place than the code called. Nothing ran there.
+
+    The workflow fails, also where the code catches this: its next call of a step, or of anything else that is remembered,
+    unwinds it as `Suspended` does.
+    """
 
     def __init__(self, workflow_id: WorkflowId, *, recorded: str, called: str) -> None:
         super().__init__(
@@ -66,8 +71,26 @@ class NondeterminismError(EngineError):
         self.called = called
 
 
+class UnfitResultError(NondeterminismError):
+    """The history has a result that its step cannot return any more: its type changed. The workflow fails; the step stands."""
+
+    def __init__(self, workflow_id: WorkflowId, *, step: str, reason: str) -> None:
+        super().__init__(workflow_id, recorded=step, called=step)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id}: the history has a result of step {self.recorded!r} that it cannot return now:\n"
+            f"  {self.reason}\n"
+            f"  Its type changed while this workflow was under way. Give the step a new name with the new type behind a patch,\n"
+            f"  or have the type take both: docs/guides/changing-code.md"
+        )
+
+
 class RacingStepsError(EngineError):
-    """Sequences of steps run beside each other in one workflow: a replay would mix up their results. The workflow fails."""
+    """Sequences of steps run beside each other in one workflow: a replay would mix up their results. The workflow fails,
+    also where the code catches this.
+    """
 
     def __init__(self, workflow_id: WorkflowId, *, called: str) -> None:
         super().__init__(

@@ -17,7 +17,8 @@ from engine.clock import now_ms
 from engine.current import CurrentStep
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import WorkflowNotFoundError
-from engine.failures import as_recorded, decode_error
+from engine.failures import decode_error
+from engine.given_errors import record_error
 from engine.messages import LARGE, UNDURABLE_MAX
 from engine.sealed_rows import sealed_values
 from engine.signals import Signal
@@ -160,10 +161,7 @@ async def _got(run: Run, workflow_id: str, key: str, place: Place) -> str:
     try:
         value = await once_readable(run, lambda: _awaited(run, workflow_id, key, place.until))
     except WorkflowNotFoundError as error:
-        text, given = as_recorded(error)
-        run.checkpoint(Checkpoint(run.id, function_id, GET_EVENT, None, text, started, now_ms()))
-        run.error_given = True
-        raise given from None
+        raise record_error(run, function_id, GET_EVENT, error, started, beside=place.time_place) from None
     output = "null" if value is None else value
     run.checkpoint(Checkpoint(run.id, function_id, GET_EVENT, output, None, started, now_ms()))
     return output

@@ -25,7 +25,8 @@ from engine.asked import Asked
 from engine.clock import now_ms
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import WorkflowNotFoundError
-from engine.failures import as_recorded, decode_error
+from engine.failures import decode_error
+from engine.given_errors import record_error
 from engine.sealed_rows import Seal, sealed_values
 from engine.signals import Signal
 from engine.store import notifications as store
@@ -200,10 +201,7 @@ async def _sent(run: Run, function_id: int, message: Message) -> None:
             await engine.results.look(message.destination)
         except WorkflowNotFoundError as error:
             await admit(run, undurable_max=UNDURABLE_MAX)
-            text, given = as_recorded(error)
-            run.checkpoint(Checkpoint(run.id, function_id, SEND, None, text, started, now_ms()))
-            run.error_given = True
-            raise given from None
+            raise record_error(run, function_id, SEND, error, started) from None
     await admit(run, undurable_max=0 if len(message.text) > LARGE else UNDURABLE_MAX)
     add(run, function_id, message)
     run.checkpoint(Checkpoint(run.id, function_id, SEND, "null", None, started, now_ms()))

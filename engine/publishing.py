@@ -17,7 +17,8 @@ from engine.clock import now_ms
 from engine.dead_letter_events import dead_letter_event
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import NotYet
-from engine.failures import as_recorded, decode_error
+from engine.failures import decode_error
+from engine.given_errors import record_error
 from engine.outgoing import EventTopic, GivenHeaders, Outgoing, PublishError, headers_column, outgoing
 from engine.sealed_rows import outcome
 from engine.store import outbox
@@ -87,9 +88,7 @@ async def _published(run: Run, function_id: int, name: str, encoded: Callable[[]
         event = await _once_encoded(run, encoded)
     except PublishError as error:
         await admit(run, undurable_max=UNDURABLE_MAX)
-        text, given = as_recorded(error)
-        run.checkpoint(Checkpoint(run.id, function_id, name, None, text, started, now_ms()))
-        run.error_given = True
+        given = record_error(run, function_id, name, error, started)
         raise given from given.__cause__
     await admit(run, undurable_max=0 if event.size > LARGE else UNDURABLE_MAX)
     add(run, function_id, Publication(event))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from engine.errors import RacingStepsError
+from engine.misfits import ended_by
 
 if TYPE_CHECKING:
     from engine.runner import Run
@@ -96,7 +97,7 @@ def check_turn(run: Run, name: str) -> None:
         _caller.set(caller)
     elif any(_is_beside(callers, place, caller) for place in range(caller.last + 1, run.function_id + 1)):
         callers.race = name
-        raise RacingStepsError(run.id, called=name)
+        raise ended_by(run, RacingStepsError(run.id, called=name))
     caller.last = run.function_id + 1
     caller.calls += 1
     callers.by_place[caller.last] = caller
@@ -119,7 +120,7 @@ def _check_own(run: Run, callers: Callers, name: str) -> None:
                 run.callers = None
             return
         callers.race = name
-    raise RacingStepsError(run.id, called=callers.race)
+    raise ended_by(run, RacingStepsError(run.id, called=callers.race))
 
 
 def _is_beside(callers: Callers, place: int, caller: Caller) -> bool:

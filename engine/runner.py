@@ -17,7 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engine.clock import now_ms
 from engine.current import current_run
@@ -25,6 +25,7 @@ from engine.errors import NondeterminismError, RacingStepsError, Suspended
 from engine.failures import NO_FAILURES, encode_error, summary
 from engine.identity import Origin
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
+from engine.misfits import ended_by, has_suspended
 from engine.races import Callers, check_turn, race_of
 from engine.records import Record
 from engine.sealed_rows import sealed_checkpoint
@@ -276,7 +277,7 @@ class Run:
         except Suspended:
             self.was_suspended = True
         except BaseException as error:  # noqa: BLE001  # the user's code, and a panic is no `Exception`
-            ending = self._failed(error)
+            ending = self.failed(error)
         if self.running_steps:
             await self._steps_ended()
         self._ended(ending)
@@ -290,7 +291,7 @@ class Run:
         except Suspended:
             self.was_suspended = True
         except BaseException as error:  # noqa: BLE001  # as above
-            ending = self._failed(error)
+            ending = self.failed(error)
         self.home.engine.handler_threads.tell(self._ended_in_thread, ending)
 
     def _ended_in_thread(self, ending: Ending | None) -> None:
@@ -317,17 +318,13 @@ class Run:
         output = str(result) if isinstance(result, Encoded) else self.home.handler.encode(result)
         return _SUCCEEDED if output == "null" else Ending(WorkflowStatus.SUCCESS, output)
 
-    def _failed(self, error: BaseException) -> Ending | None:
+    def failed(self, error: BaseException) -> Ending | None:
         """The ending of an attempt that raised: another attempt, or the failure that the policy deals with."""
         if isinstance(error, NO_FAILURES):
             raise error
         engine = self.home.engine
-        if (
-            self.standing is Standing.ABANDONED
-            or engine.is_aborted
-            or engine.stopping.is_set()
-            or _has_suspended(error)
-        ):
+        is_cut = engine.is_aborted or engine.stopping.is_set()
+        if self.standing is Standing.ABANDONED or is_cut or has_suspended(error):
             # Cut: its process ends, after a drain too short for it. Whoever comes next goes on behind its checkpoints.
             self.was_suspended = True
             return None
@@ -349,14 +346,17 @@ class Run:
 
     def next_function_id(self, name: str) -> int:
         """The place of the next effect in the history: given at the call, in call order."""
+        if self.error_given:
+            if self.doom is not None:
+                self.was_suspended = True
+                raise Suspended(self.id)
+            self.handled_error = True
         if self.task is not None:
             check_turn(self, name)
         self.function_id += 1
-        if self.error_given:
-            self.handled_error = True
         recorded = None if self.history is None else self.history.get(self.function_id)
         if recorded is not None and recorded.name != name:
-            raise NondeterminismError(self.id, recorded=recorded.name, called=name)
+            raise ended_by(self, NondeterminismError(self.id, recorded=recorded.name, called=name))
         return self.function_id
 
     async def ready(self) -> None:
@@ -471,10 +471,3 @@ class Run:
     async def _steps_ended(self) -> None:
         while self.running_steps:
             await self._waiter()
-
-
-def _has_suspended(error: BaseException) -> bool:
-    """Whether a task group of the user's gathered `Suspended` of one of its tasks."""
-    if not isinstance(error, BaseExceptionGroup):
-        return False
-    return cast("BaseExceptionGroup[BaseException]", error).subgroup(Suspended) is not None

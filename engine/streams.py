@@ -19,7 +19,8 @@ from engine.current import CurrentStep
 from engine.effects import Placed, Rows, add, admit
 from engine.errors import StreamClosedError, WorkflowNotFoundError
 from engine.events import signals_of
-from engine.failures import as_recorded, decode_error
+from engine.failures import decode_error
+from engine.given_errors import record_error
 from engine.messages import LARGE, UNDURABLE_MAX
 from engine.sealed_rows import Seal
 from engine.signals import FOREVER_MS, Signal
@@ -177,10 +178,7 @@ async def _chunk_in_workflow(run: Run, function_id: int, workflow_id: str, key: 
     try:
         chunk = await once_readable(run, lambda: _awaited(run, workflow_id, key, offset))
     except WorkflowNotFoundError as error:
-        text, given = as_recorded(error)
-        run.checkpoint(Checkpoint(run.id, function_id, READ_STREAM, None, text, started, now_ms()))
-        run.error_given = True
-        raise given from None
+        raise record_error(run, function_id, READ_STREAM, error, started) from None
     await admit(run, undurable_max=UNDURABLE_MAX)
     output = chunk.encode()
     run.checkpoint(Checkpoint(run.id, function_id, READ_STREAM, output, None, started, now_ms()))

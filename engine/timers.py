@@ -46,6 +46,11 @@ class Place:
     function_id: int
     until: int
 
+    @property
+    def time_place(self) -> int | None:
+        """The place of the end of its time; `None`: it has none."""
+        return None if self.until == FOREVER_MS else self.function_id + 1
+
 
 def place_of(run: Run, name: str, timeout: timedelta | None) -> Place:
     """Take the place of a call that waits, and one for the end of its time if it has one."""

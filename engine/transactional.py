@@ -27,8 +27,9 @@ from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import UNRECORDED, as_recorded, summary
+from engine.failures import UNRECORDED, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
+from engine.given_errors import record_error
 from engine.handlers import TransactionStep
 from engine.outgoing import Publications
 from engine.procedures import ProcedureStep, call, call_and_record
@@ -163,9 +164,7 @@ async def _decided(
             if is_conflict(error) and conflicts < step.conflict_attempts:
                 await asyncio.sleep(0.01 * conflicts * random.random())
                 continue
-            text, given = as_recorded(error)
-            run.checkpoint(Checkpoint(run.id, function_id, step.name, None, text, started_ms, now_ms()))
-            run.error_given = True
+            given = record_error(run, function_id, step.name, error, started_ms)
             raise given from given.__cause__
         finally:
             current_step.reset(token)

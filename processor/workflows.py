@@ -278,7 +278,7 @@ class _Starter:
 
     async def _enqueue_deduplicated(self, run: Run, child: "_Child", verdict_id: int) -> WorkflowHandle[Any]:
         await child.begin(run)
-        await decide_deduplicated(run, child.start, verdict_id=verdict_id)
+        await decide_deduplicated(run, child.start, start_id=child.function_id, verdict_id=verdict_id)
         return WorkflowHandle(child.start.id, self._engine, self._registration.result.decode)
 
     # -- call --

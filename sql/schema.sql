@@ -223,6 +223,7 @@ CREATE TABLE dbos.operation_outputs (
     child_workflow_id text,
     started_at_epoch_ms bigint,
     completed_at_epoch_ms bigint,
+    kafka_called integer,
     CONSTRAINT operation_outputs_pkey PRIMARY KEY (workflow_uuid, function_id)
 );
 

@@ -63,18 +63,22 @@ def lock(*, ids: Sequence[str]) -> Statement[LockedRow]:
 
 
 def forget_errors(*, ids: Sequence[str]) -> Statement[Any]:
-    """Forget the failed steps that workflows failed by, so that they run again; what succeeded stands (I4).
+    """Forget the failed calls that workflows failed by, so that they are made again; what succeeded stands (I4).
 
-    One that something was begun after was dealt with: the code that follows it in the history is that of a failure.
+    One that something was called after was dealt with: the code that follows it in the history is that of a failure. What was
+    called by then is noted with the error, and with what else its call has recorded (engine/given_errors.py). Where it is not
+    (other programs' rows, and older ones) times say it, and what began in its millisecond counts as begun after.
     """
     return Statement(
         """
         DELETE FROM {schema}.operation_outputs AS o
          WHERE o.workflow_uuid = ANY (%(ids)b::text[])
-           AND o.error IS NOT NULL
+           AND (o.error IS NOT NULL OR o.kafka_called IS NOT NULL)
            AND NOT EXISTS (SELECT FROM {schema}.operation_outputs AS later
-                            WHERE later.workflow_uuid = o.workflow_uuid AND later.function_id > o.function_id
-                              AND later.started_at_epoch_ms > o.completed_at_epoch_ms)
+                            WHERE later.workflow_uuid = o.workflow_uuid
+                              AND later.function_id > COALESCE(o.kafka_called, o.function_id)
+                              AND (o.kafka_called IS NOT NULL
+                                   OR later.started_at_epoch_ms >= o.completed_at_epoch_ms))
         """,
         {"ids": ids},
     )
@@ -348,9 +352,9 @@ def copy_checkpoints(*, workflow_id: str, new_id: str, below: int) -> Statement[
         """
         INSERT INTO {schema}.operation_outputs
                (workflow_uuid, function_id, output, error, function_name, child_workflow_id, started_at_epoch_ms,
-                completed_at_epoch_ms)
+                completed_at_epoch_ms, kafka_called)
         SELECT %(new_id)s, o.function_id, o.output, o.error, o.function_name, o.child_workflow_id,
-               o.started_at_epoch_ms, o.completed_at_epoch_ms
+               o.started_at_epoch_ms, o.completed_at_epoch_ms, o.kafka_called
           FROM {schema}.operation_outputs AS o
          WHERE o.workflow_uuid = %(id)s AND o.function_id < %(below)s
         """,

@@ -98,7 +98,8 @@ def take_due(
         ), forgotten AS (
             DELETE FROM {schema}.operation_outputs AS o
              USING due
-             WHERE due.retries AND o.workflow_uuid = due.workflow_uuid AND o.error IS NOT NULL
+             WHERE due.retries AND o.workflow_uuid = due.workflow_uuid
+               AND (o.error IS NOT NULL OR o.kafka_called IS NOT NULL)
         ), awaited AS (
             DELETE FROM {schema}.waiting AS x USING due WHERE x.workflow_uuid = due.workflow_uuid
         )

@@ -94,8 +94,26 @@ def recorded(*, ids: Sequence[str]) -> Statement[tuple[WorkflowId, int]]:
     )
 
 
+def note_errors(
+    *, ids: Sequence[str], function_ids: Sequence[int], besides: Sequence[int | None], called: Sequence[int]
+) -> Statement[Any]:
+    """What had been called when errors were given, of those that this very transaction has written (engine/given_errors.py)."""
+    return Statement(
+        """
+        UPDATE {schema}.operation_outputs AS o
+           SET kafka_called = t.called
+          FROM unnest(%(ids)b::text[], %(function_ids)s::integer[], %(besides)s::integer[], %(called)s::integer[])
+                 AS t (id, function_id, beside, called)
+          JOIN {schema}.operation_outputs AS e
+            ON e.workflow_uuid = t.id AND e.function_id = t.function_id AND e.error IS NOT NULL
+         WHERE o.workflow_uuid = t.id AND o.function_id IN (t.function_id, t.beside)
+        """,
+        {"ids": ids, "function_ids": function_ids, "besides": besides, "called": called},
+    )
+
+
 def delete_errors(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any]:
-    """Forget the failed steps of an attempt, in the commit that starts the next one (P28).
+    """Forget the failed calls of an attempt, in the commit that starts the next one (P28).
 
     Not of a workflow that rested within an attempt: it has been given these errors.
     """
@@ -105,7 +123,7 @@ def delete_errors(*, ids: Sequence[str], owners: Sequence[str]) -> Statement[Any
          USING unnest(%(ids)b::text[], %(owners)b::text[]) AS t (id, owner),
                {schema}.workflow_status AS w
          WHERE o.workflow_uuid = t.id
-           AND o.error IS NOT NULL
+           AND (o.error IS NOT NULL OR o.kafka_called IS NOT NULL)
            AND w.kafka_asleep IS NOT TRUE
            AND w.workflow_uuid = t.id
            AND w.owner_xid = t.owner

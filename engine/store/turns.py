@@ -256,7 +256,8 @@ def take_due(turn: Turn, *, locked_max: int) -> Statement[QueuedRow]:
         ), forgotten AS (
             DELETE FROM {schema}.operation_outputs AS o
              USING chosen AS c
-             WHERE c.retries AND o.workflow_uuid = c.workflow_uuid AND o.error IS NOT NULL
+             WHERE c.retries AND o.workflow_uuid = c.workflow_uuid
+               AND (o.error IS NOT NULL OR o.kafka_called IS NOT NULL)
         ), awaited AS (
             DELETE FROM {schema}.waiting AS x USING chosen AS c WHERE x.workflow_uuid = c.workflow_uuid
         )
