@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from consumers.group import GroupSnapshot
@@ -11,7 +11,15 @@ from engine.snapshots import EngineSnapshot
 from engine.store.queues import QueueDepth
 from processor.metrics import Samples, place
 
-_BUILD = (version("onceflow"), python_version())
+
+def _release() -> str:
+    try:
+        return version("onceflow")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+_BUILD = (_release(), python_version())
 
 
 def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> Samples:
