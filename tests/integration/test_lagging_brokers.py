@@ -1,4 +1,4 @@
-"""Brokers that tell a topic's former ID, and members that are slow about a new one: each record runs once (case 19, P30)."""
+"""Brokers that tell a former ID, and members that are slow about what they judged: each record runs once (case 19, P30)."""
 
 import asyncio
 import time
@@ -9,9 +9,14 @@ import pytest
 from consumers import telemetry
 from consumers.cluster import Cluster, TopicState
 from consumers.mock import MockCluster
-from consumers.settings import OnRecreated, Subscription
+from consumers.settings import OnGap, OnRecreated, Subscription
+from engine.ids import SourceRef
+from engine.partitions import Place
+from engine.seeks import Anew, seek
+from engine.source import Source
+from engine.sources import Busy
 from tests.conformance.members import produce
-from tests.integration.members import Member, Members, ids, settled, texts, until
+from tests.integration.members import Member, Members, fetch, ids, settled, texts, until
 
 
 class Told:
@@ -124,3 +129,40 @@ async def test_a_member_that_lost_the_partition_does_not_begin_an_incarnation_th
     assert begun == [False]
     assert first.ran + slow.ran + quick.ran == Counter([*texts("old", 5), *texts("new", 10)])
     assert f"{topic}~2-0-9" in await ids(database)
+
+
+async def test_a_gap_is_skipped_by_the_claim_behind_the_one_that_found_it_or_judged_anew(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members
+) -> None:
+    """I1: between the two the topic was made anew, and an operator began it: [5, 8) is nothing of the log there is now."""
+    skip = Subscription(topic=topic, handler="fulfil", on_gap=OnGap.SKIP)
+    mock_cluster.create_topic(topic, 1)
+    produce(mock_cluster.bootstrap_servers, topic, texts("old", 5))
+    first = await members(mock_cluster, skip)
+    await settled(database, 5, first)
+    await first.stop()
+    produce(mock_cluster.bootstrap_servers, topic, texts("lost", 5))
+    mock_cluster.delete_records(topic, 0, before=8)
+    claims: list[SourceRef] = []
+
+    def between(member: Member) -> None:
+        sources, real = member.engine.sources, member.engine.sources.claim
+
+        async def claim(ref: SourceRef, *, generation: int, renamed_from: str | None = None) -> Source | Busy:
+            claims.append(ref)
+            if len(claims) == 2:
+                mock_cluster.delete_topic(topic)
+                mock_cluster.create_topic(topic, 1)
+                produce(mock_cluster.bootstrap_servers, topic, texts("new", 10))
+                async with member.engine.pool.connection() as connection:
+                    place = Place(ref.group, ref.key)
+                    await seek(connection, "dbos", place, to=0, note="x", actor="x", anew=Anew("", 0))
+            return await real(ref, generation=generation, renamed_from=renamed_from)
+
+        sources.claim = claim  # type: ignore[method-assign]  # a gap between two commits
+
+    second = await members(mock_cluster, skip, prepare=between)
+    await settled(database, 15, second)
+
+    assert second.ran == Counter(texts("new", 10))
+    assert await fetch(database, "SELECT from_offset, to_offset FROM dbos.gap") == []
