@@ -24,6 +24,7 @@ from engine.signals import FOREVER_MS, Signal
 from engine.store import execution_pauses as store
 from engine.store import executions
 from engine.store.statement import send
+from engine.tasks import within
 from engine.weather import through_weather
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ class Gate:
         if timeout is None or not step.is_async:
             return step
 
-        async def within(*args: Any, **kwargs: Any) -> Any:
+        async def in_time(*args: Any, **kwargs: Any) -> Any:
             return await within(timeout, f"transaction {step.name!r}", function(*args, **kwargs))
 
-        return replace(step, function=within)
+        return replace(step, function=in_time)
 
     @property
     def limits_time(self) -> bool:

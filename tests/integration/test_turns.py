@@ -174,7 +174,7 @@ async def test_code_that_waits_for_commits_keeps_its_task_and_its_context(databa
 
 
 async def test_a_cancellation_reaches_code_where_it_waits_for_a_commit(database: str) -> None:
-    """Of its own, or a time-out's: as at any other wait. The step that it kept from beginning is not recorded."""
+    """Of its own, or a time-out's: as at any other wait. The step that it kept from beginning is recorded as cut off."""
     caught: list[tuple[str, int]] = []
 
     def handler(step: Step) -> Handle:
@@ -205,8 +205,8 @@ async def test_a_cancellation_reaches_code_where_it_waits_for_a_commit(database:
         assert await bench.fetch_all("SELECT status, count(*) FROM dbos.workflow_status GROUP BY 1") == [
             ("SUCCESS", MANY)
         ]
-        places = "SELECT DISTINCT function_id FROM dbos.operation_outputs WHERE function_id < 7 ORDER BY 1"
-        assert await bench.fetch_all(places) == [(1,), (3,), (5,)]
+        places = "SELECT DISTINCT function_id, error LIKE '%cut off%' FROM dbos.operation_outputs WHERE function_id < 7 ORDER BY 1"
+        assert await bench.fetch_all(places) == [(1, None), (2, True), (3, None), (4, True), (5, None), (6, True)]
     assert sorted(caught) == sorted(
         [("cancelled", n) for n in range(MANY)] * 3 + [("timed out", n) for n in range(MANY)]
     )
