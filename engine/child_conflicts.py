@@ -3,7 +3,8 @@
     flush ─▶ plain INSERT of the children ─▶ an ID stands: all of it is undone
                look what stands ─┬─ this very child, shared by its own ID ─▶ adopted: the checkpoint goes without a row
                                  └─ another's ─▶ the checkpoint says `WorkflowConflictError`, what came behind it is taken
-                                                 back, the parent rests, due at once, and its replay is given the error
+                                                 back, but for steps that have run; the parent rests, due at once,
+                                                 and its replay is given the error
              ─▶ flush again
 
 The ID of a child that was given none is its parent's and a number. Anybody whose code may choose IDs can be there first: a
@@ -32,8 +33,12 @@ from engine.ids import WorkflowId
 from engine.payloads import UnreadablePayloadError
 from engine.runner import Ending, Phase, Run
 from engine.sealed_rows import sealed_checkpoint
+from engine.store.operation_outputs import Checkpoint
 from engine.store.starts import ExistingRow
 from engine.unreadable import put_off
+
+OURS = "DBOS."
+"""How the names of the engine's own calls begin, in the history."""
 
 Standing = Callable[[Sequence[str]], Awaitable[Mapping[str, ExistingRow]]]
 
@@ -134,10 +139,15 @@ def _must_be_own(placed: Placed, row: ExistingRow) -> None:
 
 
 def _taken_back(placed: Placed, ending: Ending, error: str | None) -> Ending | None:
-    """A run keeps what it has recorded up to a call, and its error, if there is one; it goes on from there, by a replay."""
+    """A run keeps what it has recorded of calls before this one, and its error, if there is one; it goes on from there, by a replay.
+
+    Of calls behind it, it keeps the steps that have run: they were called beside it, since none begins behind a call that is not
+    durable (P17), so that the replay calls them in the same places, and they are not called twice (I4). What has no effect but
+    its row is taken back: the code may not come there again.
+    """
     run = placed.run
     place = [each.function_id for each in run.unsent].index(placed.function_id)
-    kept = run.unsent[:place]
+    kept = [each for each in run.unsent if each.function_id < placed.function_id or _has_run(run, each)]
     if error is not None:
         verdict = run.unsent[place]._replace(output=None, error=error, child=None, ended_ms=now_ms())
         seal = run.home.seal
@@ -151,6 +161,15 @@ def _taken_back(placed: Placed, ending: Ending, error: str | None) -> Ending | N
         return None
     run.phase, run.ending = Phase.RUNNING, None
     return ending
+
+
+def _has_run(run: Run, checkpoint: Checkpoint) -> bool:
+    """Whether it is of a step, and not of what the engine does itself."""
+    is_start = checkpoint.child is not None or any(
+        each.function_id == checkpoint.function_id and isinstance(each.effect, Child | Debounced)
+        for each in run.effects or ()
+    )
+    return not is_start and not checkpoint.name.startswith(OURS)
 
 
 def _apart(flush: Flush, placed: Sequence[Placed]) -> list[Flush] | None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import timedelta
 
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -11,10 +12,12 @@ from engine.crashpoints import CrashPoint
 from engine.errors import WorkflowConflictError
 from processor import App, Http, Identity, Topic, WorkflowHandle, sleep
 from processor.testing import Bench
-from tests.integration.protocol import FAST
+from tests.integration.protocol import FAST, PATIENCE_S, until
 from tests.integration.test_sealed_payloads import sealed
 
 DAY = timedelta(days=1)
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 class Order(BaseModel):
@@ -248,3 +251,44 @@ async def test_a_crash_around_a_conflict_gives_the_same_error_once(
         )
         assert [place for place, _ in recorded] == [1]
         assert WorkflowConflictError.__name__ in str(recorded[0][1])
+
+
+@pytest.mark.parametrize("charge_is_first", [True, False])
+async def test_a_step_that_has_run_beside_a_conflict_is_not_run_again(database: str, charge_is_first: bool) -> None:
+    """I4: it completes while the flush with the child waits for the ID, so that its record comes behind the child's.
+
+    Of a higher place it has begun while it was looked whether the ID that the child was given is taken.
+    """
+    app, charged, gate = App("shop"), list[int](), asyncio.Event()
+
+    @app.step()
+    async def charge(n: int) -> str:
+        charged.append(n)
+        await gate.wait()
+        return f"receipt {n}"
+
+    @app.workflow()
+    async def pay(n: int) -> None: ...
+
+    @app.workflow()
+    async def buy(n: int) -> str:
+        calls = [charge(n), pay.start(n)] if charge_is_first else [pay.start(n, id="a-2"), charge(n)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return " ".join(each if isinstance(each, str) else type(each).__name__ for each in answers)
+
+    async with Bench(app, database, settings=FAST) as bench, await psycopg.AsyncConnection.connect(database) as other:
+        await other.execute(
+            "INSERT INTO dbos.workflow_status (workflow_uuid, status, name, inputs, created_at, updated_at) "
+            "VALUES ('a-2', 'SUCCESS', 'somebody', '{}', 0, 0)"
+        )  # not committed yet: the flush that has the child waits for it
+        handle = await buy.start(7, id="a")
+        async with asyncio.timeout(PATIENCE_S):
+            while await bench.fetch_all(WAITING) != [(1,)]:
+                await asyncio.sleep(0.01)
+        gate.set()
+        await until(lambda: any(run.unsent for run in bench.engine.commons.runs.values()))
+        await other.commit()
+
+        expected = ["receipt 7", "WorkflowConflictError"]
+        assert await handle.result() == " ".join(expected if charge_is_first else reversed(expected))
+    assert charged == [7]
