@@ -37,7 +37,7 @@ STEADY_S = 10.0
 """Attached for this long, a partition starts over with the shortest wait."""
 
 SECOND_LOOK_S = 1.0
-"""Before a partition halts for something that a change of leaders may show for a moment."""
+"""Before a partition halts, or begins anew, for what a change of leaders or a broker that lags may show for a moment."""
 
 AFTER_REQUEST_S = 1.0
 """Before a partition is claimed again that another member asked for: four times what that one waits between tries."""
@@ -79,7 +79,8 @@ class Partition:
         self._refusal: Refusal | None = None
         self._retry_s = RETRY_FIRST_S
         self._is_waiting = False
-        self._skip_to = 0
+        self._skip: tuple[int, int] | None = None
+        """To which offset a gap is skipped, and the epoch under which that was judged."""
         self._told = ""
         self._releases: set[asyncio.Task[None]] = set()
         self.life = asyncio.create_task(self._live(), name=f"partition {ref}")
@@ -114,7 +115,8 @@ class Partition:
         """The topic has this ID now."""
         if self.number is None or self.source is None or not topic_id:
             return
-        if self.source.topic_id not in ("", topic_id):
+        # Not one that it had before: those never come back, and a broker that lags may tell it for a while.
+        if self.source.topic_id not in ("", topic_id) and topic_id not in self.source.progress.former:
             self.refused(f"the topic has another ID now: {topic_id}")
 
     def woken(self) -> None:
@@ -219,7 +221,7 @@ class Partition:
     async def _validate(self, source: Source) -> bool:
         """Whether the partition may be attached. Meanwhile its open workflows run."""
         around, subscription = self._around, self._subscription
-        doubted = False
+        doubted: str | None = None
         while not self._is_past(source):
             try:
                 log = await around.cluster.log(self.ref.topic, self.ref.partition)
@@ -242,8 +244,9 @@ class Partition:
                     return True
                 case Wait(reason):
                     await self._look_again_later(reason)
-                case Halt(reason, certain=False) if not doubted:
-                    doubted = True
+                case BeginIncarnation() | Halt(certain=False) if doubted != log.topic_id:
+                    # A second look, which must see the same topic: a broker may lag, or leaders change.
+                    doubted = log.topic_id
                     await self._until_ended(SECOND_LOOK_S)
                 case Halt(reason):
                     # A stored hold, which the next claim finds: it outlives this process and this assignment.
@@ -253,21 +256,29 @@ class Partition:
                     return False
                 case SkipGap(to):
                     # Only a claim that is not open yet can be moved: begin another one.
-                    self._skip_to, self._refusal, self._retry_s = to, None, 0.0
+                    self._skip, self._refusal, self._retry_s = (to, source.epoch), None, 0.0
                     return False
                 case BeginIncarnation(topic_id, start):
-                    former_id = source.progress.topic_id
-                    self._give_back()
-                    await self._releasing()
-                    await around.sources.new_incarnation(self.ref, topic_id=topic_id, start=start, by=BY_POLICY)
-                    around.telemetry.emit(telemetry.TopicRecreated(self.ref, former_id, topic_id))
-                    self._refusal, self._retry_s = None, 0.0
+                    await self._begin_anew(source, topic_id, start)
                     return False
         return False
 
+    async def _begin_anew(self, source: Source, topic_id: str, start: int) -> None:
+        """Begin another incarnation, unless Kafka takes the partition first, or somebody claims it or moves it."""
+        around, former_id = self._around, source.progress.topic_id
+        self._give_back()
+        await self._releasing()
+        if self._over:
+            return
+        if await around.sources.new_incarnation(source, topic_id=topic_id, start=start, by=BY_POLICY):
+            around.telemetry.emit(telemetry.TopicRecreated(self.ref, former_id, topic_id))
+        self._refusal, self._retry_s = None, 0.0
+
     async def _skip_gap(self, source: Source) -> None:
-        to, self._skip_to = self._skip_to, 0
-        start = source.progress.next
+        skip, self._skip = self._skip, None
+        if skip is None or skip[1] + 1 != source.epoch:
+            return  # somebody claimed it between, or an operator moved it: the gap may be another log's
+        (to, _), start = skip, source.progress.next
         if start < to:
             reason = "retention passed the progress"
             await self._around.sources.skip_gap(source, to=to, reason=reason, by=BY_POLICY)

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.cimpl import NewTopic  # not exported by `admin`, whose documentation names it
 
 from consumers.client import new_admin
+from consumers.errors import TIMED_OUT
 from consumers.position import Position
 from consumers.producer import new_position_reader, new_producer
 from consumers.settings import RelaySettings
@@ -152,7 +153,8 @@ class Transactions:
     def is_stuck(self) -> bool:
         """Whether a request has not returned long after its own time-out: it never may. From any thread.
 
-        librdkafka's `send_offsets_to_transaction` waits for ever, whatever its time-out, if brokers are killed at one moment.
+        librdkafka's `send_offsets_to_transaction` waits for as long as its group's coordinator is away, whatever its
+        time-out: it was seen whenever brokers were down, slow, or said that the coordinator is not available.
         """
         due_at = self._due_at
         return due_at is not None and time.monotonic() > due_at
@@ -204,6 +206,9 @@ class Transactions:
         with self._within(self._timeout_s):
             self._producer.send_offsets_to_transaction([committed], self._group, self._timeout_s)
         reach(CrashPoint.RELAY_POSITIONED)
+        if self._is_cancelled:
+            # It may have hung for long and come back: whoever waited has gone on with another producer.
+            raise KafkaException(KafkaError(TIMED_OUT, "it was given up before its commit"))
         while True:
             try:
                 with self._within(TRY_S):

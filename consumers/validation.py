@@ -4,6 +4,7 @@ Judged after every claim, before the first fetch, because the client notices non
 30 of a topic that was deleted and created again goes on at 30 of the new one, without an error):
 
     topic ID differs              another topic under the same name: offsets name other records    (case 19)
+    topic ID is a former one      a broker that lags: the IDs of deleted topics never come back
     log ends below what we have   truncated: an unclean leader election, a restored broker         (case 20)
     log starts above progress     retention passed it: records are gone                            (case 21)
     the client refuses the offset nothing of the above, and still: leader epochs say it was cut    (case 20)
@@ -53,7 +54,7 @@ class SkipGap:
 
 @dataclass(frozen=True, slots=True)
 class BeginIncarnation:
-    """Begin a new incarnation at `start`."""
+    """Begin a new incarnation at `start`, if a second look sees the same topic."""
 
     topic_id: str
     start: int
@@ -87,6 +88,12 @@ def judge(
     refusal: Refusal | None = None,
 ) -> Verdict:
     """Compare a partition's progress with its log. `place` is filled into the commands that a reason names."""
+    if log.topic_id in progress.former:
+        return Wait(
+            f"brokers tell the topic's former ID {log.topic_id}, its last one was {progress.topic_id or 'not told'}: one "
+            f"that lags, and is waited for. If the cluster was restored to what it was before: "
+            f"{_begin_anew(place, 'OFFSET', ' --force')}."
+        )
     if progress.topic_id and not log.topic_id:
         return Wait("the brokers do not tell the topic's ID, which they did before: no controller, or older brokers")
     if progress.topic_id and progress.topic_id != log.topic_id:
@@ -96,7 +103,8 @@ def judge(
             f"the topic was deleted and created again: its ID was {progress.topic_id}, now it is {log.topic_id}. "
             f"The same offsets name other records, so none is fetched from here on. {_what_ran(refusal)} "
             f"To begin it from its start ({log.start}) under new workflow IDs: {_begin_anew(place, 'earliest')}, or start "
-            f"with the setting partitions.on_topic_recreated: new_incarnation; then {_release(place)}."
+            f"with the setting partitions.on_topic_recreated: new_incarnation; then {_release(place)}.",
+            certain=False,  # a broker that lags may tell an ID that was never seen here
         )
     if log.end < max(progress.next, progress.high):
         return Halt(
@@ -130,9 +138,9 @@ def _what_ran(refusal: Refusal | None) -> str:
     return "If some process had it when that happened, what came within 5 s may have run under the former topic's IDs."
 
 
-def _begin_anew(place: Place, where: str) -> str:
+def _begin_anew(place: Place, where: str, also: str = "") -> str:
     """What an operator does where offsets name other records than before."""
-    return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation --note WHY --yes`"
+    return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation{also} --note WHY --yes`"
 
 
 def _release(place: Place) -> str:

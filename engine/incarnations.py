@@ -23,6 +23,10 @@ TOPIC_SPAN = 2**50
 incarnations fit in a bigint."""
 
 
+FORMER_MAX = 4
+"""IDs of former topics that are kept, the last ones: every flush writes them. A broker that lags tells one of the last."""
+
+
 def former_place(offset: int, *, topics_before: int) -> int:
     """The place of a former topic's row that was given none: before everything of the topics behind it."""
     return offset - topics_before * TOPIC_SPAN
@@ -41,7 +45,14 @@ def another(held: Progress, *, topic_id: str, start: int, token: str, released: 
         filtered=0,
         skipped=0,
         counted=(),
+        former=_former(held, topic_id),
     )
+
+
+def _former(held: Progress, topic_id: str) -> tuple[str, ...]:
+    """Without the topic that there is now: its log may have been cut, or an operator says that it is there again."""
+    known = dict.fromkeys([*held.former, held.topic_id])
+    return tuple(each for each in known if each not in ("", topic_id))[-FORMER_MAX:]
 
 
 async def leave_behind(connection: AsyncConnection[Any], schema: str, ref: SourceRef, incarnation: int) -> None:

@@ -34,6 +34,7 @@ class Progress:
         filtered, skipped: Records below `next` without a workflow, by decision of the filter or as tombstones. Each is
             counted once, as what it was decided to be at first.
         counted: After a seek back: ranges of offsets whose decisions `filtered` and `skipped` have already.
+        former: Kafka's IDs of the topics that had this name before, the last few: none of them ever comes back.
         waits: Why its next record cannot be decoded yet; `None`, and then not written: nothing is in the way.
     """
 
@@ -50,6 +51,7 @@ class Progress:
     filtered: int = 0
     skipped: int = 0
     counted: tuple[Range, ...] = ()
+    former: tuple[str, ...] = ()
     waits: str | None = None
 
     def encode(self) -> str:
@@ -58,6 +60,8 @@ class Progress:
         stored = {name: getattr(self, name) for name in self.__slots__}
         if all(end <= self.next for _, end in self.counted):
             del stored["counted"]  # passed, or nothing ever: as nearly always
+        if not self.former:
+            del stored["former"]
         if self.waits is None:
             del stored["waits"]
         return _compact(stored)
@@ -74,7 +78,8 @@ class Progress:
             unknown = stored.keys() - {f.name for f in fields(cls)}
             if not unknown:
                 counted = tuple((int(start), int(end)) for start, end in stored.pop("counted", ()))
-                return cls(**stored, counted=counted)
+                former = tuple(str(each) for each in stored.pop("former", ()))
+                return cls(**stored, counted=counted, former=former)
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigurationError(f"event_dispatch_kv: {value[:200]!r} is no progress of a partition") from error
         raise ConfigurationError(

@@ -229,19 +229,30 @@ class Sources:
         """The partition is not assigned any more while its claim was awaited."""
         self._waiting.pop(ref, None)
 
-    async def new_incarnation(self, ref: SourceRef, *, topic_id: str, start: int, by: str) -> None:
-        """Another topic of the same name: IDs become `topic~n-…`, from `start` (P30). The claim must be ours."""
-        engine = self._engine
+    async def new_incarnation(self, judged: Source, *, topic_id: str, start: int, by: str) -> bool:
+        """Another topic of the same name: IDs become `topic~n-…`, from `start` (P30).
+
+        Counts only while the claim under which that was judged is the last one, whoever has judged: between the
+        judgement and this commit another may have claimed the partition, begun the same topic, and run all of it.
+        Returns whether it was begun; where not, the next claim judges anew.
+        """
+        engine, ref = self._engine, judged.ref
         schema = engine.settings.schema
-        if (mine := self.current.get(ref)) is not None:
-            await mine.release()
+        await judged.release()
         async with engine.pool.connection() as connection, connection.transaction():
             cursor = await send(connection, schema, event_dispatch_kv.lock(service=ref.service_name, key=ref.key))
             row = await cursor.fetchone()
             assert row is not None, "a partition that was claimed has a progress row"
             held = Progress.decode(row.value)
-            if not (held.released or held.owner == engine.executor_id):
-                raise ConfigurationError(f"{ref}: claimed by {held.owner} meanwhile")
+            # Every claim, seek and incarnation raises the epoch; the others are what it must come with.
+            if row.epoch != judged.epoch or held.token != judged.progress.token:
+                return False
+            if held.topic_id != judged.topic_id or held.topic_id == topic_id:
+                return False
+            # Who is dead writes nothing (P2), and what it did not release is taken over with caution (P21).
+            me = engine.executor_id
+            if not (held.released or held.owner == me) or await self._is_dead(connection, me):
+                return False
             progress = incarnations.another(held, topic_id=topic_id, start=start, token=held.token, released=True)
             await send(
                 connection,
@@ -259,6 +270,7 @@ class Sources:
             await send(
                 connection, schema, holds.audit(actor="engine", action="incarnation", subject=str(ref), detail=detail)
             )
+        return True
 
     async def skip_gap(self, source: Source, *, to: int, reason: str, by: str) -> None:
         """Go on above offsets that Kafka no longer has, with a recorded gap (I1). Only before `open`."""

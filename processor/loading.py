@@ -86,7 +86,7 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
         environ: Instead of the process's environment.
 
     Raises:
-        SettingsError: With every problem at once.
+        SettingsError: With every problem at once. Two files in the working directory are one.
     """
     environ = os.environ if environ is None else environ
     chosen = _file(file, environ)
@@ -119,7 +119,15 @@ def _file(given: Path | None, environ: Mapping[str, str]) -> Path | None:
         if not named.is_file():
             raise SettingsError([f"{named}: there is no such file"])
         return named
-    return next((path for name in DEFAULT_FILES if (path := Path(name)).is_file()), None)
+    there = [path for name in DEFAULT_FILES if (path := Path(name)).exists()]
+    if len(there) > 1:
+        names = " and ".join(map(str, there))
+        raise SettingsError(
+            [f"{names} are both here, and only one can count: remove the others, or name one ({FILE_VARIABLE})"]
+        )
+    if there and not there[0].is_file():
+        raise SettingsError([f"{there[0]} is here, and is no file"])
+    return there[0] if there else None
 
 
 def _read(file: Path) -> Tree:
@@ -140,8 +148,8 @@ def _read(file: Path) -> Tree:
 
 
 def _interpolated(tree: Tree, environ: Mapping[str, str], source: str) -> Tree:
-    """Fill in `${NAME}` and `${NAME:-default}`; `$${` is a plain `${`. A variable that is not set is an error."""
-    missing: list[str] = []
+    """Fill in `${NAME}` and `${NAME:-default}`; `$${` is a plain `${`. What is neither, or not set, is an error."""
+    problems: list[str] = []
 
     def fill(value: Any, path: str) -> Any:
         if isinstance(value, dict):
@@ -151,26 +159,31 @@ def _interpolated(tree: Tree, environ: Mapping[str, str], source: str) -> Tree:
             return [fill(item, f"{path}[{place}]") for place, item in enumerate(cast("list[Any]", value))]
         if not isinstance(value, str):
             return value
-
-        def replace(match: re.Match[str]) -> str:
-            name, default = match[1], match[2]
-            if name is None:
-                return "$"
-            found = environ.get(name)
-            if found or (found is not None and default is None):
-                return found
-            if default is None:
-                missing.append(
-                    f"{source}: {path}: the variable {name} is not set; ${{{name}:-default}} gives a default"
-                )
-            return default or ""
-
-        return _REFERENCE.sub(replace, value)
+        return _filled(value, environ, f"{source}: {path}", problems)
 
     filled = fill(tree, "")
-    if missing:
-        raise SettingsError(missing)
+    if problems:
+        raise SettingsError(problems)
     return filled
+
+
+def _filled(text: str, environ: Mapping[str, str], place: str, problems: list[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if name is None:
+            return "$"
+        found = environ.get(name)
+        if found or (found is not None and default is None):
+            return found
+        if default is None:
+            problems.append(f"{place}: the variable {name} is not set; ${{{name}:-default}} gives a default")
+        return default or ""
+
+    if "${" in _REFERENCE.sub("|", text):
+        # Without the text, which may hold a secret as well.
+        problems.append(f"{place}: a '${{' without NAME and '}}' after it; '$${{' is a plain one")
+        return text
+    return _REFERENCE.sub(replace, text)
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[Setting, Any]]:
@@ -224,6 +237,9 @@ def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) 
         return f"{where}: there is no such setting{hint}"
     if detail["type"] == "model_type":
         return f"{where}: this is a section, with settings of its own: {', '.join(_fields(path))}"
+    if detail["type"] == "tuple_type":
+        what = "a list of commands" if path[0] in {"migrate", "rollback"} and len(path) == 1 else "a list"
+        return f"{where}: this is {what}, also where there is only one"
     return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
 
 

@@ -75,6 +75,8 @@ async def move(
         raise unknown(place)
     ref = place.ref(partition.handler)
     found = await locate(place.group, ref.topic, ref.partition, target)
+    if not force:
+        _refuse_former_topic(place, partition.progress, found.log)
     if not new_incarnation:
         _refuse_another_log(place, partition.progress, found.log)
     done = await seek(
@@ -89,6 +91,15 @@ async def move(
         dry_run=dry_run,
     )
     return done, partition
+
+
+def _refuse_former_topic(place: Place, progress: Progress, log: Log) -> None:
+    """A broker that lags tells an ID that the topic had before: nothing is decided by its answer."""
+    if log.topic_id in progress.former:
+        raise PartitionActError(
+            f"{place}: brokers tell the topic's former ID {log.topic_id}: one that lags. Try again in a moment.\n"
+            f"  If the cluster was restored to what it was before, say so (--force)."
+        )
 
 
 def _refuse_another_log(place: Place, progress: Progress, log: Log) -> None:

@@ -89,7 +89,9 @@ def rows_of(*, prefix: str, offsets: Sequence[int]) -> Statement[OffsetRow]:
     return Statement(
         """
         SELECT t.kafka_offset, w.status, w.name, w.kafka_source,
-               substring(w.request FROM '"timestamp": (-?[0-9]{1,18})')::bigint
+               -- Of any that Kafka can hold; one that was damaged may be beyond.
+               greatest(least(substring(w.request FROM '"timestamp": (-?[0-9]{1,19})')::numeric,
+                              9223372036854775807), -9223372036854775808)::bigint
           FROM unnest(%(offsets)b::bigint[]) AS t (kafka_offset)
           JOIN {schema}.workflow_status AS w ON w.workflow_uuid = %(prefix)s::text || t.kafka_offset
         """,

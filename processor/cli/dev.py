@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from consumers.mock import MockCluster, MockClusterError
-from consumers.telemetry import TopicRefused
+from consumers.telemetry import PartitionHalted, TopicRefused
 from engine.errors import ConfigurationError
 from engine.migrations import migrate
 from engine.telemetry import Event, Observer
@@ -35,6 +35,9 @@ HELP = "Run an app on this machine with a Postgres and a broker of its own"
 
 PARTITIONS_MAX = 100
 
+KEPT_MIB = 5
+"""What librdkafka's mock cluster keeps of a partition, and nothing changes."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
@@ -45,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A database and brokers that the settings name are left alone: it always has its own, which are gone at the end.\n"
         "The commands under migrate: of the settings run on its Postgres."
+        "\nIts pretend broker keeps the last 5 MiB of a partition: what is pushed out before it was read, is gone."
     )
 
 
@@ -67,7 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
         for topic in {*_topics(app), *_dead_letter_topics(app)}:
             broker.create_topic(topic, arguments.partitions)
         broker.create_topic(settings.outbox.position_topic, 1)
-        runtime = Runtime(app, settings, observers=[_topics_as_they_are_published_to(broker, arguments.partitions)])
+        runtime = Runtime(
+            app,
+            settings,
+            observers=[_topics_as_they_are_published_to(broker, arguments.partitions), _say_what_is_the_brokers],
+        )
         asyncio.run(migrate(dsn, settings.postgres.schema_name))
         if code := run_commands(settings.migrate, settings):
             return code
@@ -118,6 +126,16 @@ def _variables(dsn: str, bootstrap_servers: str) -> dict[str, str]:
 def _topics(app: App) -> list[str]:
     topics = (registration.topic for registration in app.workflows.values())
     return sorted({topic.name for topic in topics if topic is not None and not topic.is_pattern})
+
+
+def _say_what_is_the_brokers(event: Event) -> None:
+    """Records that are larger than what the pretend broker keeps push others out: a loss that is none of the app's."""
+    if isinstance(event, PartitionHalted) and event.reason.startswith("retention passed the progress"):
+        print(
+            f"{event.source}: the pretend broker keeps the last {KEPT_MIB} MiB of a partition, and has dropped records that\n"
+            f"  were not read yet. Kafka keeps what a topic's retention says. Produce less at once, or start anew.",
+            flush=True,
+        )
 
 
 def _topics_as_they_are_published_to(broker: MockCluster, partitions: int) -> Observer:

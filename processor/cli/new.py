@@ -33,6 +33,9 @@ _PLACES = {
     "gitignore.txt": ".gitignore",
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+NAME_MAX = 63
+"""Characters: it is also a database's name in Postgres, and a folder's."""
+
 # A package of such a name would hide one that it needs.
 _TAKEN = frozenset(
     {"onceflow", "processor", "engine", "consumers", "sql", "tests", "psycopg", "pydantic", "pytest", "test"}
@@ -55,6 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is no name for a project: lower-case letters, digits, '-' or '_'")
+    if len(name) > NAME_MAX:
+        raise ConfigurationError(
+            f"{name[:20]}… is no name for a project: it has {len(name)} characters, {NAME_MAX} at most"
+        )
+    if package in sys.stdlib_module_names:
+        raise ConfigurationError(
+            f"{name!r}: a package of this name would hide Python's own, or be hidden; choose another"
+        )
     if package in _TAKEN:
         raise ConfigurationError(f"{name!r}: a package of this name would hide one that it needs; choose another")
     folder = Path(name)

@@ -69,7 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "workflows get IDs of their own",
     )
     moved.add_argument(
-        "--force", action="store_true", help="also where rows were deleted already: those records run again"
+        "--force",
+        action="store_true",
+        help="also where rows were deleted already: those records run again; and where brokers tell an ID that the topic had formerly",
     )
     cancelled = add_act(acts, "cancel", "cancel open workflows; shows how many there are unless --yes is given")
     of = cancelled.add_mutually_exclusive_group(required=True)

@@ -20,9 +20,10 @@ HOUR = timedelta(hours=1)
 
 async def made_anew(bench: Bench, ref: SourceRef, *, topic_id: str = "another") -> None:
     """Delete the topic and create it again: an empty log, and a new incarnation by policy."""
+    judged = bench.engine.sources.current[ref]
     await bench.release(ref)
     bench.log[ref] = []
-    await bench.engine.sources.new_incarnation(ref, topic_id=topic_id, start=0, by="policy")
+    assert await bench.engine.sources.new_incarnation(judged, topic_id=topic_id, start=0, by="policy")
     await bench.claim(ref)
 
 

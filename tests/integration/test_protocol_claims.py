@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from engine.ids import ExecutorId
+from engine.partitions import Place
+from engine.seeks import Anew, seek
 from engine.store import executor
 from engine.telemetry import ExecutorBuried, ExecutorStarted
 from processor import App, Topic, Transaction
@@ -174,7 +176,7 @@ async def test_another_topic_of_the_same_name_is_a_claim_with_ids_of_its_own(dat
         await bench.settle()
         before = bench.source(shop.topic)
         await bench.release(ref)
-        await bench.engine.sources.new_incarnation(ref, topic_id="another", start=0, by="policy")
+        assert await bench.engine.sources.new_incarnation(before, topic_id="another", start=0, by="policy")
         await bench.claim(ref)
         await bench.settle()
 
@@ -183,6 +185,42 @@ async def test_another_topic_of_the_same_name_is_a_claim_with_ids_of_its_own(dat
         assert (source.progress.incarnation, source.progress.topic_id, source.progress.next) == (2, "another", 1)
         ids = await bench.fetch_all("SELECT workflow_uuid, status FROM dbos.workflow_status ORDER BY 1")
         assert ids == [("orders-0-0", "SUCCESS"), ("orders~2-0-0", "SUCCESS")]
+
+
+@pytest.mark.parametrize("meanwhile", ["begun", "claimed", "moved", "dead"])
+async def test_a_new_incarnation_is_begun_under_the_claim_that_judged_it_or_not_at_all(
+    database: str, meanwhile: str
+) -> None:
+    """I2, I6, P30: between judgement and commit another began the same topic and ran it; claimed it; an operator moved
+    it; or who judged was declared dead. What was judged then counts no more: written, it would run every record again.
+    """
+    shop = Shop()
+    async with Bench(shop.app, database, settings=SLOW) as bench:
+        sources, ref = bench.engine.sources, bench.ref(shop.topic)
+        await bench.deliver(shop.topic, Order(key="a", n=0))
+        await bench.settle()
+        judged = bench.source(shop.topic)
+        await bench.release(ref)
+        if meanwhile == "dead":
+            await bench.execute("UPDATE dbos.executor SET died_at = 1, lease_until = 0")
+        elif meanwhile == "moved":
+            async with bench.engine.pool.connection() as connection:
+                place = Place(bench.group, ref.key)
+                await seek(connection, "dbos", place, to=0, note="x", actor="x", anew=Anew("new", 0))
+        else:
+            await bench.claim(ref)
+            if meanwhile == "begun":
+                quick = bench.source(shop.topic)
+                await bench.release(ref)
+                assert await sources.new_incarnation(quick, topic_id="new", start=0, by="policy")
+                await bench.claim(ref)
+                await bench.settle()
+            await bench.release(ref)
+        stands = await bench.fetch_all("SELECT update_seq, value FROM dbos.event_dispatch_kv")
+
+        assert not await sources.new_incarnation(judged, topic_id="new", start=0, by="policy")
+
+        assert await bench.fetch_all("SELECT update_seq, value FROM dbos.event_dispatch_kv") == stands
 
 
 async def test_a_topic_id_is_filled_in_once_and_never_replaced(database: str) -> None:

@@ -1,7 +1,7 @@
 """A request of the client that never returns (I9).
 
-librdkafka's `send_offsets_to_transaction` does not, whatever its time-out, if its brokers are killed at one moment: met by
-`test_relay.py::test_brokers_that_are_killed_and_come_back_lose_and_double_nothing`, now and then.
+librdkafka's `send_offsets_to_transaction` does not, whatever its time-out, while its group's coordinator is away; when
+brokers are back, it does. `test_relay.py::test_brokers_that_are_killed_and_come_back_lose_and_double_nothing` meets it.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import pytest
 from consumers import relay, transactions
 from consumers.position import Position
 from consumers.telemetry import RelayInterrupted
+from engine.crashpoints import CrashPoint
 from tests.fixtures.kafka import Kafka, unique
 from tests.integration.relaying import PATIENCE_S, Outbox, Process, running, until, values
 
@@ -75,6 +76,31 @@ async def test_a_stop_does_not_wait_for_a_request_that_never_returns(kafka: Kafk
     assert not stuck.ends.is_set()
     async with running(Process(database, kafka.bootstrap_servers)):
         await outbox.emptied()
+    assert values(kafka.bootstrap_servers, topic) == ["a"]
+
+
+async def test_a_request_that_was_given_up_and_returns_after_all_is_not_followed_by_a_commit(
+    kafka: Kafka, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I9: who waited for it has gone on with another producer, or has ended."""
+    topic = unique("events")
+    kafka.create_topic(topic, 1)
+    outbox = await Outbox(database).named_anew()
+    given_up: list[CrashPoint] = []
+    async with running(process := Process(database, kafka.bootstrap_servers)):
+
+        def reach(point: CrashPoint) -> None:
+            if point is CrashPoint.RELAY_POSITIONED and not given_up:
+                given_up.append(point)
+                assert process.relay._transactions is not None  # pyright: ignore[reportPrivateUsage]
+                process.relay._transactions.cancel()  # pyright: ignore[reportPrivateUsage]
+
+        monkeypatch.setattr(transactions, "reach", reach)
+        await outbox.publish("a", topic=topic)
+        await outbox.emptied()
+
+        assert given_up
+        assert "given up" in process.saw(RelayInterrupted)[0].error
     assert values(kafka.bootstrap_servers, topic) == ["a"]
 
 

@@ -68,7 +68,9 @@ async def shop(database: str, mock_cluster: MockCluster, monkeypatch: pytest.Mon
     producer = Producer({"bootstrap.servers": mock_cluster.bootstrap_servers, "log_level": 0})
     for offset in range(12):
         value = None if offset == 8 else json.dumps({"amount": -1 if offset == 6 else offset})
-        producer.produce("orders", value, key="skip" if offset == 7 else "k")
+        # One with a time that is no plausible one, and may be all the same.
+        timestamp = 2**62 if offset == 10 else 0
+        producer.produce("orders", value, key="skip" if offset == 7 else "k", timestamp=timestamp)
     assert producer.flush(30) == 0
     settings = Settings.model_validate(
         {
@@ -125,6 +127,11 @@ DAMAGES: list[tuple[str, dict[str, list[str]]]] = [
     ("UPDATE dbos.workflow_status SET kafka_source = 'x|orders-0' WHERE kafka_offset = 4", {"foreign row": ["4"]}),
     (
         """UPDATE dbos.workflow_status SET request = replace(request, '"timestamp": ', '"timestamp": 9')
+            WHERE kafka_offset = 4""",
+        {"other record": ["4"]},
+    ),
+    (
+        """UPDATE dbos.workflow_status SET request = replace(request, '"timestamp": ', '"timestamp": 999999')
             WHERE kafka_offset = 4""",
         {"other record": ["4"]},
     ),

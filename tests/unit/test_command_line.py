@@ -105,6 +105,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         (("new", "Not A Name"), "is no name for a project"),
         (("new", "class"), "it is a keyword of Python's"),
         (("new", "pydantic"), "would hide one that it needs"),
+        (("new", "asyncio"), "would hide Python's own, or be hidden"),
+        (("new", "n" * 300), "nnn… is no name for a project: it has 300 characters, 63 at most"),
         (("dev", "shop:app", "--partitions", "0"), "1 to 100"),
         (("rum",), "usage: processor"),
     ],

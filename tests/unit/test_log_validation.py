@@ -1,5 +1,6 @@
 """Whether a partition's progress and its log belong together."""
 
+from dataclasses import replace
 from functools import partial
 
 from hypothesis import given
@@ -17,6 +18,7 @@ from consumers.validation import (
     Wait,
 )
 from consumers.validation import judge as judge_at
+from engine.incarnations import FORMER_MAX, another
 from engine.partitions import Place
 from engine.progress import Progress
 
@@ -59,6 +61,29 @@ def test_another_topic_id_begins_a_new_incarnation_by_policy() -> None:
     verdict = judge(HERE, Log("B", 3, 40), on_recreated=OnRecreated.NEW_INCARNATION)
 
     assert verdict == BeginIncarnation("B", 3)
+
+
+def test_an_id_that_the_topic_had_formerly_is_waited_for_whatever_the_policy() -> None:
+    """Case 19: IDs never come back; a broker that is cut off from its controller tells the last one it heard of."""
+    for here in (replace(HERE, former=("Z", "Y")), replace(HERE, topic_id="", former=("Z", "Y"))):
+        for policy in OnRecreated:
+            verdict = judge(here, Log("Y", 0, 40), on_recreated=policy)
+
+            assert isinstance(verdict, Wait)
+            assert "former ID Y" in verdict.reason
+            assert "--new-incarnation --force" in verdict.reason
+
+
+def test_the_ids_of_former_topics_are_kept_the_last_ones() -> None:
+    """Case 19: they never come back, so that a broker that tells one lags; an operator's word that one did counts."""
+    held = Progress(next=1, high=1, topic_id="0")
+    for n in range(1, FORMER_MAX + 3):
+        held = another(held, topic_id=str(n), start=0, token="t", released=True)
+    assert held.former == tuple(str(n) for n in range(2, FORMER_MAX + 2))
+    assert Progress.decode(held.encode()) == held
+
+    back = another(held, topic_id="3", start=0, token="t", released=True)
+    assert (back.topic_id, "3" in back.former, held.topic_id in back.former) == ("3", False, True)
 
 
 def test_a_topic_id_that_is_not_told_any_more_is_waited_for() -> None:

@@ -97,6 +97,34 @@ def test_a_variable_that_is_not_set_is_named_with_its_place(file: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["${NOPE", "a${}", "${1X}", "${A-b}"])
+def test_a_reference_that_is_none_is_refused_and_not_taken_as_it_stands(file: Path, text: str) -> None:
+    file.write_text(f"kafka: {{bootstrap_servers: 'hunter2 {text}'}}")
+
+    (problem,) = problems(file=file)
+
+    assert problem.startswith("processor.yaml: kafka.bootstrap_servers: a '${' without NAME and '}'")
+    assert "hunter2" not in problem
+
+
+def test_a_command_that_is_no_list_is_told_so(file: Path) -> None:
+    file.write_text("migrate: echo hi\n")
+
+    assert problems(file=file) == ["processor.yaml: migrate: this is a list of commands, also where there is only one"]
+
+
+def test_what_counts_in_the_working_directory_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither passed over in silence: two of them, or a folder of that name (a volume whose file is missing)."""
+    monkeypatch.chdir(tmp_path)
+    Path("processor.toml").write_text("[kafka]\ngroup = 'shop'\n")
+    assert load({}).kafka.group == "shop"
+
+    Path("processor.yaml").mkdir()
+    assert "processor.yaml and processor.toml are both here" in problems({})[0]
+    Path("processor.toml").unlink()
+    assert problems({}) == ["processor.yaml is here, and is no file"]
+
+
 def test_every_unknown_key_is_refused_with_the_nearest_known_one(file: Path) -> None:
     file.write_text("kafka: {bootstrp_servers: 'a:1'}\nin_flight_max: 1\nexecuter: {}\n")
 
