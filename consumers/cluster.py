@@ -74,6 +74,8 @@ class Cluster:
         # Any: the client's stubs leave its futures without a type.
         self._admin: Any = None
         self._can_describe = False
+        self._has_described = False
+        """Whether brokers ever told a topic's ID: then one that cannot be had now is not one that there is none of."""
         self._silent_since: float | None = None
         self._topics: dict[str, TopicState] = {}
         self._describing: dict[str, asyncio.Lock] = {}
@@ -215,9 +217,18 @@ class Cluster:
             if topic not in metadata.topics:
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"topic {topic!r} does not exist"))
             if not self._can_describe:
+                if self._has_described:
+                    raise KafkaException(KafkaError(TIMED_OUT, "the brokers name no controller at this moment"))
                 return TopicState("", tuple(sorted(metadata.topics[topic].partitions)), sent_at)
         futures = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
-        described = await self._answer(cast("Future[Any]", futures[topic]))
+        try:
+            described = await self._answer(cast("Future[Any]", futures[topic]))
+        except KafkaException as error:
+            if error.args[0].code() == TIMED_OUT:
+                # The client may know of no controller, since a broker was restarted, and does not ask by itself.
+                self._can_describe = False
+            raise
+        self._has_described = True
         topic_id = str(described.topic_id)
         return TopicState(
             "" if topic_id == NO_TOPIC_ID else topic_id,

@@ -92,7 +92,7 @@ def judge(
         return Wait(
             f"brokers tell the topic's former ID {log.topic_id}, its last one was {progress.topic_id or 'not told'}: one "
             f"that lags, and is waited for. If the cluster was restored to what it was before: "
-            f"{_begin_anew(place, 'OFFSET', ' --force')}."
+            f"{_begin_anew(place, 'OFFSET', forced=True)}."
         )
     if progress.topic_id and not log.topic_id:
         return Wait("the brokers do not tell the topic's ID, which they did before: no controller, or older brokers")
@@ -138,9 +138,11 @@ def _what_ran(refusal: Refusal | None) -> str:
     return "If some process had it when that happened, what came within 5 s may have run under the former topic's IDs."
 
 
-def _begin_anew(place: Place, where: str, also: str = "") -> str:
+def _begin_anew(place: Place, where: str, *, forced: bool = False) -> str:
     """What an operator does where offsets name other records than before."""
-    return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation{also} --note WHY --yes`"
+    if forced:
+        return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation --force --note WHY --yes`"
+    return f"`processor partitions seek {place.arguments} --to {where} --new-incarnation --note WHY --yes`"
 
 
 def _release(place: Place) -> str:

@@ -22,6 +22,7 @@ class Sessions:
     def __init__(self, settings: EngineSettings, application: str) -> None:
         self._settings, self._application = settings, application
         self._rests: AsyncConnection[Any] | None = None
+        self._is_closed = False
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncConnection[Any]]:
@@ -32,13 +33,14 @@ class Sessions:
         except BaseException:
             await connection.close()
             raise
-        if self._rests is None:
+        if self._rests is None and not self._is_closed:
             self._rests = connection
         else:
             await connection.close()
 
     async def close(self) -> None:
-        """Close what rests."""
+        """Close what rests, and keep none from now on: whoever still looks opens one each time."""
+        self._is_closed = True
         connection, self._rests = self._rests, None
         if connection is not None:
             await connection.close()

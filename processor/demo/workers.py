@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 import processor
@@ -126,6 +127,10 @@ class Worker:
         return sum(float(value) for value in _UNKNOWN_COMMITS.findall(text))
 
     def _scrape(self) -> str:
+        """Raises `OSError` where it does not answer, also where it is killed in the middle of its answer."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=_ANSWER_S) as answer:
-            text: str = answer.read().decode()
+            try:
+                text: str = answer.read().decode()
+            except HTTPException as error:
+                raise ConnectionResetError(f"half an answer: {error!r}") from error
             return text

@@ -131,6 +131,7 @@ class Bench:
         if self.app.lifespan is not None:
             await self._stack.enter_async_context(self.app.lifespan(self.app))
         await self._start_engine()
+        await self.engine.scheduler.until_looked()  # or a clock moved at once would pass over what begins with it
         return self
 
     async def __aexit__(
@@ -152,7 +153,6 @@ class Bench:
 
     async def _start_engine(self) -> None:
         await self.engine.start()
-        await self.engine.scheduler.until_looked()  # or a clock moved at once would pass over what begins with it
         self.app.engines.append(self.engine)
 
     def _detach(self) -> None:
