@@ -46,10 +46,10 @@ def test_a_demo_on_given_servers_leaves_no_topic_no_group_and_no_schema(
     own_tmp: Path, capsys: pytest.CaptureFixture[str], kafka: Kafka, empty_database: str
 ) -> None:
     given = demo.Options(
-        orders=12_000,
+        orders=6_000,
         rate=400,
-        kill_every_s=3,
-        away_s=8,
+        kill_every_s=2,
+        away_s=6,
         seed=2,
         kafka=kafka.bootstrap_servers,
         postgres=empty_database,

@@ -10,7 +10,7 @@ from tests.fixtures.kafka import Kafka, KafkaServer
 from tests.fixtures.postgres import PostgresServer
 from tests.system.field import Field
 
-STORM_S = 20
+STORM_S = 12
 
 
 @pytest.mark.kafka
