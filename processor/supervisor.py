@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -119,12 +120,14 @@ class Worker:
         if not self.port:
             return None
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_S) as answer:
+            try:
+                answer = urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_S)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
                 return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return None
+        except (OSError, HTTPException):
+            return None  # not there, too slow, or killed while it answered
 
 
 class Supervisor(Collector):
