@@ -37,7 +37,7 @@ def test_a_worker_that_is_killed_while_it_answers_has_not_answered(said: bytes) 
         dying.join()
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, "ready"), (503, "not ready")])
+@pytest.mark.parametrize("status, body", [(200, "ready"), (503, "not ready")])
 def test_an_answer_is_its_status_and_its_body(status: int, body: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
