@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel
 
+from consumers.cluster import Cluster, TopicState
 from consumers.mock import MockCluster
 from engine.partitions import Place
 from engine.seeks import seek
@@ -184,6 +186,36 @@ async def test_a_seek_below_deleted_rows_has_to_be_forced(
     assert ran_before == ["a", "b"]
     assert forced[0] == DONE
     assert seen.ran == ["a", "b", "a"]
+
+
+async def test_what_brokers_tell_of_a_topic_that_was_there_before_decides_nothing_unless_forced(
+    database: str, command: Command, log: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P30: a broker that lags tells a former topic's ID, and where that log begins and ends."""
+
+    async def describe(cluster: Cluster, topic: str) -> TopicState:
+        del cluster, topic  # the mock cluster's topics have no IDs
+        return TopicState("former", (0,), time.monotonic())
+
+    monkeypatch.setattr(Cluster, "_describe", describe)
+    seen = Seen()
+    log(2)
+    async with Bench(seen.app, database) as bench:
+        for order_id in ("a", "b"):
+            await bench.deliver(seen.orders, Order(order_id=order_id))
+        await bench.settle()
+        await bench.engine.abort()
+        known = """UPDATE dbos.event_dispatch_kv SET value = (value::jsonb || '{"former": ["former"]}')::text"""
+        await bench.execute(known)
+
+        refused = await command(*SEEK, "1", "--yes")
+        _, stands = await progress_of(bench)
+        forced = await command(*SEEK, "1", "--yes", "--force")
+        _, moved = await progress_of(bench)
+
+    assert (refused[0], "brokers tell the topic's former ID former: one that lags" in refused[2]) == (MISTAKE, True)
+    assert (stands["next"], stands["former"]) == (2, ["former"])
+    assert (forced[0], moved["next"]) == (DONE, 1), forced[2]
 
 
 @pytest.mark.parametrize(
