@@ -397,6 +397,7 @@ class Inbox:
             run.ending = run.doom = None
             run.phase, run.row = Phase.WAITING, Row.REST
             run.wake_at, run.attempt = ending.wake_at, ending.attempt
+            self.rows.rested.add(run.id)
             run.record, run.argument = None, UNDECODED
             if not (ending.asleep and self.rows.lay_down(run)):
                 self.go(run)

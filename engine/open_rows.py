@@ -55,6 +55,8 @@ class OpenRows:
         """Open rows that the fetch has not reached (P15)."""
         self._ahead_ids: set[WorkflowId] = set()
         self._wakeable: deque[Run] = deque()
+        self.rested: set[WorkflowId] = set()
+        """Who has come to rest since the look under way was asked for: it may have read that they were due before."""
 
     # -- the claim's --
 
@@ -213,6 +215,7 @@ class OpenRows:
             and run.row is Row.REST
             and run.wake_at is not None
             and run.wake_at > now_ms()
+            and run.id not in self.rested
             and self._inbox.keys.may_go(run)
         ):
             run.wake_at = 0

@@ -130,6 +130,8 @@ class Scan:
         if not watched and not engine.commons.handlers:
             return
         blocked_before = {source: set(source.inbox.keys.blocked) for source in sources.values()}
+        for source in watched:
+            source.inbox.rows.rested.clear()
         self._due_at = None
         asked = look.look(
             runnable=engine.commons.runnable,
