@@ -60,22 +60,26 @@ class NondeterminismError(EngineError):
     unwinds it as `Suspended` does.
     """
 
-    def __init__(self, workflow_id: WorkflowId, *, recorded: str, called: str) -> None:
-        super().__init__(
-            f"workflow {workflow_id}: the history has step {recorded!r} here, the code called {called!r}.\n"
-            f"  The code changed while this workflow was under way. Give the new step a name of its own,\n"
-            f"  or keep the old one until no workflow needs it: docs/guides/changing-code.md"
-        )
+    def __init__(self, workflow_id: WorkflowId, recorded: str, called: str) -> None:
+        super().__init__(workflow_id, recorded, called)
         self.workflow_id = workflow_id
         self.recorded = recorded
         self.called = called
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id}: the history has step {self.recorded!r} here, the code called {self.called!r}.\n"
+            f"  The code changed while this workflow was under way. Give the new step a name of its own,\n"
+            f"  or keep the old one until no workflow needs it: docs/guides/changing-code.md"
+        )
 
 
 class UnfitResultError(NondeterminismError):
     """The history has a result that its step cannot return any more: its type changed. The workflow fails; the step stands."""
 
-    def __init__(self, workflow_id: WorkflowId, *, step: str, reason: str) -> None:
-        super().__init__(workflow_id, recorded=step, called=step)
+    def __init__(self, workflow_id: WorkflowId, step: str, reason: str) -> None:
+        super().__init__(workflow_id, step, step)
+        self.args = (workflow_id, step, reason)
         self.reason = reason
 
     def __str__(self) -> str:
@@ -92,14 +96,17 @@ class RacingStepsError(EngineError):
     also where the code catches this.
     """
 
-    def __init__(self, workflow_id: WorkflowId, *, called: str) -> None:
-        super().__init__(
-            f"workflow {workflow_id}: {called!r} was called in a task, in the middle of a sequence of calls, while another\n"
-            f"  task called as well. A replay would give them each other's results. Run one sequence after the other, or\n"
-            f"  each in a child workflow. Single calls may be gathered: docs/guides/writing-handlers.md"
-        )
+    def __init__(self, workflow_id: WorkflowId, called: str) -> None:
+        super().__init__(workflow_id, called)
         self.workflow_id = workflow_id
         self.called = called
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id}: {self.called!r} was called in a task, in the middle of a sequence of calls, while\n"
+            f"  another task called as well. A replay would give them each other's results. Run one sequence after the other,\n"
+            f"  or each in a child workflow. Single calls may be gathered: docs/guides/writing-handlers.md"
+        )
 
 
 class StepFailedError(EngineError):

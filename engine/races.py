@@ -7,9 +7,10 @@ would take the places, and the results, of the second (I4). That is refused at t
 replay of an interrupted run calls in the same order, and is refused as well, steps and sleeps let other tasks call first,
 whether they are answered by the history or not.
 
-The limit: a task that waits for something else before its first call (`asyncio.sleep`, a socket), and one that makes a single
-call while the workflow's own code makes several, are not found; nor, in the replay of an interrupted run, are sequences of
-other waits (`recv`, results). A workflow's own calls cost one look at the current task. Threads are not looked at: a sync
+The limits (decision 0032): a task that waits for something else before its first call (`asyncio.sleep`, a socket), one that
+makes a single call while the workflow's own code makes several, tasks of one call each that wait for each other, and code
+that goes by which answer came first are not found; nor, in the replay of an interrupted run, are sequences of other waits
+(`recv`, results). A workflow's own calls cost one look at the current task. Threads are not looked at: a sync
 workflow has one.
 """
 

@@ -121,11 +121,10 @@ class Worker:
             return None
         try:
             try:
-                answer = urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_S)
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=ANSWER_S) as answer:
+                    return answer.status, answer.read().decode()
             except urllib.error.HTTPError as error:
-                answer = error
-            with answer:
-                return answer.status, answer.read().decode()
+                return error.code, error.read().decode()
         except (OSError, HTTPException):
             return None  # not there, too slow, or killed while it answered
 

@@ -13,7 +13,7 @@ from engine.transactional import NotInWorkflowError
 from processor import (
     App,
     ConfigurationError,
-    RecordedError,
+    NondeterminismError,
     Settings,
     Topic,
     WorkflowStatus,
@@ -230,7 +230,7 @@ async def test_without_a_patch_changed_code_fails_before_it_runs_anything(databa
 
     async with Bench(shop.app, database, executor="new", settings=FAST) as bench:
         await bench.advance(DAY)
-        with pytest.raises(RecordedError, match="has step 'charge' here, the code called 'check'"):
+        with pytest.raises(NondeterminismError, match="has step 'charge' here, the code called 'check'"):
             await fulfil.retrieve("old").result()
         assert shop.calls == []
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from engine.errors import EngineError, NondeterminismError, RacingStepsError, UnfitResultError
 from engine.failures import as_recorded, decode_error
+from engine.ids import WorkflowId
 
 
 class GatewayError(Exception):
@@ -53,3 +55,22 @@ def test_notes_are_no_fields() -> None:
     error.add_note("in the statement: SELECT 1")
 
     assert as_recorded(error)[1] is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NondeterminismError(WorkflowId("w"), "charge", "refund"),
+        UnfitResultError(WorkflowId("w"), "charge", "'paid' is no number"),
+        RacingStepsError(WorkflowId("w"), "charge"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_says_that_a_history_does_not_fit_comes_back_as_itself(error: EngineError) -> None:
+    """A handle's `result()` raises what ended the workflow, not a stand-in that nobody can catch by its class."""
+    text, given = as_recorded(error)
+    again = decode_error(text)
+
+    assert given is error
+    assert type(again) is type(error)
+    assert (str(again), vars(again)) == (str(error), vars(error))
