@@ -114,8 +114,7 @@ async def start_child(
     await admit(run, undurable_max=0 if has_own_id else UNDURABLE_MAX)
     if (tracing := run.home.engine.tracing) is not None:
         tracing.starting(start)
-    if run.deadline_ms is not None:
-        start.deadline_ms = min(run.deadline_ms, start.deadline_ms or run.deadline_ms)
+    start.within_ms = run.deadline_ms
     now = now_ms()
     is_new = True
     if has_own_id or refused is not None:

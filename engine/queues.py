@@ -150,12 +150,11 @@ def enter(
     partition_key: str | None = None,
     delay: timedelta | None = None,
 ) -> None:
-    """Make a start one of a queue's: ENQUEUED, of no version and without a time-out until it starts."""
+    """Make a start one of a queue's: ENQUEUED, and of no version until it starts."""
     start.status = WorkflowStatus.ENQUEUED
     start.queue, start.priority = queue.name, priority
     start.deduplication_id, start.partition_key = deduplication_id, partition_key
     start.version = None
-    start.deadline_ms = None
     start.place = next_place()
     start.wake_at = now_ms() + int(delay / timedelta(milliseconds=1)) if delay else None
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine.clock import now_ms
 from engine.committer import Committer
 from engine.effects import Extras, Named
 from engine.flush import Flush, Written
@@ -182,12 +183,16 @@ class RowCommitter(Committer):
 
 
 def own(commons: Commons, starts: list[Start]) -> None:
-    """Decide who of new workflows runs here, by the room there is; the others are written at rest, due at once."""
+    """Decide who of new workflows runs here, by the room there is; the others are written at rest, due at once.
+
+    The time of those that run here begins: the others' with whoever takes them.
+    """
     room = commons.room()
-    token = new_token()
+    token, now = new_token(), now_ms()
     for each in starts:
         runs_here = room > 0 and each.status is WorkflowStatus.PENDING and each.wake_at is None
         each.owner = token if runs_here and commons.can_run(each) else None
+        each.begins_at = None if each.owner is None else now
         room -= each.owner is not None
 
 

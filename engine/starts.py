@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from engine.clock import now_ms
 from engine.errors import ConfigurationError, WorkflowConflictError
 from engine.identity import Identity, Origin, roles_text
 from engine.ids import OwnerToken, WorkflowId
@@ -32,7 +31,9 @@ class Start:
         status: PENDING, or ENQUEUED for a queue's dispatcher to take.
         owner: Who runs it; `None`: at rest, for whoever has room. Given when it is written.
         wake_at: At rest until then, or delayed in its queue; epoch ms.
-        timeout_ms: From start to completion; `deadline_ms` is the end of it, once it has started.
+        timeout_ms: From when it begins to its completion.
+        begins_at: When its time began, epoch ms; `None`: it is written at rest, and who takes it first notes its deadline.
+        within_ms: The deadline of what started it, which is its own as well.
         queue, deduplication_id, priority, partition_key: Its place in a queue (engine/queues.py).
         place: Order within its queue among those of one moment.
         class_name, config_name: Of a method: its class, and the name of the object it is called on.
@@ -48,7 +49,8 @@ class Start:
     owner: OwnerToken | None = None
     wake_at: int | None = None
     timeout_ms: int | None = None
-    deadline_ms: int | None = None
+    begins_at: int | None = None
+    within_ms: int | None = None
     class_name: str | None = None
     config_name: str | None = None
     queue: str | None = None
@@ -72,19 +74,26 @@ class Start:
         """Whose it is, and what asked for it."""
         return Origin(self.user, self.role, self.roles, self.request)
 
+    @property
+    def deadline_ms(self) -> int | None:
+        """When it is to be cancelled, as far as that is known: its own time has no end before it begins."""
+        if self.timeout_ms is None or self.begins_at is None:
+            return self.within_ms
+        own = self.begins_at + self.timeout_ms
+        return own if self.within_ms is None else min(own, self.within_ms)
+
     def belongs_to(self, identity: Identity | None) -> None:
         """Give it somebody's identity."""
         if identity is not None:
             self.user, self.role, self.roles = identity.user, identity.role, roles_text(identity)
 
     def lasts(self, timeout: timedelta | None) -> None:
-        """Give it a time from its start, which is now, to its completion. Raises `ConfigurationError`."""
+        """Give it a time from when it begins to its completion. Raises `ConfigurationError`."""
         if timeout is None:
             return
         if timeout <= timedelta(0):
             raise ConfigurationError(f"timeout={timeout}: it is longer than nothing, or None for no limit")
         self.timeout_ms = max(1, int(timeout.total_seconds() * 1000))
-        self.deadline_ms = now_ms() + self.timeout_ms
 
     def must_be(self, *, name: str, inputs: str, instance: str | None, user: str | None = None) -> None:
         """Raise `WorkflowConflictError` unless what stands under this ID is this very workflow."""

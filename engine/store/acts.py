@@ -107,10 +107,7 @@ def resume(*, ids: Sequence[str], version: str | None) -> Statement[Any]:
                error = NULL,
                owner_xid = NULL,
                recovery_attempts = 0,
-               workflow_deadline_epoch_ms = CASE WHEN w.queue_name <> %(internal)s OR """
-        + OUTSIDE
-        + """ THEN NULL
-                                                 ELSE {schema}.now_ms() + w.workflow_timeout_ms END,
+               workflow_deadline_epoch_ms = NULL,
                kafka_alone = NULL,
                kafka_attempt = NULL,
                kafka_wake_at = NULL,
@@ -287,11 +284,7 @@ def fork(*, workflow_id: str, new_id: str, version: str | None) -> Statement[tup
         + """ THEN NULL ELSE %(version)s END, w.application_id,
                CASE WHEN w.kafka_execution THEN %(execution)s ELSE w.request END, w.inputs, w.authenticated_user,
                w.assumed_role, w.authenticated_roles, NULLIF(w.queue_name, %(internal)s), w.priority,
-               w.queue_partition_key, w.workflow_timeout_ms,
-               CASE WHEN w.queue_name <> %(internal)s OR """
-        + OUTSIDE
-        + """ THEN NULL ELSE c.now + w.workflow_timeout_ms END,
-               w.workflow_uuid, c.now, c.now, w.kafka_execution
+               w.queue_partition_key, w.workflow_timeout_ms, NULL, w.workflow_uuid, c.now, c.now, w.kafka_execution
           FROM (SELECT {schema}.now_ms() AS now) AS c, {schema}.workflow_status AS w
          WHERE w.workflow_uuid = %(id)s
             ON CONFLICT (workflow_uuid) DO NOTHING

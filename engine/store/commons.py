@@ -108,6 +108,9 @@ def take_due(
                executor_id = %(executor)s,
                application_version = due.becomes,
                started_at_epoch_ms = COALESCE(w.started_at_epoch_ms, {schema}.now_ms()),
+               -- LEAST passes over NULL. One that has begun before has a deadline, which is earlier.
+               workflow_deadline_epoch_ms = LEAST(w.workflow_deadline_epoch_ms,
+                                                  {schema}.now_ms() + w.workflow_timeout_ms),
                kafka_wake_at = NULL,
                updated_at = {schema}.now_ms()
           FROM due

@@ -62,8 +62,7 @@ def enqueue(
                queue_name = %(queue)s,
                owner_xid = NULL,
                started_at_epoch_ms = NULL,
-               workflow_deadline_epoch_ms = CASE WHEN %(queue)s::text IS NULL
-                                                 THEN {schema}.now_ms() + w.workflow_timeout_ms END,
+               workflow_deadline_epoch_ms = NULL,
                kafka_wake_at = NULL,
                authenticated_user = COALESCE(%(user)s, w.authenticated_user),
                assumed_role = CASE WHEN %(user)s::text IS NULL THEN w.assumed_role ELSE %(role)s END,
