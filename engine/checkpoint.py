@@ -99,7 +99,7 @@ async def _run_async(  # noqa: C901  # a function less for every step
                     result = await step.function(*args, **kwargs)
                 else:
                     result = await within(step.timeout, f"step {step.name!r}", step.function(*args, **kwargs))
-                output = step.encode(result)
+                output, result = step.record(result)
             except UNRECORDED:
                 raise
             except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded
@@ -204,7 +204,7 @@ def _run_sync(run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwa
         token = current_step.set(CurrentStep(run.id, function_id, step.name, attempt))
         try:
             result = step.function(*args, **kwargs)
-            output = step.encode(result)
+            output, result = step.record(result)
         except UNRECORDED:
             raise
         except BaseException as error:  # noqa: BLE001  # the user's function: whatever it raises is recorded

@@ -225,11 +225,16 @@ def journaled(handler: Handler) -> Callable[..., Any]:
     function = handler.function
     if handler.kind is HandlerKind.BATCH:
         function = _batch_of_one(handler)
+
+    def recorded(result: Any) -> tuple[str, Any]:
+        output = handler.encode(result)
+        return output, Encoded(output)
+
     step = TransactionStep(
         name=handler.name,
         function=function,
         is_async=handler.is_async,
-        encode=handler.encode,
+        record=recorded,
         decode=Encoded,
     )
     if handler.is_async:

@@ -153,8 +153,9 @@ class Step:
         name: In the history.
         function: The user's function, undecorated.
         is_async: Whether it is a coroutine function.
-        encode: The result as JSON text.
-        decode: JSON text back to the result.
+        record: The result as JSON text, and as every replay has it: what the workflow is given. Raises `TypeError` for what has
+            no such text.
+        decode: That text back to the result.
         retry: Tries within one checkpoint.
         timeout: Longest one try may take (async steps are cancelled, sync ones abandoned to their thread).
     """
@@ -162,7 +163,7 @@ class Step:
     name: str
     function: Callable[..., Any]
     is_async: bool
-    encode: Callable[[Any], str]
+    record: Callable[[Any], tuple[str, Any]]
     decode: Callable[[str], Any]
     retry: Retry = NEVER
     timeout: timedelta | None = None
@@ -181,7 +182,7 @@ class TransactionStep:
     name: str
     function: Callable[..., Any]
     is_async: bool
-    encode: Callable[[Any], str]
+    record: Callable[[Any], tuple[str, Any]]
     decode: Callable[[str], Any]
     isolation: str = "read committed"
     read_only: bool = False

@@ -110,8 +110,7 @@ class Member:
     async def _call(self, step: TransactionStep, transaction: Transaction) -> None:
         token = current_step.set(CurrentTransaction(self.run.id, self.function_id, step.name, 1))
         try:
-            self.result = await self.function(transaction)
-            self.output = step.encode(self.result)
+            self.output, self.result = step.record(await self.function(transaction))
             reach(CrashPoint.TRANSACTION_OPEN)
             self.has_returned = True
         except BaseException as error:  # noqa: BLE001  # the group rolls back; what it means is decided alone

@@ -242,7 +242,8 @@ class _Attempt:
         run, step = self._run, self._step
         if not isinstance(step, ProcedureStep):
             result = await call_function(run, step, transaction, args, kwargs)
-            return result, step.encode(result)
+            output, result = step.record(result)
+            return result, output
         arguments = step.arguments(args, kwargs)
         if run.home.seal is not None:
             output = await call(step, connection, arguments)

@@ -34,7 +34,9 @@ class CallArguments:
         self._codecs: dict[str, Result[Any]] = {}
         for parameter in self._signature.parameters.values():
             try:
-                self._codecs[parameter.name] = result_codec(annotation_of(parameter.name))
+                self._codecs[parameter.name] = result_codec(
+                    annotation_of(parameter.name), f"workflow {name!r}: argument {parameter.name}"
+                )
             except UnencodableTypeError as error:
                 raise ConfigurationError(
                     f"workflow {name!r}: argument {parameter.name} cannot be recorded: {error}"
@@ -87,15 +89,11 @@ class CallArguments:
         return next(each.name for each in parameters.values() if each.kind is each.VAR_KEYWORD)
 
     def _encoded(self, name: str, value: Any) -> str:
-        try:
-            return self._codecs[name].encode(value)
-        except TypeError as error:
-            problem = str(error).removeprefix("the result is ")
-        raise TypeError(f"workflow {self._name!r}: argument {name} is {problem}")
+        return self._codecs[name].encode(value)
 
     def _decoded(self, name: str, value: Any) -> Any:
         try:
-            return self._codecs[name].decode(json.dumps(value))
+            return self._codecs[name].read(json.dumps(value))
         except ValidationError as error:
             problem = str(error).replace("\n", " ")
         raise ValueError(f"argument {name}: {problem}")

@@ -8,6 +8,7 @@ Messages name the record and the field, never the value: dead letters keep the r
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from json.encoder import encode_basestring as quoted
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from engine.handlers import UndecodableError
+from processor.exact import proof_of
 from processor.records import RawRecord
 from processor.strict_json import checker
 
@@ -144,44 +146,76 @@ class UnencodableTypeError(Exception):
 _LOSSLESS = ConfigDict(ser_json_inf_nan="strings", ser_json_bytes="base64", val_json_bytes="base64")
 
 
+PROVEN_MAX = 4_000
+"""Characters of a text whose value is not read back if its types prove it exact: no number in it is too long to be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result(Generic[R]):
     """Results of one annotated type, as JSON text and back.
 
-    What a workflow gets from a step the first time and in a replay is equal if the value is what its annotation
-    says. A value of another type is refused by `encode`; a subclass comes back as the class that was announced, and
-    a `SecretStr` as its asterisks.
+    What a workflow gets from a step the first time is what a replay gives it: the value as it is read back, unless its
+    types prove that this is the same (decision 0033). So a subclass comes back as the class that was announced, a tuple
+    under `Any` as a list, a `SecretStr` as its asterisks: at once, not only after a crash. A value of another type than
+    announced, or one that could not be read back, is refused.
+
+    Attributes:
+        record: A value as its text, and as `decode` reads that. Raises `TypeError`.
+        decode: What `record` wrote.
+        read: The same of a text that another program may have written: fields by their names or their aliases.
     """
 
-    encode: Callable[[R], str]
+    record: Callable[[R], tuple[str, R]]
     decode: Callable[[str], R]
+    read: Callable[[str], R]
+
+    def encode(self, value: R) -> str:
+        """The text alone."""
+        return self.record(value)[0]
 
 
-def result_codec(annotation: Any) -> Result[Any]:
-    """The codec of a result annotated so. Raises `UnencodableTypeError`."""
+def result_codec(annotation: Any, what: str = "the result") -> Result[Any]:
+    """The codec of a value annotated so. `what`: how errors call it. Raises `UnencodableTypeError`."""
     if annotation is None or annotation is type(None):
-        return Result(_encode_none, _decode_none)
+        return Result(partial(_record_none, what), _decode_none, _decode_none)
     adapter = _lossless_adapter(annotation)
     _refuse_without_schema(adapter, annotation)
-    to_json, decode, name = adapter.serializer.to_json, adapter.validator.validate_json, type_name(annotation)
-    is_text = annotation is str
+    # By the names of fields, whatever their aliases: what validates by alias may serialize by none, or by another.
+    to_json, validate = (
+        partial(adapter.serializer.to_json, by_alias=False, warnings="error"),
+        adapter.validator.validate_json,
+    )
+    decode, read = partial(validate, by_alias=False, by_name=True), partial(validate, by_alias=True, by_name=True)
+    is_text, name = annotation is str, type_name(annotation)
+    is_proven = proof_of(adapter)
     is_announced = adapter.validator.isinstance_python
 
-    def encode(value: Any) -> str:
+    def record(value: Any) -> tuple[str, Any]:
         if is_text and type(value) is str and value.isascii():
-            return quoted(value)  # what pydantic writes as well, in a third of the time
+            return quoted(value), value  # what pydantic writes as well, in a third of the time
         try:
-            text = to_json(value, warnings="error").decode()
+            text = to_json(value).decode()
+            if is_proven is not None and is_proven(value) and len(text) <= PROVEN_MAX:
+                return text, value
+            back = decode(text)
             # pydantic writes whatever resembles the type, None for a model too. What is not plainly of the type
             # (True for an int) may pass if it comes back equal.
-            if type(value) is annotation or is_announced(value, strict=True) or decode(text) == value:
-                return text
+            if type(value) is annotation or is_announced(value, strict=True) or back == value:
+                return text, back
             problem = f"{type(value).__name__} would come back as something else"
-        except (PydanticSerializationError, PydanticUserError, ValidationError) as error:
+        except (PydanticSerializationError, PydanticUserError) as error:
             problem = _first_line(error)
-        raise TypeError(f"the result is no {name} that can be recorded: {problem}")
+        except Exception as error:  # noqa: BLE001  # the user's validators have their say when it is read back
+            problem = f"{type(value).__name__} could not be read back: {problem_of(error, name)}"
+        raise TypeError(f"{what} is no {name} that can be recorded: {problem}")
 
-    return Result(encode, decode)
+    def recorded(text: str) -> Any:
+        try:
+            return decode(text)
+        except ValidationError:
+            return read(text)
+
+    return Result(record, recorded, read)
 
 
 def type_name(annotation: Any) -> str:
@@ -190,10 +224,10 @@ def type_name(annotation: Any) -> str:
     return name if isinstance(name, str) and not getattr(annotation, "__args__", ()) else str(annotation)
 
 
-def _encode_none(value: Any) -> str:
+def _record_none(what: str, value: Any) -> tuple[str, None]:
     if value is not None:
-        raise TypeError(f"the result is a {type(value).__name__}, the function says -> None")
-    return "null"
+        raise TypeError(f"{what} is a {type(value).__name__}, the function says -> None")
+    return "null", None
 
 
 def _decode_none(text: str) -> None:

@@ -277,15 +277,18 @@ def checked_name(name: str | None, fn: FunctionType, what: str) -> str:
     return chosen
 
 
-def result_of(fn: FunctionType, what: str) -> Result[Any]:
-    """The codec of a function's result. Refuses one that is not annotated or cannot be written as JSON."""
+def result_of(fn: FunctionType, what: str, name: str | None = None) -> Result[Any]:
+    """The codec of a function's result. Refuses one that is not annotated or cannot be written as JSON.
+
+    `name`: by which the history knows it; the function's unless given.
+    """
     if "return" not in fn.__annotations__:
         raise ConfigurationError(
             f"{what} {fn.__qualname__}: say what it returns (`-> None` if nothing): the annotation is how its result\n"
             f"  is read back from the database"
         )
     try:
-        return result_codec(annotation_of(fn, "return", what))
+        return result_codec(annotation_of(fn, "return", what), f"{what} {name or fn.__qualname__!r}: the result")
     except UnencodableTypeError as error:
         raise ConfigurationError(
             f"{what} {fn.__qualname__}: its result cannot be recorded: {error}\n"
@@ -425,12 +428,12 @@ def _is_part(model: Any, accepted: Any) -> bool:
 
 def build_step(fn: FunctionType, name: str, *, retry: Retry, timeout: Any) -> Step:
     """A step of a checked function."""
-    result = result_of(fn, "step")
+    result = result_of(fn, "step", name)
     return Step(
         name=name,
         function=fn,
         is_async=inspect.iscoroutinefunction(fn),
-        encode=result.encode,
+        record=result.record,
         decode=result.decode,
         retry=retry,
         timeout=timeout,
@@ -440,12 +443,12 @@ def build_step(fn: FunctionType, name: str, *, retry: Retry, timeout: Any) -> St
 def build_transaction(fn: FunctionType, name: str, *, isolation: str, read_only: bool) -> TransactionStep:
     """A transactional step of a checked function."""
     check_transaction(fn, "transaction")
-    result = result_of(fn, "transaction")
+    result = result_of(fn, "transaction", name)
     return TransactionStep(
         name=name,
         function=_method_of_transaction(fn) if is_method(fn) else fn,
         is_async=inspect.iscoroutinefunction(fn),
-        encode=result.encode,
+        record=result.record,
         decode=result.decode,
         isolation=isolation,
         read_only=read_only,

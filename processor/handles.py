@@ -340,7 +340,7 @@ def remembered(
     async def readable() -> R:
         return await once_readable(run, function)
 
-    step = Step(name=name, function=readable, is_async=True, encode=codec.encode, decode=codec.decode)
+    step = Step(name=name, function=readable, is_async=True, record=codec.record, decode=codec.decode)
     return run_step(step, (), {})
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, cast
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from engine.checkpoint import MixedCallError, call_step, in_loop, require_thread
 from engine.checkpoint import run_step as engine_run_step
@@ -16,12 +17,13 @@ from engine.current import current_run, current_step
 from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
 from engine.transactional import call_transaction, run_transaction
-from processor.codec import Result, UnencodableTypeError, result_codec
+from processor.codec import Result, UnencodableTypeError, problem_of, result_codec
 from processor.decorators import ProcedureFunction, StepFunction, TransactionFunction
 from processor.handlers import annotation_of
 from processor.policies import Retry
 
 _json_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_read = _json_values.validate_json
 _finite_values: TypeAdapter[JsonValue] = TypeAdapter(JsonValue, config=ConfigDict(allow_inf_nan=False))
 
 
@@ -107,7 +109,7 @@ def _inline_step(fn: Callable[..., Any], name: str | None, loop: asyncio.Abstrac
         name=chosen,
         function=fn if is_async else partial(_in_thread, fn, loop),
         is_async=is_async,
-        encode=result.encode,
+        record=result.record,
         decode=result.decode,
     )
 
@@ -135,26 +137,37 @@ def _in_thread(fn: Callable[..., Any], loop: asyncio.AbstractEventLoop, *args: A
 def _result(function: Any, name: str) -> Result[Any]:
     annotations: dict[str, Any] = getattr(function, "__annotations__", {})
     if "return" not in annotations or not inspect.isfunction(function):
-        return _PLAIN
+        return _plain(name)
     annotation = annotations["return"]
     if isinstance(annotation, str):
         annotation = annotation_of(function, "return", "step")
     try:
-        return _of_annotation(annotation)
+        return _of_annotation(annotation, name)
     except UnencodableTypeError as error:
         raise ConfigurationError(f"step {name!r}: its result cannot be recorded: {error}") from None
 
 
 @lru_cache(maxsize=1_000)  # an adapter takes a tenth of a millisecond to build, an inline step is built at every call
-def _of_annotation(annotation: Any) -> Result[Any]:
-    return result_codec(annotation)
+def _of_annotation(annotation: Any, name: str) -> Result[Any]:
+    return result_codec(annotation, f"step {name!r}: the result")
 
 
-def _encode_json(value: Any) -> str:
-    """Only what comes back equal: no tuple, which JSON would bring back as a list, and no NaN, which it would bring back as null."""
-    return _json_values.dump_json(_finite_values.validate_python(value, strict=True)).decode()
+@lru_cache(maxsize=1_000)
+def _plain(name: str) -> Result[Any]:
+    """JSON, and only what comes back equal: no tuple, which would be a list, and no NaN, which would be null."""
 
+    def record(value: Any) -> tuple[str, Any]:
+        try:
+            text = _json_values.dump_json(_finite_values.validate_python(value, strict=True))
+        except (ValidationError, PydanticSerializationError) as error:
+            problem = problem_of(error, "JSON")
+        else:
+            return text.decode(), _read(text)
+        raise TypeError(
+            f"step {name!r}: the result would not come back as it is, {problem}.\n  Annotate what the function returns."
+        )
 
-_PLAIN: Result[Any] = Result(_encode_json, _json_values.validate_json)
+    return Result(record, _read, _read)
+
 
 __all__ = ["run_step", "run_step_sync"]

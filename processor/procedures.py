@@ -81,7 +81,7 @@ class Procedures:
                 name=checked_name(name, function, "procedure"),
                 function=fn,
                 is_async=inspect.iscoroutinefunction(function),
-                encode=result.encode,
+                record=result.record,
                 decode=result.decode,
                 isolation=isolation,
                 procedure=parts,
@@ -111,7 +111,7 @@ class _Arguments:
             if _is_plain(annotation):
                 continue
             try:
-                self._json[parameter.name] = result_codec(annotation)
+                self._json[parameter.name] = result_codec(annotation, f"argument {parameter.name}")
             except UnencodableTypeError as error:
                 raise ConfigurationError(
                     f"procedure {function.__qualname__}: argument {parameter.name} cannot be written as JSON: {error}"

@@ -66,7 +66,7 @@ def decoder(model: Any, what: str) -> Callable[[str], Any]:
 
 @lru_cache(maxsize=256)
 def _decoder(model: Any) -> Callable[[str], Any]:
-    return result_codec(model).decode
+    return result_codec(model).read
 
 
 def check_name(name: str, what: str) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from engine.handlers import UndecodableError
 from processor.codec import Json, Raw, Text, UnencodableTypeError, codec_for, result_codec
@@ -219,3 +219,73 @@ def test_a_result_of_another_type_than_announced_is_refused(annotation: Any, val
 def test_a_result_type_that_cannot_be_written_is_refused(annotation: Any) -> None:
     with pytest.raises(UnencodableTypeError):
         result_codec(annotation)
+
+
+class Refund(Order):
+    reason: str = ""
+
+
+class Secret(BaseModel):
+    token: SecretStr
+
+
+class Aliased(BaseModel):
+    order_id: str = Field(validation_alias="orderId", serialization_alias="ORDER")
+
+
+ALIASED = Aliased.model_validate({"orderId": "o"})
+
+
+@pytest.mark.parametrize(
+    "annotation, value, given",
+    [
+        (Any, (1, 2), [1, 2]),
+        (Any, Order(order_id="o"), {"order_id": "o", "amount_cents": 0}),
+        (list[Any], [(1,), datetime(2026, 1, 1, tzinfo=UTC)], [[1], "2026-01-01T00:00:00Z"]),
+        (dict[Any, int], {1: 2}, {"1": 2}),
+        (int, True, 1),
+        (Order, Refund(order_id="o", reason="r"), Order(order_id="o")),
+        (list[Order], [Refund(order_id="o", reason="r")], [Order(order_id="o")]),
+        (Secret, Secret(token=SecretStr("t")), Secret(token=SecretStr("*" * 10))),
+        (Aliased, ALIASED, ALIASED),
+    ],
+)
+def test_a_result_is_handed_over_as_every_replay_has_it(annotation: Any, value: Any, given: Any) -> None:
+    """I4: what JSON cannot keep is lost at once, where its author sees it, and not only after a crash."""
+    result = result_codec(annotation)
+
+    text, live = result.record(value)
+
+    assert (type(live), live) == (type(given), given)
+    assert result.decode(text) == live
+
+
+@pytest.mark.parametrize(
+    "annotation, value, problem",
+    [
+        pytest.param(
+            int,
+            10**5_000,
+            "step 'x': the result is no int that can be recorded: int could not be read back",
+            id="a number too long",
+        ),
+        (
+            Measured,
+            Measured(value=math.inf),
+            r"Measured could not be read back: .*value: Input should be a valid number",
+        ),
+        (list[Order], [Order.model_construct(order_id="bomb")], "a validator of .* raised KeyError"),
+    ],
+)
+def test_a_result_that_no_replay_could_read_is_refused_by_its_path(annotation: Any, value: Any, problem: str) -> None:
+    """Recorded, it would fail its workflow only after a rest or a crash."""
+    with pytest.raises(TypeError, match=problem):
+        result_codec(annotation, "step 'x': the result").record(value)
+
+
+def test_fields_are_recorded_by_their_names_and_read_by_aliases_from_others() -> None:
+    """A model that validates by one alias and serializes by another comes back; a client writes the alias."""
+    result = result_codec(Aliased)
+
+    assert result.encode(ALIASED) == '{"order_id":"o"}'
+    assert result.read('{"orderId": "o"}') == result.decode('{"orderId": "o"}') == ALIASED
