@@ -24,6 +24,7 @@ from engine.failures import UNRECORDED, decode_error, summary
 from engine.given_errors import record_error, record_error_from_thread
 from engine.handlers import Step, TransactionStep
 from engine.misfits import ended_by
+from engine.own_thread import notice_plain
 from engine.retries import TerminalError
 from engine.runner import Run, now_ms
 from engine.store.operation_outputs import Checkpoint, CheckpointRow
@@ -41,6 +42,8 @@ def call_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     run = current_run.get()
     if run is None or current_step.get() is not None:
+        if run is None:
+            notice_plain(step.name)
         return step.function(*args, **kwargs)
     function_id = run.next_function_id(step.name)
     if step.is_async:
@@ -60,10 +63,14 @@ async def run_step(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         if step.is_async:
             return await step.function(*args, **kwargs)
         return await asyncio.to_thread(step.function, *args, **kwargs)
-    function_id = run.next_function_id(step.name)
-    if step.is_async:
-        return await _run_async(run, step, function_id, args, kwargs)
-    return await _run_async(run, _threaded(step, run), function_id, args, kwargs)
+    return await run_step_at(run, step, run.next_function_id(step.name), args, kwargs)
+
+
+def run_step_at(
+    run: Run, step: Step, function_id: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Coroutine[Any, Any, Any]:
+    """Call a step whose place in the history is given, on the loop."""
+    return _run_async(run, step if step.is_async else _threaded(step, run), function_id, args, kwargs)
 
 
 async def _run_async(  # noqa: C901  # a function less for every step

@@ -7,6 +7,7 @@ EngineError
 ├── NondeterminismError      the developer: the code no longer matches its history
 │   └── UnfitResultError         a recorded result is nothing that its step returns now
 ├── RacingStepsError         the developer: sequences of steps run beside each other
+├── OtherThreadError         the developer: a workflow's call was made in a thread that is not its own
 ├── StepFailedError          the handler: a step used up its tries
 ├── RecordedError            the handler: a step's error whose class cannot be rebuilt from its record
 ├── WorkflowConflictError    the caller: the ID is another workflow's, or this one's with other inputs
@@ -107,6 +108,21 @@ class RacingStepsError(EngineError):
             f"  another task called as well. A replay would give them each other's results. Run one sequence after the other,\n"
             f"  or each in a child workflow. Single calls may be gathered: docs/guides/writing-handlers.md"
         )
+
+
+class OtherThreadError(EngineError):
+    """A call of a workflow was made in another thread than its own. Nothing was called, and nothing recorded.
+
+    Places in the history are given in call order, which threads have none of.
+    """
+
+    def __init__(self, workflow_id: WorkflowId, *, called: str, is_async: bool) -> None:
+        instead = "gather async steps, and sync ones by `app.run_step(...)`" if is_async else "`sync.gather(...)`"
+        super().__init__(
+            f"workflow {workflow_id}: {called!r} was called in a thread that is not the workflow's own.\n"
+            f"  For steps beside each other: {instead}. For sequences of them: child workflows."
+        )
+        self.workflow_id = workflow_id
 
 
 class StepFailedError(EngineError):

@@ -18,6 +18,8 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from engine.own_thread import know
+
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.runner import Run
@@ -28,6 +30,7 @@ class HandlerThreads:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        know(engine)
         self._base = copy_context()
         self._ready: SimpleQueue[Run | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []

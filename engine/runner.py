@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from engine.failures import NO_FAILURES, encode_error, summary
 from engine.identity import Origin
 from engine.ids import OrderingKey, OwnerToken, WorkflowId
 from engine.misfits import ended_by, has_suspended
+from engine.own_thread import require_own
 from engine.races import Callers, check_turn, race_of
 from engine.records import Record
 from engine.sealed_rows import sealed_checkpoint
@@ -171,6 +173,7 @@ class Run:
         "started_ms",
         "submitted",
         "task",
+        "thread",
         "trace",
         "unsent",
         "waiters",
@@ -183,6 +186,8 @@ class Run:
     callers: Callers | None
     task: asyncio.Task[None] | None
     context: Context | None
+    thread: int
+    """Whose code it is: that of the loop, or that of a sync handler."""
     origin: Origin
     """Of one without a source."""
     trace: Any
@@ -270,7 +275,7 @@ class Run:
     async def code(self, task: asyncio.Task[None], context: Context) -> None:
         """The code of an async handler and what follows from its end, in a task and a context (`engine.turns`)."""
         current_run.set(self)
-        self.task, self.context = task, context
+        self.task, self.context, self.thread = task, context, get_ident()
         ending: Ending | None = None
         try:
             ending = self._succeeded(await self.home.body(self.argument))
@@ -285,6 +290,7 @@ class Run:
     def code_in_thread(self) -> None:
         """The code of a sync handler, in a thread and a context (`engine.handler_threads`)."""
         current_run.set(self)
+        self.thread = get_ident()
         ending: Ending | None = None
         try:
             ending = self._succeeded(self.home.body(self.argument))
@@ -351,6 +357,8 @@ class Run:
                 self.was_suspended = True
                 raise Suspended(self.id)
             self.handled_error = True
+        if self.thread != get_ident():
+            require_own(self, name)
         if self.task is not None:
             check_turn(self, name)
         self.function_id += 1

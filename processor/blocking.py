@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from engine.checkpoint import in_loop
 from engine.current import current_run, current_step
 from engine.errors import ConfigurationError
+from engine.own_thread import require_own
 from engine.reach import Reach
 
 R = TypeVar("R")
@@ -17,6 +18,7 @@ def from_thread(reach: Callable[[], Reach], call: Callable[[], Coroutine[Any, An
 
     Raises:
         ConfigurationError: Called on a loop, which would wait for itself.
+        OtherThreadError: Of a workflow, in another thread than its own.
     """
     _require_thread()
     run, step = current_run.get(), current_step.get()
@@ -25,6 +27,8 @@ def from_thread(reach: Callable[[], Reach], call: Callable[[], Coroutine[Any, An
         current_step.set(step)
         return await call()
 
+    if run is not None and step is None:
+        require_own(run, "a sync call")
     goal = reach()
     if run is not None and run.home.engine is goal:
         result: R = in_loop(run, called())

@@ -180,12 +180,7 @@ def result_codec(annotation: Any, what: str = "the result") -> Result[Any]:
         return Result(partial(_record_none, what), _decode_none, _decode_none)
     adapter = _lossless_adapter(annotation)
     _refuse_without_schema(adapter, annotation)
-    # By the names of fields, whatever their aliases: what validates by alias may serialize by none, or by another.
-    to_json, validate = (
-        partial(adapter.serializer.to_json, by_alias=False, warnings="error"),
-        adapter.validator.validate_json,
-    )
-    decode, read = partial(validate, by_alias=False, by_name=True), partial(validate, by_alias=True, by_name=True)
+    to_json, validate = adapter.serializer.to_json, adapter.validator.validate_json
     is_text, name = annotation is str, type_name(annotation)
     is_proven = proof_of(adapter)
     is_announced = adapter.validator.isinstance_python
@@ -194,10 +189,11 @@ def result_codec(annotation: Any, what: str = "the result") -> Result[Any]:
         if is_text and type(value) is str and value.isascii():
             return quoted(value), value  # what pydantic writes as well, in a third of the time
         try:
-            text = to_json(value).decode()
+            # By the names of fields, whatever their aliases: what validates by one may serialize by another.
+            text = to_json(value, by_alias=False, warnings="error").decode()
             if is_proven is not None and is_proven(value) and len(text) <= PROVEN_MAX:
                 return text, value
-            back = decode(text)
+            back = validate(text, by_alias=False, by_name=True)
             # pydantic writes whatever resembles the type, None for a model too. What is not plainly of the type
             # (True for an int) may pass if it comes back equal.
             if type(value) is annotation or is_announced(value, strict=True) or back == value:
@@ -209,13 +205,16 @@ def result_codec(annotation: Any, what: str = "the result") -> Result[Any]:
             problem = f"{type(value).__name__} could not be read back: {problem_of(error, name)}"
         raise TypeError(f"{what} is no {name} that can be recorded: {problem}")
 
-    def recorded(text: str) -> Any:
+    def decode(text: str) -> Any:
         try:
-            return decode(text)
+            return validate(text, by_alias=False, by_name=True)
         except ValidationError:
             return read(text)
 
-    return Result(record, recorded, read)
+    def read(text: str) -> Any:
+        return validate(text, by_alias=True, by_name=True)
+
+    return Result(record, decode, read)
 
 
 def type_name(annotation: Any) -> str:

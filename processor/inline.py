@@ -2,8 +2,8 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -11,11 +11,13 @@ from typing import Any, cast
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from engine.checkpoint import MixedCallError, call_step, in_loop, require_thread
+from engine.checkpoint import MixedCallError, call_step, in_loop, require_thread, run_step_at
 from engine.checkpoint import run_step as engine_run_step
 from engine.current import current_run, current_step
 from engine.errors import ConfigurationError
 from engine.handlers import Step, TransactionStep
+from engine.own_thread import require_own
+from engine.runner import Run
 from engine.transactional import call_transaction, run_transaction
 from processor.codec import Result, UnencodableTypeError, problem_of, result_codec
 from processor.decorators import ProcedureFunction, StepFunction, TransactionFunction
@@ -64,7 +66,9 @@ def run_step_sync(
     if run is None or current_step.get() is not None:
         result = fn(*args)
         return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
-    require_thread(run, name or getattr(fn, "__name__", repr(fn)))
+    chosen = name or getattr(fn, "__name__", repr(fn))
+    require_thread(run, chosen)
+    require_own(run, chosen)
     options = {"name": name, "retry": retry, "timeout": timeout}
     step, args = _step_of(fn, args, options, run.home.loop)
     if isinstance(step, TransactionStep):
@@ -72,6 +76,64 @@ def run_step_sync(
     if step.is_async:
         return in_loop(run, engine_run_step(step, args, {}))
     return call_step(step, args, {})
+
+
+def gather(calls: Sequence[Callable[[], Any]], *, return_exceptions: bool) -> list[Any]:
+    """`sync.gather`: each call as a step, in a thread of its own or on the loop, at the place of the call."""
+    run = current_run.get()
+    if run is None or current_step.get() is not None:
+        results = [_outcome(call) for call in calls]
+    else:
+        require_thread(run, "gather")
+        called = [_called(call, run.home.loop) for call in calls]
+        places = [run.next_function_id(each.step.name) for each in called]
+        results = in_loop(run, _gathered(run, called, places))
+    for result in results:
+        if isinstance(result, BaseException) and not (return_exceptions and isinstance(result, Exception)):
+            raise result
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    step: Step | TransactionStep
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def _called(call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> _Call:
+    """The step that a call is of: a registered one, alone or in a `partial`, or a function."""
+    function: Any = call
+    given: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(call, partial):
+        of = cast("partial[Any]", call)
+        if isinstance(of.func, StepFunction | TransactionFunction | ProcedureFunction):
+            function, given, kwargs = cast("Any", of.func), of.args, of.keywords
+    step, args = _step_of(function, given, {"name": None}, loop)
+    return _Call(step, args, kwargs)
+
+
+async def _gathered(run: Run, calls: Sequence[_Call], places: Sequence[int]) -> list[Any]:
+    """Results and errors, once all have ended."""
+    return await asyncio.gather(
+        *(
+            run_transaction(run, call.step, place, call.args, call.kwargs)
+            if isinstance(call.step, TransactionStep)
+            else run_step_at(run, call.step, place, call.args, call.kwargs)
+            for call, place in zip(calls, places, strict=True)
+        ),
+        return_exceptions=True,
+    )
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    """What a plain call returns or raises."""
+    try:
+        result = call()
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+    except Exception as error:  # noqa: BLE001  # the caller's, to raise or to have
+        return error
 
 
 def _step_of(
@@ -170,4 +232,4 @@ def _plain(name: str) -> Result[Any]:
     return Result(record, _read, _read)
 
 
-__all__ = ["run_step", "run_step_sync"]
+__all__ = ["gather", "run_step", "run_step_sync"]

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, overload
 from uuid import UUID
 
 from engine.current import current_run
@@ -23,6 +23,7 @@ from engine.transaction import SyncTransaction
 from processor import durable, messaging, recorded
 from processor.blocking import from_thread
 from processor.here import engine_here, telling, workflow_code, workflow_here
+from processor.inline import gather as gathered
 from processor.inline import run_step_sync
 from processor.messaging import SyncStreamReader
 from processor.policies import Retry
@@ -62,6 +63,28 @@ def run_step(
     transaction, on the loop. Outside of a workflow, and in a step, it is a plain call.
     """
     return run_step_sync(fn, args, name=name, retry=retry, timeout=timeout)
+
+
+@overload
+def gather(*calls: Callable[[], Awaitable[V]], return_exceptions: Literal[False] = False) -> list[V]: ...
+@overload
+def gather(*calls: Callable[[], V], return_exceptions: Literal[False] = False) -> list[V]: ...
+@overload
+def gather(*calls: Callable[[], Any], return_exceptions: bool) -> list[Any]: ...
+def gather(*calls: Callable[[], Any], return_exceptions: bool = False) -> list[Any]:
+    """Call several steps of a sync workflow beside each other: `sync.gather(partial(charge, a), partial(charge, b))`.
+
+    Each runs in a thread of its own, an async one on the loop, and is remembered like any step: at the place of its call, in
+    every replay. Returns when all have ended. What is no registered step is one by its name. A thread pool of the workflow's
+    own cannot do this: what it runs is refused, or not remembered.
+
+    Outside of a workflow, and in a step, they are called one after the other.
+
+    Args:
+        *calls: Without arguments: `functools.partial` gives them some, by place for registered steps.
+        return_exceptions: Have errors among the results, in place of the first one raised.
+    """
+    return gathered(calls, return_exceptions=return_exceptions)
 
 
 def sleep(duration: timedelta) -> None:
@@ -173,6 +196,7 @@ def _engine() -> Engine:
 
 __all__ = [
     "close_stream",
+    "gather",
     "get_event",
     "now",
     "publish",

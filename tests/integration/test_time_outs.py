@@ -177,3 +177,33 @@ async def test_what_dbos_enqueued_has_its_time_from_when_it_is_taken(database: s
 
         assert await deadline(bench, "new") == (3_600_000, 3_600, 1)
         assert (await deadline(bench, "begun"))[2] == 1  # whichever is earlier
+
+
+async def test_a_parent_that_is_resumed_before_its_child_fails_with_the_childs_name(database: str) -> None:
+    """Its time-out ended both; the child stays CANCELLED, and says so, until it is resumed itself: first."""
+    office = Office()
+    app = office.app
+
+    @app.workflow(version="1")
+    async def waiting() -> str:
+        return await (await office.patient.start("child", id="child")).result()
+
+    async with Bench(app, database, settings=SETTINGS) as bench:
+        handle = await waiting.start(id="parent", timeout=HOUR)
+        await at_rest(bench, 2)
+        await bench.advance(HOUR)
+        with pytest.raises(WorkflowCancelledError, match="workflow parent was cancelled"):
+            await handle.result()
+        await until_row(bench, "workflow_uuid = 'child' AND status = 'CANCELLED'")
+
+        await handle.resume()
+        with pytest.raises(WorkflowCancelledError, match="workflow child was cancelled"):
+            await handle.result()
+        await until_row(bench, "workflow_uuid = 'parent' AND status = 'ERROR'")
+        await app.retrieve("child").resume()
+        await handle.resume()
+        await at_rest(bench, 2)
+        await bench.execute("UPDATE dbos.workflow_status SET workflow_deadline_epoch_ms = NULL")
+        await bench.advance(30 * DAY)
+
+        assert await handle.result() == "child"

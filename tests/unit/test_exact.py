@@ -4,13 +4,12 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from functools import cached_property
 from typing import Annotated, Any, Literal, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, PrivateAttr, SecretStr, TypeAdapter, computed_field, field_validator
+from pydantic import BaseModel, Field, SecretStr, TypeAdapter
 
 from processor.codec import result_codec
 from processor.exact import proof_of
@@ -49,65 +48,6 @@ class Names(list[str]):
     pass
 
 
-class Open(BaseModel, extra="allow"):
-    a: int
-
-
-class Private(BaseModel):
-    a: int
-    _hidden: int = PrivateAttr(1)
-
-
-class Checked(BaseModel):
-    a: str
-
-    @field_validator("a")
-    @classmethod
-    def upper(cls, value: str) -> str:
-        return value.upper()
-
-
-class Stripped(BaseModel, str_strip_whitespace=True):
-    a: str
-
-
-class Bounded(BaseModel):
-    a: int = Field(ge=0)
-
-
-class Hidden(BaseModel):
-    a: int
-    b: int = Field(default=1, exclude=True)
-
-
-class Computed(BaseModel):
-    a: int
-
-    @computed_field
-    @property
-    def twice(self) -> int:
-        return 2 * self.a
-
-
-class After(BaseModel):
-    a: int
-
-    def model_post_init(self, context: Any, /) -> None:
-        self.a += 1
-
-
-class Cached(BaseModel):
-    a: int
-
-    @cached_property
-    def twice(self) -> int:
-        return 2 * self.a
-
-
-class Tree(BaseModel):
-    children: "list[Tree]"
-
-
 @dataclass
 class Point:
     x: int
@@ -133,9 +73,6 @@ def is_proven(annotation: Any, value: Any) -> bool:
         (dict[str, list[str]], {"a": ["b"]}),
         (list[int] | None, None),
         (list[int] | None, [1]),
-        (Line, Line(sku="s", count=None)),
-        (list[Line], [Line(sku="s", count=1)]),
-        (Order, Order(orderId="o", lines=[Line(sku="s", count=1)], counts={}, is_paid=True, weight=0.1)),
     ],
 )
 def test_plain_types_are_proven(annotation: Any, value: Any) -> None:
@@ -167,37 +104,14 @@ def test_plain_types_are_proven(annotation: Any, value: Any) -> None:
         (datetime, datetime(2026, 1, 1, tzinfo=UTC)),
         (Annotated[int, Field(ge=0)], 1),
         (SecretStr, SecretStr("a")),
-        (Line, Line(sku="s")),
-        (Line, Gift(sku="s", count=1, note="n")),
-        (Line, Line.model_construct(sku=3, count=1, _fields_set={"sku", "count"})),
-        (Line, Line.model_construct(sku="s", _fields_set={"sku"})),
+        (Line, Line(sku="s", count=1)),
         (list[Line], [Gift(sku="s", count=1, note="n")]),
-        (Order, Order(orderId="o", lines=[Gift(sku="s", count=1, note="n")], counts={}, is_paid=True, weight=0.1)),
-        (Line | Gift, Line(sku="s", count=1)),
-        (Open, Open(a=1)),
-        (Private, Private(a=1)),
-        (Checked, Checked(a="a")),
-        (Stripped, Stripped(a="a")),
-        (Bounded, Bounded(a=1)),
-        (Hidden, Hidden(a=1, b=2)),
-        (Computed, Computed(a=1)),
-        (After, After(a=1)),
-        (Tree, Tree(children=[])),
         (Point, Point(1)),
     ],
 )
 def test_what_may_come_back_otherwise_is_not(annotation: Any, value: Any) -> None:
-    """A subclass, a field that was not set or was not validated, whatever the user's code has a hand in."""
+    """A subclass, what JSON has no word for, and models: of those reading back is the proof."""
     assert not is_proven(annotation, value)
-
-
-def test_what_an_object_has_besides_its_fields_is_not_proven() -> None:
-    cached = Cached(a=1)
-    assert is_proven(Cached, cached)
-
-    assert cached.twice == 2
-
-    assert not is_proven(Cached, cached)
 
 
 lines = st.builds(Line, sku=st.text(), count=st.none() | st.integers())
@@ -224,12 +138,23 @@ def exactly(value: Any) -> Any:
     return type(value), value
 
 
-@given(st.lists(orders, max_size=3))
-def test_what_is_handed_over_is_what_is_read_back_to_the_last_type(value: list[Order]) -> None:
-    """I4: whether it was proven, or read back."""
-    try:
-        text, given = result_codec(list[Order]).record(value)
-    except TypeError:
-        return  # a text of surrogates, or infinity
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.sampled_from(Size)
+Plain = None | bool | int | float | str
 
-    assert exactly(given) == exactly(result_codec(list[Order]).decode(text))
+
+@given(
+    st.tuples(st.just(list[Order]), st.lists(orders, max_size=3))
+    | st.tuples(st.just(list[Plain]), st.lists(plain))
+    | st.tuples(st.just(dict[str, list[Plain]]), st.dictionaries(st.text(), st.lists(plain), max_size=3))
+    | st.tuples(st.just(list[dict[str, int]]), st.lists(st.dictionaries(st.text(), st.integers(), max_size=2)))
+)
+def test_what_is_handed_over_is_what_is_read_back_to_the_last_type(case: tuple[Any, Any]) -> None:
+    """I4: whether it was proven, or read back."""
+    annotation, value = case
+    result = result_codec(annotation)
+    try:
+        text, given = result.record(value)
+    except TypeError:
+        return  # a text of surrogates, or infinity in a model
+
+    assert exactly(given) == exactly(result.decode(text))
