@@ -26,6 +26,7 @@ from engine.handles import StepInfo, WorkflowInfo
 from engine.identity import Identity, NotAuthorizedError
 from engine.listing import WorkflowFilter
 from engine.outgoing import PublishError
+from engine.own_thread import UnrecordedStepWarning
 from engine.payloads import UnreadablePayloadError
 from engine.states import WorkflowStatus
 from engine.transaction import SyncTransaction, Transaction
@@ -132,6 +133,7 @@ __all__ = [
     "UndecodableError",
     "UnfitResultError",
     "UnreadablePayloadError",
+    "UnrecordedStepWarning",
     "WorkflowActError",
     "WorkflowCancelledError",
     "WorkflowConflictError",

@@ -120,8 +120,8 @@ class App(Acts, Procedures, Declared, Routes):
         """Remember the result of a function, so that a workflow calls it once.
 
         The result is recorded after the function returns. A crash between the two runs it again: a step that
-        reaches the outside world is at least once. Hand `current_step().idempotency_key` on, or use
-        `transaction` for Postgres. Outside of a workflow, and in another step, it is a plain call.
+        reaches the outside world is at least once. Hand `current_step().idempotency_key` on, or use `transaction` for
+        Postgres. Outside of a workflow, in another step, and in a thread that does not know its workflow, it is a plain call.
 
         Args:
             name: Name in the history. Set it to rename the function without losing workflows under way.

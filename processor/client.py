@@ -223,7 +223,7 @@ class Client(Acts):
             model: What its result is read as; JSON values unless given.
             kwargs: Its keyword arguments.
             id: Its idempotency key: the same ID again is the first run, also after a lost reply. A UUID by default.
-            timeout: From its start to its completion; then it is cancelled.
+            timeout: From when somebody runs it to its completion; then it is cancelled.
             version: Of the code that runs it. `None`: that of the live process which started last, else the latest there was.
             instance: Of a method: the name of the object it is called on.
 

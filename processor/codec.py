@@ -174,7 +174,9 @@ class Result(Generic[R]):
         return self.record(value)[0]
 
 
-def result_codec(annotation: Any, what: str = "the result") -> Result[Any]:
+def result_codec(  # noqa: C901  # a function less for every result
+    annotation: Any, what: str = "the result"
+) -> Result[Any]:
     """The codec of a value annotated so. `what`: how errors call it. Raises `UnencodableTypeError`."""
     if annotation is None or annotation is type(None):
         return Result(partial(_record_none, what), _decode_none, _decode_none)

@@ -37,6 +37,10 @@ T = TypeVar("T", Transaction, SyncTransaction)
 class StepFunction(Generic[P, R]):
     """A step. Called in a workflow, it runs once and its result is remembered; elsewhere it is a plain call.
 
+    The workflow is given the result as every replay reads it back. Its call is made in the workflow's own thread: another one
+    that has the workflow's context is refused (`OtherThreadError`); one that has not, as those of a `ThreadPoolExecutor`,
+    makes a plain call, with an `UnrecordedStepWarning`. `sync.gather` runs several beside each other.
+
     Attributes:
         fn: The function as it was written.
         name: In the history.

@@ -79,15 +79,21 @@ def _of_list(items: Schema) -> Proof | None:
 
 
 def _of_dict(keys: Schema, values: Schema) -> Proof | None:
-    key_proof, value_proof = _of_list(keys), _of_list(values)
-    if key_proof is None or value_proof is None or keys["type"] != "str":
+    if keys["type"] != "str" or not _only(keys):
         return None
+    if (kinds := _kinds(values)) is not None:
+        of_values: Callable[[Any], bool] = lambda found: kinds.issuperset(map(type, found))  # noqa: E731  # as its sibling
+    elif (item := _proof(values)) is not None:
+        of_values = lambda found: all(map(item, found))  # noqa: E731  # as its sibling
+    else:
+        return None
+    text = frozenset({str})
 
     def proof(value: Any) -> bool:
         if type(value) is not dict:
             return False
         items = cast("dict[Any, Any]", value)
-        return key_proof(list(items)) and value_proof(list(items.values()))
+        return text.issuperset(map(type, items)) and of_values(items.values())
 
     return proof
 

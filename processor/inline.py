@@ -108,8 +108,9 @@ def _called(call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> _Call:
     kwargs: dict[str, Any] = {}
     if isinstance(call, partial):
         of = cast("partial[Any]", call)
-        if isinstance(of.func, StepFunction | TransactionFunction | ProcedureFunction):
-            function, given, kwargs = cast("Any", of.func), of.args, of.keywords
+        called: Any = of.func
+        if isinstance(called, StepFunction | TransactionFunction | ProcedureFunction):
+            function, given, kwargs = of.func, of.args, of.keywords
     step, args = _step_of(function, given, {"name": None}, loop)
     return _Call(step, args, kwargs)
 

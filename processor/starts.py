@@ -54,7 +54,8 @@ class Start(Generic[P, R_co]):
         *args, **kwargs: The workflow's own.
         id: Its idempotency key. The same ID again is the first run, with its handle and result. A UUID by default, and the
             parent's ID with the place of the call for a child.
-        timeout: From its start to its completion, whatever happens in between; then it is cancelled, with its children.
+        timeout: From when somebody runs it to its completion, whatever happens in between; then it is cancelled, with its
+            children.
 
     Raises:
         WorkflowConflictError: The ID is another workflow's, or this one's with other inputs.

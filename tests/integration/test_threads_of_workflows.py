@@ -76,9 +76,9 @@ async def test_a_thread_that_has_the_context_of_a_sync_workflow_is_refused(datab
         calls: list[Callable[[], Any]] = [
             partial(shop.charge, "o-1"),
             partial(shop.book, "o-1"),
-            partial(sync.run_step, shop.ask, "o-1"),
-            partial(sync.run_step, lambda: 1, name="one"),
-            partial(sync.gather, partial(shop.charge, "o-1")),
+            lambda: sync.run_step(shop.ask, "o-1"),
+            lambda: sync.run_step(shop.charge, "o-1", name="one"),
+            lambda: sync.gather(partial(shop.charge, "o-1")),
             sync.now,
             partial(sync.sleep, timedelta(seconds=1)),
             partial(sync.set_event, "state", 1),
