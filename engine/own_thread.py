@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _engines: WeakSet[Engine] = WeakSet()
 """Of this process."""
 
+_looking = threading.Lock()
+"""Held by who adds one, and by who looks through them."""
+
 
 class UnrecordedStepWarning(RuntimeWarning):
     """A step was called as a plain function, in a thread beside workflows that run: nothing remembers that call."""
@@ -49,7 +52,8 @@ def _is_on(loop: asyncio.AbstractEventLoop) -> bool:
 
 def know(engine: Engine) -> None:
     """Remember that this process runs workflows."""
-    _engines.add(engine)
+    with _looking:
+        _engines.add(engine)
 
 
 def notice_plain(name: str) -> None:
@@ -60,12 +64,13 @@ def notice_plain(name: str) -> None:
     """
     if threading.current_thread() is threading.main_thread():
         return
-    engines = [engine for engine in _engines if engine.in_flight]
+    with _looking:
+        engines = [engine for engine in _engines if engine.in_flight]
     if not engines or any(_is_on(engine.loop) for engine in engines):
         return
     warnings.warn(
-        f"step {name!r} was called in thread {threading.current_thread().name!r}, which no workflow runs in, so that it is a plain"
-        f" call: nothing remembers it.\n"
+        # Without the thread's name: one that differs each time would be said each time.
+        f"step {name!r} was called in a thread that no workflow runs in: a plain call, which nothing remembers.\n"
         f"  If a workflow meant to call it, a replay will call it again: `sync.gather(...)` runs steps beside each other,"
         f" and child workflows run sequences of them. Otherwise say so: `{name}.fn(...)`.",
         UnrecordedStepWarning,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, assert_type
 from uuid import UUID
 
@@ -105,6 +106,11 @@ def forget(record: Record[OrderPlaced | None]) -> None:
     """A handler of the record, tombstones among them."""
     assert_type(sync.publish(blobs, b"", headers=[("a", None)]), None)
     assert_type(record.event, OrderPlaced | None)
+    if record.event is not None:
+        both = sync.gather(partial(charge_in_thread, record.event), partial(charge_in_thread, record.event))
+        assert_type(both, list[str])
+        assert_type(sync.gather(partial(charge, record.event, cents=2)), list[str])
+        assert_type(sync.gather(partial(charge, record.event), return_exceptions=True), list[Any])
 
 
 @app.workflow(on=Cron("0 3 * * *", timezone="Europe/Paris", catch_up=CatchUp.LATEST))
