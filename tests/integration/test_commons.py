@@ -407,10 +407,10 @@ async def test_what_cannot_be_written_fails_alone(database: str) -> None:
 
     async with Bench(app, database) as bench:
         # A checkpoint that no client of ours writes: text that Postgres refuses.
-        def refused(value: str) -> str:
-            return "\x00" if value == "3" else f'"{value}"'
+        def refused(value: str) -> tuple[str, str]:
+            return "\x00" if value == "3" else f'"{value}"', value
 
-        raw.step = replace(raw.step, encode=refused)
+        raw.step = replace(raw.step, record=refused)
         handles = [await writes.start(n) for n in range(6)]
         outcomes = await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=True)
 
