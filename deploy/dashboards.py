@@ -408,6 +408,17 @@ POSTGRES = Dashboard(
             Panel("Commits", rate("flushes_total", "kind"), "ops", stacked=True),
             Panel("A commit takes", quantiles("flush_duration_seconds"), "s", "From BEGIN to the reply of COMMIT."),
             Panel(
+                "A checkpoint waits",
+                quantiles("checkpoint_wait_seconds"),
+                "s",
+                "From the end of a step until it is durable, of the one in each commit that waited longest.",
+            ),
+            Panel(
+                "Workflows share a commit",
+                quantiles("flush_batch_size", "kind"),
+                meaning="What gathered while the one before ran.",
+            ),
+            Panel(
                 "Records in a commit",
                 {
                     f"sum by (kind) (rate(processor_flush_{what}_total{{S}}[{RATE}]))"
@@ -419,6 +430,17 @@ POSTGRES = Dashboard(
             Panel("Workflow rows", rate("flush_rows_total", "kind"), "ops", stacked=True),
             Panel("Checkpoints", rate("flush_checkpoints_total", "kind"), "ops", stacked=True),
             Panel("Outcomes of earlier rows", rate("flush_outcomes_total", "kind"), "ops", stacked=True),
+            Panel(
+                "A transactional step's commit takes",
+                quantiles("transaction_duration_seconds", "step"),
+                "s",
+                "From BEGIN to the reply of COMMIT, users' functions included.",
+            ),
+            Panel(
+                "Workflows share a transactional step's commit",
+                quantiles("transaction_batch_size", "step"),
+                meaning="1: each is alone, by its isolation level, after failures, or because nobody else is there.",
+            ),
             Panel(
                 "Sent again",
                 rate("flush_retries_total", "reason"),

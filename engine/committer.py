@@ -19,6 +19,7 @@ What comes back is applied to the runs in one go: barriers open, keys are freed.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection, AsyncCursor
 
+from engine.clock import now_ms
 from engine.crashpoints import CrashPoint, reach
 from engine.earlier_rows import earlier_rows, lost
 from engine.first_rows import first_rows
@@ -243,25 +245,30 @@ class Committer:
     def _tell(self, flush: Flush, qualified: Sequence[Work], finished: Sequence[Work], duration_s: float) -> None:
         """What observers hear of a flush: a list of numbers for each handler and step."""
         emit = self.engine.telemetry.emit
-        now_ms = time.time() * 1000
+        told_ms = time.time() * 1000
+        kind = self.kind if flush.group is None else "fused"
         latencies: dict[tuple[str, WorkflowStatus], list[float]] = defaultdict(list)
         for work in finished:
             run, ending = work.run, work.ending
             assert ending is not None, "finished with an ending"
-            began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or now_ms
-            latencies[run.home.handler.name, ending.status].append(max(0.0, now_ms - began_ms) / 1000)
+            began_ms = (run.record.timestamp_ms if run.record is not None else run.started_ms) or told_ms
+            latencies[run.home.handler.name, ending.status].append(max(0.0, told_ms - began_ms) / 1000)
         for (handler, status), values in latencies.items():
             emit(WorkflowsFinished(handler, status, values))
         durations: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
+        oldest_ms = math.inf
         for work in qualified:
             for _, _, name, _, error, started_ms, ended_ms, _ in work.checkpoints:
                 durations[work.run.home.handler.name, name, error is None].append((ended_ms - started_ms) / 1000)
+                oldest_ms = min(oldest_ms, ended_ms)
         for (handler, step, is_success), values in durations.items():
             emit(StepsFinished(handler, step, "success" if is_success else "error", values))
         emit(
             Flushed(
-                kind="fused" if flush.group is not None else "journaled",
+                kind="release" if any([part.releases for part in flush.parts]) else kind,
                 duration_s=duration_s,
+                works=flush.size,
+                waited_s=None if oldest_ms == math.inf else max(0.0, now_ms() - oldest_ms) / 1000,
                 rows=sum([work.inserts for work in flush.works]),
                 checkpoints=sum([len(work.checkpoints) for work in flush.works]),
                 outcomes=len(finished),
@@ -269,7 +276,7 @@ class Committer:
             )
         )
         if (tracing := self.engine.tracing) is not None:
-            tracing.durable("fused" if flush.group is not None else self.kind, flush.works, qualified, duration_s)
+            tracing.durable(kind, flush.works, qualified, duration_s)
 
 
 def statements(flush: Flush) -> Sequence[tuple[str, Statement[Any]]]:

@@ -200,6 +200,11 @@ class Flush:
         return not self.parts
 
     @property
+    def size(self) -> int:
+        """Workflows that share it."""
+        return len(self.works)
+
+    @property
     def new_ids(self) -> list[str]:
         """Of workflows that no workflow starts, and that get their rows with this."""
         return [work.run.id for work in self.works if work.inserts]

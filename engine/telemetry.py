@@ -42,14 +42,32 @@ class StepsFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class Flushed(Event):
-    """A flush was committed. `kind`: 'journaled', 'fused' or 'release'."""
+    """A flush was committed. `kind`: 'journaled', 'fused', 'commons' (workflows without a source) or 'release'.
+
+    `duration_s`: from BEGIN to the reply of COMMIT. `works`: workflows that share it. `waited_s`: how long the
+    checkpoint that waited longest has waited, from the end of its step until now; none where there is no checkpoint.
+    """
 
     kind: str
     duration_s: float
+    works: int
+    waited_s: float | None
     rows: int
     checkpoints: int
     outcomes: int
     partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionsCommitted(Event):
+    """A transactional step's commit, which several workflows at that step may share.
+
+    `duration_s`: from BEGIN to the reply of COMMIT, users' functions included.
+    """
+
+    step: str
+    duration_s: float
+    workflows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from engine.statement_queue import StatementQueue
 from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import send
-from engine.telemetry import FlushRetried, StepsFinished
+from engine.telemetry import FlushRetried, StepsFinished, TransactionsCommitted
 from engine.transaction import Transaction, begin_user_transaction
 from engine.transaction_members import Function, FunctionFailed, Member, NotCommittedError, Verdict, tell
 
@@ -207,7 +207,9 @@ class _Queue:
             async with self.engine.pool.connection() as connection:
                 self._is_starting = False
                 self._gathering.add(group)
+                began = time.perf_counter()
                 lsn = await group.commit(connection)
+                duration_s = time.perf_counter() - began
         except Exception as error:  # noqa: BLE001  # of the users' functions and of the database
             # Without the connection: settling wants one, and there may be no other.
             await self._failed(group, error)
@@ -215,6 +217,8 @@ class _Queue:
             self._wait_s = WEATHER_WAIT_FIRST_S
             if group.members:
                 self._durable(group.members, lsn)
+                committed = TransactionsCommitted(self.step.name, duration_s, len(group.members))
+                self.engine.telemetry.emit(committed)
                 self.size_max = min(GROUP_MAX, self.size_max + 1 + self.size_max // 8)
                 self._running_max = min(float(self._groups.running_max), self._running_max + 0.1)
         finally:

@@ -13,6 +13,7 @@ is not idempotent, that is the point.
 import asyncio
 import functools
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -38,7 +39,7 @@ from engine.sealed_rows import sealed_checkpoint
 from engine.store import blame, operation_outputs, outbox, workflow_status
 from engine.store.operation_outputs import Checkpoint
 from engine.store.statement import Statement, send
-from engine.telemetry import FlushRetried, StepsFinished
+from engine.telemetry import FlushRetried, StepsFinished, TransactionsCommitted
 from engine.transaction import SyncTransaction, Transaction, begin_user_transaction, name_statement
 from engine.transaction_groups import NotCommittedError
 
@@ -189,6 +190,7 @@ class _Attempt:
             # The wait for a connection may have outlived the lease or the claim.
             await run.ready()
             transaction = Transaction(connection, self._publications())
+            began = time.perf_counter()
             try:
                 async with connection.pipeline(), connection.transaction():
                     await begin_user_transaction(
@@ -221,6 +223,7 @@ class _Attempt:
             finally:
                 transaction.end()
         reach(CrashPoint.TRANSACTION_DURABLE)
+        engine.telemetry.emit(TransactionsCommitted(step.name, time.perf_counter() - began, 1))
         if transaction.publications.events:
             engine.outbox_hints.published()
         if fenced is None:

@@ -141,9 +141,33 @@ METRICS: tuple[Metric, ...] = (
     ),
     # -- commits
     Metric(
-        "flushes_total", Kind.COUNTER, "commits", ("kind",), "Commits of gathered work: journaled, fused or release."
+        "flushes_total",
+        Kind.COUNTER,
+        "commits",
+        ("kind",),
+        "Commits of gathered work: journaled, fused, commons (workflows without a source) or release (of a partition).",
     ),
-    Metric("flush_duration_seconds", Kind.HISTOGRAM, "seconds", ("kind",), "From BEGIN to the reply of COMMIT."),
+    Metric(
+        "flush_duration_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("kind",),
+        "Latency of these commits: from BEGIN to the reply of COMMIT; of a fused one its handler's statements are part.",
+    ),
+    Metric(
+        "flush_batch_size",
+        Kind.HISTOGRAM,
+        "workflows",
+        ("kind",),
+        "Workflows that share such a commit: what gathered while the one before it ran; 0 where only progress moves.",
+    ),
+    Metric(
+        "checkpoint_wait_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("kind",),
+        "From the end of a step to the commit that makes it durable, of the one in each commit that waited longest: what an effect behind it waits for.",
+    ),
     Metric("flush_rows_total", Kind.COUNTER, "rows", ("kind",), "New workflow rows in these commits."),
     Metric("flush_checkpoints_total", Kind.COUNTER, "rows", ("kind",), "Checkpoints in these commits."),
     Metric("flush_outcomes_total", Kind.COUNTER, "rows", ("kind",), "Outcomes in these commits."),
@@ -153,6 +177,20 @@ METRICS: tuple[Metric, ...] = (
         "commits",
         ("reason",),
         "Commits sent again: weather, unknown commit, fenced, bisect.",
+    ),
+    Metric(
+        "transaction_duration_seconds",
+        Kind.HISTOGRAM,
+        "seconds",
+        ("step",),
+        "Latency of transactional steps' commits: from BEGIN to the reply of COMMIT, users' functions included.",
+    ),
+    Metric(
+        "transaction_batch_size",
+        Kind.HISTOGRAM,
+        "workflows",
+        ("step",),
+        "Workflows at the same transactional step that share such a commit; 1 where it runs alone.",
     ),
     Metric(
         "fenced_writes_total",

@@ -26,6 +26,12 @@ from processor.web.telemetry import HttpAnswered
 DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Upper bounds for times that are not latencies of records."""
 
+SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+"""Upper bounds for how many share a commit: from who is alone to `batch_max`, and what a release adds."""
+
+BUCKETS = {"seconds": DURATION_BUCKETS_S, "workflows": SIZE_BUCKETS}
+"""By the unit of a histogram."""
+
 _TABLE = {metric.name: metric for metric in METRICS}
 
 Samples = dict[str, list[Sample]]
@@ -43,7 +49,7 @@ class Metrics(Collector):
         self._lock = threading.Lock()
         self._counters = {name: Counter(metric) for name, metric in _TABLE.items() if metric.kind is Kind.COUNTER}
         self._histograms = {
-            name: Histogram(metric, latency_buckets_s if "latency" in name else DURATION_BUCKETS_S)
+            name: Histogram(metric, latency_buckets_s if "latency" in name else BUCKETS[metric.unit])
             for name, metric in _TABLE.items()
             if metric.kind is Kind.HISTOGRAM
         }
@@ -117,6 +123,12 @@ class Metrics(Collector):
                 self._add("flush_checkpoints_total", event.checkpoints, event.kind)
                 self._add("flush_outcomes_total", event.outcomes, event.kind)
                 self._take("flush_duration_seconds", (event.duration_s,), event.kind)
+                self._take("flush_batch_size", (event.works,), event.kind)
+                if event.waited_s is not None:
+                    self._take("checkpoint_wait_seconds", (event.waited_s,), event.kind)
+            case telemetry.TransactionsCommitted():
+                self._take("transaction_duration_seconds", (event.duration_s,), event.step)
+                self._take("transaction_batch_size", (event.workflows,), event.step)
             case telemetry.FlushRetried():
                 self._add("flush_retries_total", 1, event.reason)
                 if event.reason == "fenced":

@@ -11,6 +11,7 @@ from psycopg import sql
 from pydantic import BaseModel
 
 from engine.settings import EngineSettings
+from engine.telemetry import Flushed, TransactionsCommitted
 from engine.transaction_members import Member
 from processor import App, Retry, Topic, Transaction
 from processor.testing import Bench, CrashPoint
@@ -68,6 +69,29 @@ async def test_workflows_at_the_same_step_share_commits(database: str) -> None:
             "SELECT count(*) FROM dbos.operation_outputs WHERE function_name = 'book' AND output = 'null'"
         )
         assert checkpoints == MANY
+
+
+async def test_what_shares_a_commit_is_told_with_how_long_that_took(database: str) -> None:
+    """Of steps' own commits, of the flushes of partitions and of the commons, and of a release."""
+    app = app_of(book)
+
+    @app.workflow()
+    async def ask() -> None: ...
+
+    async with Bench(app, database) as bench:
+        await sold(bench)
+        await (await ask.start()).result()
+        await bench.release(bench.ref(sales))
+        grouped = [event for event in bench.events if isinstance(event, TransactionsCommitted)]
+        flushed = [event for event in bench.events if isinstance(event, Flushed)]
+
+    assert sum(event.workflows for event in grouped) == MANY
+    assert {event.step for event in grouped} == {"book"}
+    assert max(event.workflows for event in grouped) > 1
+    assert all(event.duration_s > 0 for event in [*grouped, *flushed])
+    assert {event.kind for event in flushed} == {"journaled", "commons", "release"}
+    assert max(event.works for event in flushed) > 1
+    assert all((event.waited_s is None) == (event.checkpoints == 0) for event in flushed)
 
 
 @pytest.mark.parametrize("how", ["raises", "statement fails", "fails at commit", "cancelled by itself"])

@@ -39,6 +39,26 @@ def test_a_commits_workflows_are_counted_at_once(metrics: Metrics) -> None:
     assert value(metrics, "workflow_latency_seconds_sum", handler="fulfil", status="SUCCESS") == pytest.approx(7.105)
 
 
+def test_a_commit_is_measured_by_its_time_by_who_shares_it_and_by_who_waited(metrics: Metrics) -> None:
+    def flushed(kind: str, works: int, waited_s: float | None) -> telemetry.Flushed:
+        return telemetry.Flushed(kind, 0.02, works, waited_s, rows=works, checkpoints=works, outcomes=0, partitions=1)
+
+    metrics.observe(flushed("journaled", 40, 0.03))
+    metrics.observe(flushed("journaled", 3, None))
+    metrics.observe(flushed("release", 0, None))
+    metrics.observe(telemetry.TransactionsCommitted("book", 0.2, 60))
+
+    assert value(metrics, "flush_duration_seconds_count", kind="journaled") == 2
+    assert value(metrics, "flush_batch_size_bucket", kind="journaled", le="5.0") == 1
+    assert value(metrics, "flush_batch_size_bucket", kind="journaled", le="50.0") == 2
+    assert value(metrics, "flush_batch_size_sum", kind="journaled") == 43
+    assert value(metrics, "flush_batch_size_count", kind="release") == 1
+    assert value(metrics, "checkpoint_wait_seconds_count", kind="journaled") == 1
+    assert value(metrics, "transaction_duration_seconds_bucket", step="book", le="0.25") == 1
+    assert value(metrics, "transaction_batch_size_bucket", step="book", le="50.0") == 0
+    assert value(metrics, "transaction_batch_size_bucket", step="book", le="100.0") == 1
+
+
 def test_events_of_partitions_carry_group_topic_and_partition(metrics: Metrics) -> None:
     place = {"group": "shop", "topic": "orders", "partition": "3"}
 
