@@ -140,10 +140,12 @@ class DeadLetters(_Acts):
         )
         return dead_letters.opened(letter, caller.payloads)
 
-    async def retry(self, *dead_letter_ids: int) -> int:
+    async def retry(self, *dead_letter_ids: int, note: str = "") -> int:
         """Put the workflows of dead letters back to work, all or none; returns how many. Raises `DeadLetterError`."""
         return await self._open("dead_letters.retry()").once(
-            lambda connection, schema: dead_letters.retry(connection, schema, dead_letter_ids, actor=self._actor)
+            lambda connection, schema: dead_letters.retry(
+                connection, schema, dead_letter_ids, note=note, actor=self._actor
+            )
         )
 
     async def discard(self, *dead_letter_ids: int, note: str) -> int:
@@ -237,9 +239,9 @@ class SyncDeadLetters:
         """One. See `DeadLetters.show`."""
         return self._dead_letters.wait(lambda: self._dead_letters.show(dead_letter_id))
 
-    def retry(self, *dead_letter_ids: int) -> int:
+    def retry(self, *dead_letter_ids: int, note: str = "") -> int:
         """Put their workflows back to work. See `DeadLetters.retry`."""
-        return self._dead_letters.wait(lambda: self._dead_letters.retry(*dead_letter_ids))
+        return self._dead_letters.wait(lambda: self._dead_letters.retry(*dead_letter_ids, note=note))
 
     def discard(self, *dead_letter_ids: int, note: str) -> int:
         """Give them up. See `DeadLetters.discard`."""

@@ -18,7 +18,7 @@ from engine.settings import EngineSettings
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.edits import configure_edit, edit_one
-from processor.cli.output import headers, instant, payload, print_rows
+from processor.cli.output import headers, instant, payload, print_one, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
 from processor.mass_acts import LetterAct, act_on_letters, open_letters
@@ -46,8 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--after", type=int, default=0, metavar="ID", help="the page behind this ID")
     listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    shown = add_act(acts, "show", "one, with its record and error")
+    shown = add_act(acts, "show", "one, with its record and error, as JSON")
     shown.add_argument("id", type=int, metavar="ID")
+    shown.add_argument("--json", action="store_true", help="on one line")
     retried = add_act(
         acts, "retry", "put them back to work, behind what is open of their keys, with their recorded steps"
     )
@@ -96,7 +97,7 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no dead letters")
             case "show":
                 letter = opened(await show(connection, schema, arguments.id), payloads)
-                print(json.dumps(_row(letter) | _record(letter), indent=2, ensure_ascii=False))
+                print_one(_row(letter) | _record(letter), as_json=arguments.json)
             case "edit":
                 return await edit_one(arguments, settings, connection)
             case _:

@@ -15,7 +15,7 @@ from engine.settings import EngineSettings
 from engine.store.outbox import OutboxRow
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import headers, instant, payload, print_rows
+from processor.cli.output import headers, instant, payload, print_rows, say_done
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -49,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for changing in (resumed, discarded, renamed):
         changing.add_argument("--note", required=True, help="why; it is recorded")
+        changing.add_argument("--json", action="store_true", help="one JSON object")
         add_actor_argument(changing)
 
 
@@ -74,13 +75,14 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="nothing waits to be published")
             case "resume":
                 reason = await resume(connection, schema, note=arguments.note, actor=actor_of(arguments))
-                print(f"resumed; it had halted because {reason}")
+                text = f"resumed; it had halted because {reason}"
+                say_done(text, as_json=arguments.json, resumed=True, halted_because=reason)
             case "rename":
                 name = await rename(connection, schema, note=arguments.note, actor=actor_of(arguments))
-                print(f"the outbox is {name} now")
+                say_done(f"the outbox is {name} now", as_json=arguments.json, name=name)
             case _:
                 count = await discard(connection, schema, arguments.ids, note=arguments.note, actor=actor_of(arguments))
-                print(f"{count} events discarded")
+                say_done(f"{count} events discarded", as_json=arguments.json, discarded=count)
     return DONE
 
 

@@ -32,6 +32,11 @@ def print_rows(columns: Sequence[str], rows: Sequence[dict[str, Any]], *, as_jso
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_one(facts: dict[str, Any], *, as_json: bool) -> None:
+    """Print one thing whole, as JSON: on lines of its own for people, on one line for programs."""
+    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+
+
 def say_done(text: str, *, as_json: bool, **facts: Any) -> None:
     """Say what an act did: a line for people, one JSON object of the facts for programs."""
     print(json.dumps(facts, ensure_ascii=False) if as_json else text)

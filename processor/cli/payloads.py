@@ -13,7 +13,7 @@ from engine.resealing import check_rotation, keys_in_use, reseal
 from engine.settings import EngineSettings
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import print_rows
+from processor.cli.output import print_rows, say_done
 from processor.loading import load_settings
 from processor.wiring import engine_settings
 
@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rotated.add_argument(
         "--plain", action="store_true", help="instead, with `payloads.key` unset everywhere: store them readable again"
     )
+    rotated.add_argument("--json", action="store_true", help="one JSON object")
     add_actor_argument(rotated)
 
 
@@ -64,7 +65,9 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
             print_rows(_COLUMNS, rows, as_json=arguments.json, nothing="no payloads are stored")
             return DONE
         done = await reseal(connection, settings.schema, payloads, actor=actor_of(arguments))
-    print(f"{done.values} values {'opened' if arguments.plain else f'sealed with key {payloads.current!r}'}")
+    text = f"{done.values} values {'opened' if arguments.plain else f'sealed with key {payloads.current!r}'}"
+    key = None if arguments.plain else payloads.current
+    say_done(text, as_json=arguments.json, values=done.values, key=key, unreadable=done.unreadable_count)
     for problem in done.unreadable:
         print(f"processor: {problem}", file=sys.stderr)
     if done.unreadable_count:

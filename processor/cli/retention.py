@@ -16,7 +16,7 @@ from engine.keeping import Kind, PolicyRow
 from engine.retention_acts import pause, read_policies, resume, sweep_now
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import print_rows
+from processor.cli.output import print_rows, say_done
 from processor.config import FOR_EVER, Settings
 from processor.loading import load_settings
 from processor.units import spell_duration
@@ -42,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     paused.add_argument("--note", required=True, help="why; it is recorded")
     resumed = add_act(acts, "resume", "take the pause away")
     resumed.add_argument("--note", default="", help="why; it is recorded")
+    for changing in (paused, resumed):
+        changing.add_argument("--json", action="store_true", help="one JSON object")
     for act in (swept, paused, resumed):
         add_actor_argument(act)
 
@@ -58,7 +60,7 @@ async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
         match arguments.act:
             case "show":
                 policies = await read_policies(connection, schema)
-                rows = _policies(policies.rows)
+                rows = [row | {"paused": policies.paused} for row in _policies(policies.rows)]
                 columns = ("handler", *(kind.lower() for kind in _KINDS))
                 nothing = "no process has said how long anything is kept: nothing is ever deleted"
                 print_rows(columns, rows, as_json=arguments.json, nothing=nothing)
@@ -68,10 +70,12 @@ async def _act(arguments: argparse.Namespace, settings: Settings) -> int:
                 if not arguments.note.strip():
                     raise ConfigurationError("--note is empty: say why deleting is paused; it is recorded")
                 placed = await pause(connection, schema, note=arguments.note, actor=actor_of(arguments))
-                print("retention: " + ("paused" if placed else "is paused already"))
+                text = "retention: " + ("paused" if placed else "is paused already")
+                say_done(text, as_json=arguments.json, paused=True, changed=placed)
             case "resume":
                 lifted = await resume(connection, schema, note=arguments.note, actor=actor_of(arguments))
-                print("retention: " + ("resumed" if lifted else "was not paused"))
+                text = "retention: " + ("resumed" if lifted else "was not paused")
+                say_done(text, as_json=arguments.json, paused=False, changed=lifted)
             case _:
                 return await _sweep(arguments, settings, connection, schema)
     return DONE

@@ -22,7 +22,7 @@ from engine.shown import ShownPayloads
 from engine.states import WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
-from processor.cli.output import instant, print_rows
+from processor.cli.output import instant, print_one, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
 from processor.mass_acts import Act, act_on_workflows, fitting
@@ -59,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         limited.add_argument("--limit", type=int, default=1_000, metavar="N", help="rows (default: 1000)")
     for reading in (listing, steps, stranded, versions):
         reading.add_argument("--json", action="store_true", help="one JSON object a line")
+    shown.add_argument("--json", action="store_true", help="on one line")
     cancelled = add_act(acts, "cancel", "let them begin no further step")
     cancelled.add_argument("--interrupt", action="store_true", help="also cancel async steps that run, where they wait")
     resumed = add_act(acts, "resume", "put those that were cancelled, failed or given up back to work, as they were")
@@ -115,7 +116,7 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 print_rows(_COLUMNS, [_row(info) for info in found], as_json=arguments.json, nothing="no workflows")
             case "show":
                 info = await _one(connection, schema, arguments.id, payloads)
-                print(json.dumps(_row(info) | _payloads(info), indent=2, ensure_ascii=False))
+                print_one(_row(info) | _payloads(info), as_json=arguments.json)
             case "steps":
                 await _one(connection, schema, arguments.id, None)
                 history = await handles.steps_of(connection, schema, payloads, arguments.id)

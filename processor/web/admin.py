@@ -216,11 +216,11 @@ class Admin:
             row if opens is None else shown_letter(row, self._engine().payloads), payloads=payloads
         )
 
-    async def retry(self, dead_letter_id: Whole, http__request: Request) -> Done:
-        """Put the workflow of a dead letter back to work."""
-        actor = caller_of(http__request).actor
+    async def retry(self, dead_letter_id: Whole, http__request: Request, reason: Reason) -> Done:
+        """Put the workflow of a dead letter back to work, with a reason, as the act on many does."""
+        note, actor = given(reason), caller_of(http__request).actor
         await self._db.act(
-            lambda connection, schema: dead_letters.retry(connection, schema, [dead_letter_id], actor=actor)
+            lambda connection, schema: dead_letters.retry(connection, schema, [dead_letter_id], note=note, actor=actor)
         )
         return Done(done=True)
 

@@ -162,7 +162,8 @@ async def test_operators_deal_with_dead_letters_and_partitions_and_it_is_recorde
     listed = (await viewer.get("/admin/dead-letters?topic=orders")).json()
     first, second = (each["dead_letter_id"] for each in listed)
     shown = (await operator.get(f"/admin/dead-letters/{first}?payloads=true")).json()
-    retried = await operator.post(f"/admin/dead-letters/{first}/retry")
+    unsaid = await operator.post(f"/admin/dead-letters/{first}/retry", json={})
+    retried = await operator.post(f"/admin/dead-letters/{first}/retry", json={"note": "the gateway is back"})
     refused = await boss.post(f"/admin/dead-letters/{second}/discard", json={"note": " "})
     discarded = await boss.post(f"/admin/dead-letters/{second}/discard", json={"note": "known"})
     twice = await boss.post(f"/admin/dead-letters/{second}/discard", json={"note": "known"})
@@ -176,7 +177,8 @@ async def test_operators_deal_with_dead_letters_and_partitions_and_it_is_recorde
         (1, "failed", None),
     ]
     assert json.loads(shown["error"])["message"] == "no o-0"
-    assert (retried.json(), refused.status, discarded.json(), twice.status) == (
+    assert (unsaid.status, retried.json(), refused.status, discarded.json(), twice.status) == (
+        422,
         {"done": True},
         422,
         {"done": True},
@@ -192,6 +194,7 @@ async def test_operators_deal_with_dead_letters_and_partitions_and_it_is_recorde
         ("http:on-call", "pause"),
         ("http:on-call", "resume"),
     ]
+    assert "the gateway is back" in json.dumps(acts[-1]["detail"])
     older = (await boss.get(f"/admin/audit?before={acts[0]['audit_id']}")).json()
     assert older == acts[1:]
 

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 from pydantic import BaseModel
 
 from consumers.mock import MockCluster
@@ -15,12 +16,10 @@ from processor.testing import Bench
 from tests.conformance.members import produce
 from tests.integration.conftest import Command
 from tests.integration.protocol import FAST
+from tests.integration.relaying import Outbox
 
-FOR_PROGRAMS = ("list", "steps", "stranded", "versions", "show", "status")
-"""Acts that only look."""
-
-JSON_ALREADY = {("workflows", "show"), ("dead-letters", "show")}
-"""One thing whole: JSON for people and programs alike."""
+NOT_FOR_PROGRAMS = ("run", "migrate", "rollback", "check", "new", "dev", "demo", "relay", "completion")
+"""What runs, makes or describes an app: logs are JSON anyway."""
 
 
 class Order(BaseModel):
@@ -126,15 +125,47 @@ def leaves(parser: argparse.ArgumentParser, *names: str) -> Generator[tuple[tupl
             yield from leaves(each, *names, name)
 
 
-def test_whatever_looks_has_json_and_the_command_says_its_exit_codes() -> None:
+def test_whatever_operators_do_has_json_and_the_command_says_its_exit_codes() -> None:
+    """Each act and each look: a program never meets a table, or words to take apart."""
     parser = command_parser()
 
-    looking = [
-        (words, options)
-        for words, options in leaves(parser)
-        if words[-1] in FOR_PROGRAMS or words in {("lag",), ("verify",), ("doctor",)}
-    ]
+    lacking = {words for words, options in leaves(parser) if "--json" not in options}
 
-    assert len(looking) >= 15
-    assert [words for words, options in looking if "--json" not in options and words not in JSON_ALREADY] == []
+    assert lacking == {(name,) for name in NOT_FOR_PROGRAMS}
     assert "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin" in parser.format_help()
+
+
+async def test_acts_on_the_outbox_say_to_programs_what_they_did(database: str, command: Command) -> None:
+    outbox = await Outbox(database).named_anew()
+    await outbox.publish("a", "b", topic="shipments")
+
+    async def done(*arguments: str) -> dict[str, Any]:
+        code, out, err = await command("outbox", *arguments, "--note", "x", "--json")
+        assert (code, err) == (DONE, "")
+        (facts,) = shown(out)
+        return facts
+
+    code, out, _ = await command("outbox", "list", "--json")
+    discarded = await done("discard", *(str(each["id"]) for each in shown(out)))
+    async with await AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE dbos.outbox_relay SET halted = 'Kafka has batch 7', halted_at = 1")
+    resumed = await done("resume")
+    renamed = await done("rename")
+
+    assert code == DONE
+    assert discarded == {"discarded": 2}
+    assert resumed == {"resumed": True, "halted_because": "Kafka has batch 7"}
+    assert renamed == {"name": (await outbox.state()).name}
+
+
+async def test_what_is_shown_whole_is_one_line_to_programs(database: str, command: Command) -> None:
+    async with Bench(app, database, settings=FAST) as bench:
+        await bench.deliver(orders, Order(order_id="bad"))
+        await bench.settle()
+        [(letter, workflow)] = await bench.fetch_all("SELECT dead_letter_id, workflow_uuid FROM dbos.dead_letter")
+
+    for words in (("workflows", "show", workflow), ("dead-letters", "show", str(letter))):
+        _, for_people, _ = await command(*words)
+        _, for_programs, _ = await command(*words, "--json")
+        assert json.loads(for_people) == shown(for_programs)[0], words
+        assert for_programs.count("\n") == 1 < for_people.count("\n"), words

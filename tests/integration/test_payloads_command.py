@@ -69,6 +69,8 @@ def test_a_key_is_rotated(say: Say, shop: str) -> None:
     assert "old" not in out
     assert "new" in out
     assert say("payloads", "rotate", keys=("new",), key="new")[1] == "0 values sealed with key 'new'\n"
+    _, out, _ = say("payloads", "rotate", "--json", keys=("new",), key="new")
+    assert json.loads(out) == {"values": 0, "key": "new", "unreadable": 0}
     with psycopg.connect(shop) as connection:
         first = connection.execute("SELECT actor, action, subject FROM dbos.audit ORDER BY audit_id").fetchone()
         assert first == ("ada", "seal payloads anew", "new")
@@ -81,6 +83,8 @@ def test_what_cannot_be_opened_is_said_and_left(say: Say) -> None:
     assert out == "0 values sealed with key 'new'\n"
     assert "is sealed with key 'old', which is not among those configured (new)" in err
     assert "values cannot be opened and were left as they are" in err
+    code, out, _ = say("payloads", "rotate", "--json", keys=("new",), key="new")
+    assert (code, json.loads(out)["unreadable"] > 0) == (FAILED, True)
     assert "NO" in say("payloads", "list", keys=("new",), key="new")[1]
 
 

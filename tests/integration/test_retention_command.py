@@ -72,6 +72,7 @@ async def test_policies_are_shown_by_handler(command: Command) -> None:
         "error": "forever",
         "cancelled": "1d",
         "dead_letter": "forever",
+        "paused": None,
     }
     assert fulfil["success"] == "7d"
 
@@ -131,6 +132,25 @@ async def test_a_pause_stops_all_deleting_until_it_is_taken_away(
     assert kept == ids(0)
     assert (done[0], left(rows)) == (DONE, [])
     assert acts == [("ann", "pause"), ("ann", "resume")]
+
+
+@pytest.mark.usefixtures("policies")
+async def test_acts_on_retention_answer_programs_in_json(command: Command) -> None:
+    """Whether it changed anything too; and each policy says whether anything is deleted by it now."""
+    said = [
+        json.loads((await command("retention", act, "--note", "incident 7", "--json"))[1])
+        for act in ("pause", "pause", "resume", "resume")
+    ]
+    await command("retention", "pause", "--note", "incident 7")
+    policies = [json.loads(line) for line in (await command("retention", "show", "--json"))[1].splitlines()]
+
+    assert said == [
+        {"paused": True, "changed": True},
+        {"paused": True, "changed": False},
+        {"paused": False, "changed": True},
+        {"paused": False, "changed": False},
+    ]
+    assert {policy["paused"] for policy in policies} == {"incident 7"}
 
 
 async def test_a_pause_says_why(command: Command) -> None:

@@ -119,7 +119,7 @@ ACCESS: list[tuple[str, str, Any, tuple[int, ...]]] = [
     ("POST", "/dbos-workflow-recovery", ["nobody"], (403, 403, 200, 200)),
     ("GET", "/admin/dead-letters", None, (403, 200, 200, 200)),
     ("GET", "/admin/dead-letters/1?payloads=true", None, (403, 403, 404, 404)),
-    ("POST", "/admin/dead-letters/1/retry", None, (403, 403, 409, 409)),
+    ("POST", "/admin/dead-letters/1/retry", {"note": "x"}, (403, 403, 409, 409)),
     ("POST", "/admin/dead-letters/1/discard", {"note": "x"}, (403, 403, 403, 409)),
     ("GET", "/admin/partitions", None, (403, 200, 200, 200)),
     ("POST", "/admin/partitions/g/t-0/pause", {"note": "x"}, (403, 403, 409, 409)),
