@@ -2,6 +2,7 @@
 
     with explained(conninfo):           nothing says where, no connection string      ConfigurationError
         await connect(...)              no such database, role or password            ConfigurationError
+                                        a certificate that does not verify            ConfigurationError
                                         nobody answers                                StoreUnavailableError
 
 No message has a password in it: libpq quotes a connection string that it cannot read, and we do not.
@@ -33,6 +34,19 @@ _REFUSED = re.compile(
     r'role "[^"]*" does not exist|authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in'
     r"|permission denied for database"
 )
+# Of TLS: libpq refuses the server, or neither will speak to the other.
+_UNVERIFIED = re.compile(
+    r"certificate verify failed|root certificate file|certificate file|private key file|does not match host name"
+    r"|host name must be specified for a verified|does not support SSL|weak sslmode|SSL error: (?:tlsv1|sslv3|wrong version)"
+)
+_READ_ONLY = re.compile(r"session is read-only|server is in hot standby mode")
+
+_STATEMENTS = {
+    "25006": "That server takes no writes: a standby, most likely. Name the primary, or every server of the cluster with\n"
+    "  target_session_attrs=read-write ({dsn}, or {variable}).",
+    "42501": "Grant it to the role that the processor connects as; `processor doctor` says what else it lacks.",
+}
+"""Advice about what a server refuses to do, by its code."""
 
 
 # Said by libpq before it connects, with the value, which may be a piece of a password that was not escaped.
@@ -40,6 +54,7 @@ _MALFORMED = re.compile(
     r"invalid integer value .*for connection option|invalid port number|invalid \w+ value: |could not match \d+ "
 )
 _QUOTED = re.compile(r'"[^"]*"')
+_PORT = "5432"
 _PORT_MAX = 65_535
 _ESCAPED = "In a URL, write @ in a password as %40, / as %2F, : as %3A."
 
@@ -117,8 +132,8 @@ def explain_connect_error(error: psycopg.Error, conninfo: str, setting: str = DS
             f"{setting}, or one of libpq's variables, has a value that libpq does not take: "
             f"{without_values(summary(error))}"
         )
-    host, port, name = _address(conninfo)
-    message = f"Postgres cannot be reached at {host}:{port}, database {name!r}: {summary(error)}\n"
+    places, name = _address(conninfo)
+    message = f"Postgres cannot be reached at {places}, database {name!r}: {summary(error)}\n"
     named = f"{setting}, or {variable(setting)}"
     if _NO_DATABASE.search(str(error)):
         return ConfigurationError(f"{message}  Create it (`createdb {name}`), or correct its name ({named}).")
@@ -127,9 +142,25 @@ def explain_connect_error(error: psycopg.Error, conninfo: str, setting: str = DS
             f"{message}  Check user and password ({named}; ~/.pgpass and PGPASSWORD count too), and that the server's\n"
             f"  pg_hba.conf lets this user into this database from here."
         )
+    if _UNVERIFIED.search(str(error)):
+        return ConfigurationError(
+            f"{message}  Check sslmode and sslrootcert in {named}: the file of the CA that signed the server's certificate, and\n"
+            f"  the host by the name that is in it; and that the server speaks TLS (`ssl = on`)."
+        )
+    if _READ_ONLY.search(str(error)):
+        return StoreUnavailableError(
+            f"{message}  Of the servers that answer none takes writes (target_session_attrs). Promote one, or name the primary too\n"
+            f"  ({named})."
+        )
     return StoreUnavailableError(
         f"{message}  Check the address ({named}), that the server runs, and that this user may connect."
     )
+
+
+def advice_about(error: Exception) -> str:
+    """What to do about what a server refused, as lines of their own; '' where its own words say it."""
+    advice = _STATEMENTS.get(str(getattr(error, "sqlstate", None)), "")
+    return advice and f"\n  {advice.format(dsn=DSN, variable=variable(DSN))}"
 
 
 def variable(setting: str) -> str:
@@ -137,10 +168,14 @@ def variable(setting: str) -> str:
     return f"PROCESSOR_{setting.replace('.', '_').upper()}"
 
 
-def _address(conninfo: str) -> tuple[str, str, str]:
-    """Host, port and database that libpq takes for a connection string, its defaults and PG... variables included."""
+def _address(conninfo: str) -> tuple[str, str]:
+    """Every host with its port, and the database, that libpq takes for a connection string, its defaults and PG... variables included."""
     defaults = {each.keyword.decode(): each.val.decode() for each in pq.Conninfo.get_defaults() if each.val}
     parts = defaults | {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
-    host = parts.get("host") or parts.get("hostaddr") or "a local socket"
+    hosts = (parts.get("host") or parts.get("hostaddr") or "").split(",")
+    ports = parts.get("port", "").split(",")
+    if len(ports) != len(hosts):
+        ports = ports[:1] * len(hosts)  # one for all of them
+    places = [f"{host or 'a local socket'}:{port or _PORT}" for host, port in zip(hosts, ports, strict=True)]
     # Without a name of its own, the database is called as the user.
-    return host, parts.get("port", "5432"), parts.get("dbname") or parts.get("user", "")
+    return ", ".join(places), parts.get("dbname") or parts.get("user", "")

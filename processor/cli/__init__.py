@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
+from engine.addresses import advice_about
 from engine.errors import EngineError
 
 __all__ = ["DONE", "FAILED", "MISTAKE", "add_act", "command_parser", "main"]
@@ -110,7 +111,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         # The driver's errors, by name: its module is the engine's to import. The server refused, or went away.
         if parsed.traceback or type(error).__module__.partition(".")[0] not in ("psycopg", "psycopg_pool"):
             raise
-        print(f"processor: Postgres: {error}", file=sys.stderr)
+        print(f"processor: Postgres: {error}{advice_about(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

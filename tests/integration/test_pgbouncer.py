@@ -1,4 +1,7 @@
-"""Behind the real PgBouncer, which hands server connections out by transaction: what works, and what takes a direct connection."""
+"""Behind the real PgBouncer, which hands server connections out by transaction: what works, and what takes a direct connection.
+
+Before 1.21 it loses prepared statements, from then on it keeps them: what differs is tested with each that this machine has.
+"""
 
 import asyncio
 import os
@@ -20,20 +23,20 @@ from processor import App, Client, Queue, Topic, Transaction, recv
 from processor.cli import FAILED
 from processor.testing import Bench
 from tests.conftest import Databases
-from tests.fixtures import pgbouncer as fixture
 from tests.fixtures.certificates import write_certificate
-from tests.fixtures.pgbouncer import NEEDED, PREPARED_SINCE, Bouncer, pgbouncer
+from tests.fixtures.pgbouncer import NEEDED, Bouncer, pgbouncer, programs
 from tests.integration.conftest import Command
 from tests.integration.test_doctor import levels
 
+PROGRAMS = programs()
+
 pytestmark = pytest.mark.skipif(
-    fixture.program() is None and "PROCESSOR_TEST_PGBOUNCER_REQUIRED" not in os.environ, reason=NEEDED
+    not PROGRAMS and "PROCESSOR_TEST_PGBOUNCER_REQUIRED" not in os.environ, reason=NEEDED
 )
 
 CONNECTIONS = 4
 """Of PgBouncer to the server: fewer than a process has to PgBouncer, so that they go from hand to hand."""
 
-TRACKS = fixture.program() is not None and fixture.version() >= PREPARED_SINCE
 
 
 class Order(BaseModel):
@@ -72,9 +75,9 @@ async def ask(order_id: str) -> str:
     return f"{receipt} {await recv(timeout=timedelta(minutes=5))}"
 
 
-@pytest.fixture(scope="module")
-def bouncer(postgres_server: Databases) -> Generator[Bouncer]:
-    with pgbouncer(postgres_server.server, connections=CONNECTIONS) as running:
+@pytest.fixture(scope="module", params=PROGRAMS, ids=str)
+def bouncer(request: pytest.FixtureRequest, postgres_server: Databases) -> Generator[Bouncer]:
+    with pgbouncer(request.param, postgres_server.server, connections=CONNECTIONS) as running:
         yield running
 
 
@@ -99,19 +102,10 @@ async def work_of_every_kind(bench: Bench, client: Client) -> None:
     assert await bench.fetch_all(holding) == [(0,)]
 
 
-@pytest.mark.parametrize(
-    "prepare",
-    [
-        False,
-        pytest.param(
-            True, marks=pytest.mark.skipif(not TRACKS, reason="needs PgBouncer 1.21, for prepared statements")
-        ),
-    ],
-)
-async def test_with_a_direct_connection_beside_it_everything_works(
-    bouncer: Bouncer, database: str, *, prepare: bool
-) -> None:
-    """I2, I5, I6: fences, groups, fused handlers, pool transactions, queues and messages need no session of their own."""
+async def test_with_a_direct_connection_beside_it_everything_works(bouncer: Bouncer, database: str) -> None:
+    """I2, I5, I6: fences, groups, fused handlers, pool transactions, queues and messages need no session of their own.
+    With prepared statements, where it keeps them."""
+    prepare = bouncer.program.keeps_prepared
     settings = EngineSettings(conninfo=bouncer.dsn(database), direct_conninfo=database, prepare=prepare)
     async with (
         Bench(app, bouncer.dsn(database), settings=settings) as bench,
@@ -158,7 +152,7 @@ async def test_prepared_statements_are_lost_before_1_21_and_doctor_finds_out(
     bouncer: Bouncer, database: str, orders_topic: MockCluster, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fails under load first; so it is tried with two clients, and not believed of a version."""
-    assert await pooling(bouncer.dsn(database)) == Pooling(by_transaction=True, keeps_prepared=TRACKS)
+    assert await pooling(bouncer.dsn(database)) == Pooling(by_transaction=True, keeps_prepared=bouncer.program.keeps_prepared)
     monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", orders_topic.bootstrap_servers)
     monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", bouncer.dsn(database))
     monkeypatch.setenv("PROCESSOR_POSTGRES_DIRECT_DSN", database)
@@ -168,7 +162,7 @@ async def test_prepared_statements_are_lost_before_1_21_and_doctor_finds_out(
     _, without, _ = await command("doctor", "--json")
 
     assert err == ""
-    assert levels(out).get("prepared statements") == (None if TRACKS else "problem")
+    assert levels(out).get("prepared statements") == (None if bouncer.program.keeps_prepared else "problem")
     assert "prepared statements" not in levels(without)
     assert "PgBouncer or the like, with a direct connection beside it" in without
 
@@ -179,7 +173,7 @@ async def test_migrations_through_it_are_refused_and_through_a_session_are_not(
     """The migrators' lock is a session's: it would stay with a connection that somebody else has by then."""
     with pytest.raises(ConfigurationError, match=r"postgres\.direct_dsn \(PROCESSOR_POSTGRES_DIRECT_DSN\)"):
         await migrate(bouncer.dsn(empty_database))
-    with pgbouncer(postgres_server.server, "session") as by_session:
+    with pgbouncer(bouncer.program, postgres_server.server, "session") as by_session:
         assert await pooling(by_session.dsn(empty_database)) is None
         await asyncio.gather(*(migrate(by_session.dsn(empty_database)) for _ in range(2)))
 
@@ -190,7 +184,7 @@ async def test_everything_by_tls_that_verifies_and_nothing_by_one_that_does_not(
     """`sslmode=verify-full` is libpq's: every connection of ours has it, those of the lease and of migrations too. PgBouncer, by
     session, is the server that speaks TLS: the one that tests start is built without."""
     write_certificate(tmp_path)
-    with pgbouncer(postgres_server.server, "session", tls=tmp_path) as server:
+    with pgbouncer(PROGRAMS[-1], postgres_server.server, "session", tls=tmp_path) as server:
         dsn = server.dsn(empty_database, sslmode="verify-full", sslrootcert=str(tmp_path / "ca.pem"))
         await migrate(dsn)
         async with Bench(app, dsn) as bench, Client(dsn) as client:

@@ -20,6 +20,9 @@ from engine.errors import ConfigurationError, EngineError, StoreUnavailableError
         ("", {"PGHOST": "db.example", "PGDATABASE": "orders", "PGUSER": "shop"}, "db.example:5432, database 'orders'"),
         ("user=shop", {}, "a local socket:5432, database 'shop'"),
         ("hostaddr=10.0.0.1 user=shop password=secret", {}, "10.0.0.1:5432, database 'shop'"),
+        ("host=a,b port=1,2 user=shop", {}, "a:1, b:2, database 'shop'"),
+        ("host=a,b,c port=6432 user=shop", {}, "a:6432, b:6432, c:6432, database 'shop'"),
+        ("postgresql://shop@a:1,b/x", {}, "a:1, b:5432, database 'x'"),
     ],
 )
 def test_the_message_names_the_effective_address(
@@ -44,6 +47,11 @@ def test_the_message_names_the_effective_address(
         ('FATAL:  password authentication failed for user "shop"', ConfigurationError, "Check user and password"),
         ("fe_sendauth: no password supplied", ConfigurationError, "Check user and password"),
         ('FATAL:  no pg_hba.conf entry for host "10.0.0.1"', ConfigurationError, "pg_hba.conf lets this user"),
+        ("SSL error: certificate verify failed", ConfigurationError, "Check sslmode and sslrootcert"),
+        ('root certificate file "/ca.pem" does not exist', ConfigurationError, "Check sslmode and sslrootcert"),
+        ('server certificate for "a" does not match host name "b"', ConfigurationError, "the name that is in it"),
+        ("server does not support SSL, but SSL was required", ConfigurationError, "that the server speaks TLS"),
+        ("session is read-only", StoreUnavailableError, "Promote one, or name the primary too"),
         ("Connection refused", StoreUnavailableError, "Check the address (postgres.direct_dsn, or PROCESSOR_POSTGRES_"),
     ],
 )
