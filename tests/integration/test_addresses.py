@@ -94,9 +94,7 @@ def secured(certificates: Path) -> Generator[PostgresServer]:
 
 
 @pytest.mark.private_postgres
-async def test_every_connection_is_by_tls_that_verifies_the_server(
-    secured: PostgresServer, certificates: Path
-) -> None:
+async def test_every_connection_is_by_tls_that_verifies_the_server(secured: PostgresServer, certificates: Path) -> None:
     dsn = secured.dsn(sslmode="verify-full", sslrootcert=str(certificates / "ca.pem"))
 
     await migrate(dsn)

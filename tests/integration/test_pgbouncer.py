@@ -30,13 +30,10 @@ from tests.integration.test_doctor import levels
 
 PROGRAMS = programs()
 
-pytestmark = pytest.mark.skipif(
-    not PROGRAMS and "PROCESSOR_TEST_PGBOUNCER_REQUIRED" not in os.environ, reason=NEEDED
-)
+pytestmark = pytest.mark.skipif(not PROGRAMS and "PROCESSOR_TEST_PGBOUNCER_REQUIRED" not in os.environ, reason=NEEDED)
 
 CONNECTIONS = 4
 """Of PgBouncer to the server: fewer than a process has to PgBouncer, so that they go from hand to hand."""
-
 
 
 class Order(BaseModel):
@@ -152,7 +149,9 @@ async def test_prepared_statements_are_lost_before_1_21_and_doctor_finds_out(
     bouncer: Bouncer, database: str, orders_topic: MockCluster, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fails under load first; so it is tried with two clients, and not believed of a version."""
-    assert await pooling(bouncer.dsn(database)) == Pooling(by_transaction=True, keeps_prepared=bouncer.program.keeps_prepared)
+    assert await pooling(bouncer.dsn(database)) == Pooling(
+        by_transaction=True, keeps_prepared=bouncer.program.keeps_prepared
+    )
     monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", orders_topic.bootstrap_servers)
     monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", bouncer.dsn(database))
     monkeypatch.setenv("PROCESSOR_POSTGRES_DIRECT_DSN", database)

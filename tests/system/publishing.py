@@ -18,7 +18,8 @@ class Booked(BaseModel):
 
 
 TABLE = os.environ.get("DEMO_TABLE", "effect")
-KIND, _, TOPIC = os.environ.get("DEMO_HANDLERS", "fused=demo.orders").partition("=")
+HANDLERS = dict(pair.split("=") for pair in os.environ.get("DEMO_HANDLERS", "fused=demo.orders").split(","))
+"""Topics by kind, a handler each."""
 FROM_WORKFLOW = os.environ.get("PUBLISH_FROM") == "workflow"
 """A checkpoint of its own publishes, behind the transaction that has the effect."""
 INSERT = f"INSERT INTO {TABLE} (customer, sequence, receipt) VALUES (%s, %s, '')".encode()
@@ -64,10 +65,11 @@ async def load(tx: Transaction, orders: Sequence[Order]) -> None:
         await book(tx, order)
 
 
-match KIND:
-    case "transactional":
-        app.workflow(on=Topic(TOPIC, Order), **options)(fulfil)
-    case "fused":
-        app.transaction(on=Topic(TOPIC, Order), **options)(book)
-    case _:
-        app.batch(on=Topic(TOPIC, Order), size=100, **options)(load)
+for kind, topic in HANDLERS.items():
+    match kind:
+        case "transactional":
+            app.workflow(on=Topic(topic, Order), **options)(fulfil)
+        case "fused":
+            app.transaction(on=Topic(topic, Order), **options)(book)
+        case _:
+            app.batch(on=Topic(topic, Order), size=100, **options)(load)
