@@ -265,7 +265,7 @@ class Committer:
             emit(StepsFinished(handler, step, "success" if is_success else "error", values))
         emit(
             Flushed(
-                kind="release" if any([part.releases for part in flush.parts]) else kind,
+                kind="release" if any(part.releases for part in flush.parts) else kind,
                 duration_s=duration_s,
                 works=flush.size,
                 waited_s=None if oldest_ms == math.inf else max(0.0, now_ms() - oldest_ms) / 1000,

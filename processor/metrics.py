@@ -117,18 +117,6 @@ class Metrics(Collector):
 
     def _count_commit(self, event: Event) -> None:
         match event:
-            case telemetry.Flushed():
-                self._add("flushes_total", 1, event.kind)
-                self._add("flush_rows_total", event.rows, event.kind)
-                self._add("flush_checkpoints_total", event.checkpoints, event.kind)
-                self._add("flush_outcomes_total", event.outcomes, event.kind)
-                self._take("flush_duration_seconds", (event.duration_s,), event.kind)
-                self._take("flush_batch_size", (event.works,), event.kind)
-                if event.waited_s is not None:
-                    self._take("checkpoint_wait_seconds", (event.waited_s,), event.kind)
-            case telemetry.TransactionsCommitted():
-                self._take("transaction_duration_seconds", (event.duration_s,), event.step)
-                self._take("transaction_batch_size", (event.workflows,), event.step)
             case telemetry.FlushRetried():
                 self._add("flush_retries_total", 1, event.reason)
                 if event.reason == "fenced":
@@ -145,6 +133,23 @@ class Metrics(Collector):
                 self._add("dead_letters_total", 1, event.handler, event.reason)
             case telemetry.HoldPlaced():
                 self._add("holds_total", 1, event.kind)
+            case _:
+                self._count_flush(event)
+
+    def _count_flush(self, event: Event) -> None:
+        match event:
+            case telemetry.Flushed():
+                self._add("flushes_total", 1, event.kind)
+                self._add("flush_rows_total", event.rows, event.kind)
+                self._add("flush_checkpoints_total", event.checkpoints, event.kind)
+                self._add("flush_outcomes_total", event.outcomes, event.kind)
+                self._take("flush_duration_seconds", (event.duration_s,), event.kind)
+                self._take("flush_batch_size", (event.works,), event.kind)
+                if event.waited_s is not None:
+                    self._take("checkpoint_wait_seconds", (event.waited_s,), event.kind)
+            case telemetry.TransactionsCommitted():
+                self._take("transaction_duration_seconds", (event.duration_s,), event.step)
+                self._take("transaction_batch_size", (event.workflows,), event.step)
             case _:
                 self._count_partition(event)
 

@@ -117,6 +117,7 @@ async def test_every_connection_is_by_tls_that_verifies_the_server(secured: Post
 async def test_a_server_that_does_not_verify_is_one_clear_message_of_every_command(
     secured: PostgresServer,
     certificates: Path,
+    *,
     project: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +136,7 @@ async def test_a_server_that_does_not_verify_is_one_clear_message_of_every_comma
 
     for code, out, err in answers:
         assert (code, out) == (MISTAKE, "")
-        assert re.search(said, err), words
+        assert re.search(said, err), err
         assert "Check sslmode and sslrootcert in postgres.dsn, or PROCESSOR_POSTGRES_DSN" in err
         assert (err.count("processor:"), "Traceback" in err) == (1, False)
 
