@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from consumers.errors import may_pass
 from engine import completeness
 from engine.completeness import Decide, Standing, Tally
 from engine.errors import ConfigurationError
@@ -21,6 +22,7 @@ from processor.verification import Verification, Verified, Wanted
 from processor.wiring import engine_settings, group_name, group_settings
 
 if TYPE_CHECKING:
+    from consumers.cluster import Cluster
     from processor.app import App
 
 
@@ -64,16 +66,29 @@ class Effects:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A partition that has records, beside others of its topic, and no progress: nobody has claimed it, or its row is gone."""
+
+    place: Place
+    offsets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
-    """What was found: of each partition, and of effects if they were asked for."""
+    """What was found: of each partition, and of effects if they were asked for.
+
+    `unclaimed`: looked for where all partitions are to be finished.
+    """
 
     partitions: Sequence[Verified]
     effects: Tally | None
+    unclaimed: Sequence[Unclaimed] = ()
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing was found."""
-        return all(each.is_proven for each in self.partitions) and not (self.effects and self.effects.findings)
+        found = bool(self.unclaimed) or bool(self.effects and self.effects.findings)
+        return all(each.is_proven for each in self.partitions) and not found
 
 
 async def prove(
@@ -98,7 +113,7 @@ async def prove(
         watch: Who looks at the progress of a partition.
 
     Raises:
-        ConfigurationError: There is no such partition, the query does not run, or servers do not let us in.
+        ConfigurationError: There is no such partition, or none at all; the query does not run, or servers do not let us in.
         StoreUnavailableError: Postgres does not answer.
     """
     engine = engine_settings(settings)
@@ -106,9 +121,11 @@ async def prove(
     async with connected(engine) as connection:
         chosen = await _chosen(connection, engine.schema, group, keys)
         verified: list[Verified] = []
+        unclaimed: list[Unclaimed] = []
         for name in sorted({place.group for place, _ in chosen}):
             of_group = [each for each in chosen if each[0].group == name]
-            verified += await _of_group(settings, connection, of_group, wanted, deciders, watch)
+            beside = unclaimed if wanted.finished and not keys else None
+            verified += await _of_group(settings, connection, of_group, wanted, deciders, watch, beside)
         tally: Tally | None = None
         if effects is not None:
             # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.
@@ -118,7 +135,7 @@ async def prove(
             tally = await completeness.judge_effects(
                 connection, engine.schema, ranges, query=effects.query, each=effects.each, name=effects.handler
             )
-    return Proof(verified, tally)
+    return Proof(verified, tally, unclaimed)
 
 
 async def _of_group(  # noqa: PLR0917  # of one caller
@@ -128,6 +145,7 @@ async def _of_group(  # noqa: PLR0917  # of one caller
     wanted: Wanted,
     deciders: Mapping[tuple[str, str], Decide],
     watch: Callable[[str], AbstractContextManager[Progressing]],
+    unclaimed: list[Unclaimed] | None,
 ) -> list[Verified]:
     from consumers.cluster import Cluster
 
@@ -143,15 +161,44 @@ async def _of_group(  # noqa: PLR0917  # of one caller
                     connection, settings.postgres.schema_name, of_group, cluster, expect=bar.expect, judged=bar.advance
                 )
                 verified.append(await verification.verify(place, wanted, deciders.get((group, handler))))
+        if unclaimed is not None:
+            unclaimed += await _without_progress(cluster, chosen)
     finally:
         cluster.close()
     return verified
+
+
+async def _without_progress(cluster: "Cluster", chosen: Sequence[tuple[Place, str]]) -> list[Unclaimed]:
+    """Partitions of these topics that have records and no progress. What brokers do not say is found of those that have."""
+    known = [place.ref(handler) for place, handler in chosen]
+    group = chosen[0][0].group
+    found: list[Unclaimed] = []
+    for topic in sorted({ref.topic for ref in known}):
+        try:
+            state = await cluster.topic(topic)
+            numbers = set(state.partitions) - {ref.partition for ref in known if ref.topic == topic}
+            places = [(topic, number) for number in sorted(numbers)]
+            starts, ends = await cluster.starts(places), await cluster.ends(places, committed_only=True)
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            continue
+        found += [
+            Unclaimed(Place(group, f"{topic}-{number}"), ends[topic, number] - starts[topic, number])
+            for _, number in places
+            if ends[topic, number] > starts[topic, number]
+        ]
+    return found
 
 
 async def _chosen(connection: Any, schema: str, group: str | None, keys: Sequence[str]) -> list[tuple[Place, str]]:
     """Partitions and their handlers."""
     found = await (await send(connection, schema, partitions(group=group))).fetchall()
     known = [(Place(name, key), handler) for name, key, handler in found]
+    if not known and not group and not keys:
+        raise ConfigurationError(
+            f"no partition has progress in schema {schema!r}: there is nothing to prove. Is it the right database?"
+        )
     if not keys:
         if group and not known:
             raise ConfigurationError(f"no partition of group {group!r} has progress: see `partitions list`")

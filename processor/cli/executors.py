@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         acts, "list", "processes: those that live, that fell silent, and dead ones that still have something"
     )
     listing.add_argument("--all", action="store_true", help="every dead one too, of the last week")
-    listing.add_argument("--state", choices=[*State], help="only in this state")
+    listing.add_argument("--state", choices=[state.value for state in State], help="only in this state")
     listing.add_argument("--host", help="only of this host")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     ending = add_act(

@@ -35,6 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Ask both, and print."""
     age_max_s = None if arguments.age_max is None else _seconds(arguments.age_max)
+    if arguments.offsets_max is not None and arguments.offsets_max < 0:
+        raise ConfigurationError(f"--offsets-max {arguments.offsets_max}: 0 or more")
     settings = load_settings(arguments.config)
     found = asyncio.run(lags(settings, group=arguments.group, topic=arguments.topic))
     shown = [asdict(each) for each in found if not arguments.behind or each.lag != 0]

@@ -21,6 +21,8 @@ from processor.wiring import engine_settings
 
 HELP = "Show what waits to be published and who publishes it; resume the relay, discard events"
 
+ID_MAX = 2**63 - 1
+
 _COLUMNS = ("id", "topic", "key", "bytes", "created_at", "value")
 
 
@@ -66,6 +68,8 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
             case "status":
                 _show(await relay_state(connection, schema), as_json=arguments.json)
             case "list":
+                if not 0 <= arguments.after <= ID_MAX:
+                    raise ConfigurationError(f"--after {arguments.after}: 0, or an ID as the page before has it last")
                 if not 1 <= arguments.limit <= LIST_MAX:
                     raise ConfigurationError(f"--limit {arguments.limit}: 1 to {LIST_MAX}; --after has the next page")
                 found = await waiting(
@@ -81,6 +85,11 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                 name = await rename(connection, schema, note=arguments.note, actor=actor_of(arguments))
                 say_done(f"the outbox is {name} now", as_json=arguments.json, name=name)
             case _:
+                for each in arguments.ids:
+                    if not 0 < each <= ID_MAX:
+                        raise ConfigurationError(
+                            f"event {each}: no event has this ID; `processor outbox list` shows them"
+                        )
                 count = await discard(connection, schema, arguments.ids, note=arguments.note, actor=actor_of(arguments))
                 say_done(f"{count} events discarded", as_json=arguments.json, discarded=count)
     return DONE

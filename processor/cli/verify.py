@@ -6,7 +6,6 @@ Progress, rows and Kafka's own log are held against each other, partition by par
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from engine.completeness import Finding, Kind, Tally
@@ -18,7 +17,7 @@ from processor.cli.progress_bar import ProgressBar
 from processor.cli.targets import target
 from processor.config import Settings
 from processor.loading import load_settings
-from processor.proofs import Effects, prove
+from processor.proofs import Effects, Proof, Unclaimed, prove
 from processor.verification import Verified, Wanted
 
 HELP = "Prove that every record below the progress has its workflow, or a recorded reason why not"
@@ -27,6 +26,9 @@ _COUNTS = (
     *("records", "succeeded", "failed", "cancelled", "open", "filtered", "tombstones", "gap", "deleted", "undecided"),
     *("aborted", "markers", "compacted", "below_log", "below_log_rows"),
 )
+UNCLAIMED = "unclaimed"
+"""The verdict about a partition that nobody has claimed."""
+
 _ALWAYS = ("group", "partition", "from", "to", "records", "succeeded", "failed", "open", "lag")
 """Columns of the table; the other counts are shown where they are not 0 everywhere."""
 
@@ -54,7 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"{where}, exclusive; never beyond the progress, the default",
     )
     parser.add_argument(
-        "--finished", action="store_true", help="also a finding: workflows that have not ended, records not yet taken"
+        "--finished",
+        action="store_true",
+        help="also a finding: workflows that have not ended, records not yet taken, and, unless partitions are named,\n"
+        "those of these topics that nobody has claimed",
     )
     parser.add_argument(
         "--effects",
@@ -93,17 +98,18 @@ async def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         effects=effects,
         watch=ProgressBar,
     )
-    _print(arguments, proof.partitions, proof.effects)
+    _print(arguments, proof)
     return DONE if proof.is_whole else FAILED
 
 
 # -- shown --
 
 
-def _print(arguments: argparse.Namespace, verified: Sequence[Verified], effects: Tally | None) -> None:
+def _print(arguments: argparse.Namespace, proof: Proof) -> None:
+    verified, effects = proof.partitions, proof.effects
     rows = [_row(each) for each in verified]
     if arguments.json:
-        for row in rows:
+        for row in rows + [_unclaimed(each) for each in proof.unclaimed]:
             print(json.dumps(row))
         if effects is not None:
             print(json.dumps({"effects": _shown(effects)}))
@@ -112,9 +118,22 @@ def _print(arguments: argparse.Namespace, verified: Sequence[Verified], effects:
     print_rows([*columns, "verdict"], rows, as_json=False, nothing="no partition has progress")
     for each in verified:
         _print_findings(str(each.standing.place), each.tally)
+    for each in proof.unclaimed:
+        print(f"{each.place}: {UNCLAIMED}: it has {each.offsets:,} offsets and no progress")
     if effects is not None:
         print("effects: " + ("not as they should be" if effects.findings else "each is there, and none twice"))
         _print_findings("effects", effects)
+
+
+def _unclaimed(unclaimed: Unclaimed) -> dict[str, Any]:
+    place = unclaimed.place
+    return {
+        "group": place.group,
+        "partition": place.topic_partition,
+        "next": None,
+        "lag": unclaimed.offsets,
+        "verdict": UNCLAIMED,
+    }
 
 
 def _print_findings(subject: str, tally: Tally) -> None:

@@ -163,11 +163,20 @@ class VerifiedPartition(BaseModel):
         )
 
 
+class UnclaimedPartition(BaseModel):
+    """A partition that has records and no progress."""
+
+    group: str
+    partition: str
+    offsets: int
+
+
 class ShownProof(BaseModel):
-    """Whether everything is there; `effects`: what is wrong with them, if they were asked for."""
+    """Whether everything is there; `effects`: what is wrong with them, if they were asked for. `unclaimed`: where `finished` was."""
 
     is_proven: bool
     partitions: Sequence[VerifiedPartition]
+    unclaimed: Sequence[UnclaimedPartition]
     effects: Sequence[ShownFinding] | None
 
     @classmethod
@@ -176,6 +185,10 @@ class ShownProof(BaseModel):
         return cls(
             is_proven=proof.is_whole,
             partitions=[VerifiedPartition.of(each) for each in proof.partitions],
+            unclaimed=[
+                UnclaimedPartition(group=each.place.group, partition=each.place.topic_partition, offsets=each.offsets)
+                for each in proof.unclaimed
+            ],
             effects=None if proof.effects is None else _findings(proof.effects),
         )
 

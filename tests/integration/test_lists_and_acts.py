@@ -169,3 +169,26 @@ async def test_what_is_shown_whole_is_one_line_to_programs(database: str, comman
         _, for_programs, _ = await command(*words, "--json")
         assert json.loads(for_people) == shown(for_programs)[0], words
         assert for_programs.count("\n") == 1 < for_people.count("\n"), words
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ("outbox", "discard", "99999999999999999999", "--note", "x"),
+            "event 99999999999999999999: no event has this ID",
+        ),
+        (("outbox", "list", "--after", "99999999999999999999"), "--after 99999999999999999999: "),
+        (("dead-letters", "retry", "99999999999999999999"), "dead letter 99999999999999999999 does not exist"),
+        (("lag", "--offsets-max", "-1"), "--offsets-max -1: 0 or more"),
+        (("executors", "list", "--state", "bad"), "'live', 'silent', 'dead'"),
+        (("workflows", "fork", "nope", "--from-step", "-1"), "there is no workflow 'nope'"),
+    ],
+)
+async def test_what_cannot_be_is_a_mistake_in_the_line_and_no_failure(
+    command: Command, words: tuple[str, ...], said: str
+) -> None:
+    code, out, err = await command(*words, kafka="127.0.0.1:1")
+
+    assert (code, out) == (MISTAKE, "")
+    assert said in err

@@ -291,6 +291,35 @@ async def test_a_group_that_began_at_the_end_does_not_miss_what_was_before(
     assert await fetch(database, "SELECT from_offset, to_offset, reason FROM dbos.gap") == [(0, 5, "first start")]
 
 
+async def test_partitions_that_nobody_has_claimed_are_found_where_all_is_to_be_finished(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """I1: who proves what has progress proves nothing of what has none. Nor is nothing at all a proof."""
+    mock_cluster.create_topic(topic, 2)
+    code, _, err = await command("verify", kafka=mock_cluster.bootstrap_servers)
+    assert (code, "there is nothing to prove" in err) == (MISTAKE, True)
+    for partition in range(2):
+        produce(mock_cluster.bootstrap_servers, topic, texts("n", 5), partition=partition)
+    member = await members(mock_cluster, Subscription(topic=topic, handler="fulfil"))
+    await settled(database, 10, member)
+    await member.stop()
+    finished = ("verify", "--finished", "--json")
+    whole, _, _ = await command(*finished, kafka=mock_cluster.bootstrap_servers)
+    await fetch(database, f"DELETE FROM dbos.event_dispatch_kv WHERE key = '{topic}-1'")
+
+    code, out, _ = await command(*finished, kafka=mock_cluster.bootstrap_servers)
+    said = await command("verify", "--finished", kafka=mock_cluster.bootstrap_servers)
+    named, _, _ = await command(*finished, f"{topic}-0", kafka=mock_cluster.bootstrap_servers)
+    beside, _, _ = await command(*VERIFY, kafka=mock_cluster.bootstrap_servers)
+
+    assert (whole, code, named, beside) == (DONE, FAILED, DONE, DONE)
+    assert [(row["partition"], row["verdict"], row["lag"]) for row in shown(out)] == [
+        (f"{topic}-0", "proven", 0),
+        (f"{topic}-1", "unclaimed", 5),
+    ]
+    assert "unclaimed: it has 5 offsets and no progress" in said[1]
+
+
 async def test_it_finds_nothing_while_records_are_processed_beside_it(
     mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
 ) -> None:
