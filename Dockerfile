@@ -5,6 +5,7 @@
 #
 #   docker build -t onceflow:0.1.0 .
 #   docker build -t onceflow-example --target example .
+#   docker build -t onceflow:0.1.0 --build-arg EXTRAS="web otel encryption avro" .
 #
 # It runs as nobody in particular (10001), and needs nothing of its file system but /tmp.
 
@@ -19,13 +20,18 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/onceflow \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy
 
+# What the chart's options and the commands may ask for: HTTP, traces, sealed payloads. Formats of a registry (avro, jsonschema,
+# protobuf) and sqlalchemy are an app's business.
+ARG EXTRAS="web otel encryption"
+
 WORKDIR /src
 
 RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
 
 # The libraries first: they change seldom, and this layer is most of the image.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-cache --no-dev --no-install-project
+RUN for extra in $EXTRAS; do set -- "$@" --extra "$extra"; done; \
+    uv sync --frozen --no-cache --no-dev --no-install-project "$@"
 
 COPY README.md LICENSE ./
 COPY sql sql
@@ -33,7 +39,8 @@ COPY engine engine
 COPY consumers consumers
 COPY processor processor
 COPY onceflow.py ./
-RUN uv sync --frozen --no-cache --no-dev --no-editable
+RUN for extra in $EXTRAS; do set -- "$@" --extra "$extra"; done; \
+    uv sync --frozen --no-cache --no-dev --no-editable "$@"
 
 
 FROM python:${PYTHON}-slim-bookworm AS runtime

@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finished",
         action="store_true",
-        help="also a finding: workflows that have not ended, records not yet taken, and, unless partitions are named,\n"
+        help="also a finding: workflows that have not ended, records not yet taken, and, unless partitions are named, "
         "those of these topics that nobody has claimed",
     )
     parser.add_argument(

@@ -46,6 +46,10 @@ class Stage:
         """What ENV sets."""
         return dict(re.findall(r"(\w+)=(\S+)", " ".join(self.all("ENV"))))
 
+    def arguments(self) -> dict[str, str]:
+        """What ARG sets, for its RUN steps."""
+        return dict(re.findall(r'(\w+)="([^"]*)"', " ".join(self.all("ARG"))))
+
 
 def stages() -> list[Stage]:
     """The Dockerfile, read."""
@@ -184,7 +188,9 @@ def built(place: Path) -> Image:
     source.mkdir()
     spare.mkdir()
     build = stage("build")
-    variables = clean_environment() | build.environment() | {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    variables = (
+        clean_environment() | build.environment() | build.arguments() | {"UV_PROJECT_ENVIRONMENT": str(environment)}
+    )
     variables["UV_PYTHON"] = str(python_of_the_image())
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
     for instruction, rest in build.steps:
@@ -261,6 +267,16 @@ def test_what_stands_for_a_container_may_write_nothing_and_is_nobody(image: Imag
     assert "Read-only file system" in ended.stderr
 
 
+OPTIONS = {
+    "PROCESSOR_WEB_ENABLED": "true",
+    "PROCESSOR_WEB_TOKENS": '{"boss": "0123456789abcdef0123456789abcdef"}',
+    "PROCESSOR_TRACING_ENABLED": "true",
+    "PROCESSOR_PAYLOADS_KEY": "2026",
+    "PROCESSOR_PAYLOADS_KEYS": '{"2026": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}',
+}
+"""Whatever the chart's values may turn on is in the image."""
+
+
 @pytest.mark.fresh_environment
 @pytest.mark.timeout(600)
 def test_the_image_migrates_runs_and_stops_as_a_container_of_the_chart_does(
@@ -271,7 +287,9 @@ def test_the_image_migrates_runs_and_stops_as_a_container_of_the_chart_does(
     variables["PATH"] = f"{image.environment / 'bin'}:{os.environ['PATH']}"
 
     assert "nothing to apply" not in run(image.processor("migrate"), cwd=image.app, environment=variables)
-    assert "orders.placed" in run(image.processor("check", "examples.fulfil:app"), cwd=image.app, environment=variables)
+    assert "orders.placed" in run(
+        image.processor("check", "examples.fulfil:app"), cwd=image.app, environment=variables | OPTIONS
+    )
     with worker(image, variables | {"PROCESSOR_HTTP_PORT": "0"}, log):
         sent = [
             str(image.environment / "bin" / "python"),
