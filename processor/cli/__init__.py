@@ -30,6 +30,9 @@ INTERRUPTED: Final = 130
 UNREAD: Final = 141
 """As it says that SIGPIPE did: whoever read our output has ended (`| head`)."""
 
+EXIT_CODES = "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, and the message says what to do"
+"""Of every command that does not say its own."""
+
 _COMMANDS = (
     "run",
     "migrate",
@@ -159,7 +162,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="processor",
         description="Processes Kafka records exactly once, with durable workflows on Postgres.",
-        epilog="Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, and the message says what to do.",
+        epilog=f"{EXIT_CODES}; {INTERRUPTED} it was interrupted; {UNREAD} nobody reads its output any more (`| head`).",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _COMMANDS:
@@ -174,6 +177,8 @@ def command_parser() -> argparse.ArgumentParser:
         )
         add_common_arguments(sub, is_command=True)
         command.configure(sub)
+        if "Exit codes:" not in (sub.epilog or ""):
+            sub.epilog = "\n".join(filter(None, [sub.epilog, f"{EXIT_CODES}."]))
         sub.set_defaults(command=command)
     return parser
 

@@ -37,6 +37,7 @@ _COLUMNS = ("id", "workflow", "handler", "reason", "state", "created_at", "error
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.epilog = "Exit codes: 0 done; 1 one of those chosen was refused, and the row says why; 2 it could not begin, or `edit` changed nothing."
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     listing = add_act(acts, "list", "oldest first, without their payloads")
     _add_filter(listing)

@@ -42,6 +42,7 @@ _COLUMNS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.epilog = "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, or nothing was changed, since `seek` and `cancel` want --yes."
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     listing = add_act(acts, "list", "progress, owner and holds of every partition, as stored")
     listing.add_argument("--group", help="only of this consumer group")

@@ -24,6 +24,7 @@ _COLUMNS = ("table", "column", "key", "values", "configured")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.epilog = "Exit codes: 0 done; 1 values could not be opened, and were left as they are; 2 it could not begin."
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     listing = add_act(acts, "list", "how many values each key has sealed; a key that is not there may be taken away")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")

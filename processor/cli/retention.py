@@ -30,6 +30,7 @@ _KINDS = (Kind.SUCCESS, Kind.ERROR, Kind.CANCELLED, Kind.DEAD_LETTER)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.epilog = "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin, or nothing was deleted, since `run` wants --yes."
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     shown = add_act(acts, "show", "the policies in force, as the processes wrote them when they started")
     swept = add_act(acts, "run", "delete what is due now; counts it unless --yes is given")

@@ -42,6 +42,7 @@ PORTION = 500
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
+    parser.epilog = "Exit codes: 0 done; 1 one of those chosen was refused, and the row says why; 2 it could not begin."
     acts = parser.add_subparsers(title="acts", metavar="ACT", required=True, dest="act")
     listing = add_act(acts, "list", "newest first, without their payloads")
     _add_filter(listing)

@@ -114,6 +114,13 @@ async def test_lists_are_filtered_and_acts_say_to_programs_what_they_did(
     assert (moved["done"], moved["next_before"], moved["next_after"], moved["gaps"]) == (True, 1, 3, [[1, 3]])
 
 
+def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Every command, by the first word."""
+    actions: list[Any] = vars(parser)["_actions"]
+    below = [action for action in actions if isinstance(action.choices, dict)]
+    return {name: each for action in below for name, each in action.choices.items()}
+
+
 def leaves(parser: argparse.ArgumentParser, *names: str) -> Generator[tuple[tuple[str, ...], set[str]]]:
     """Every command that does something, by its words, with its options."""
     actions: list[Any] = vars(parser)["_actions"]
@@ -132,6 +139,8 @@ def test_whatever_operators_do_has_json_and_the_command_says_its_exit_codes() ->
     lacking = {words for words, options in leaves(parser) if "--json" not in options}
 
     assert lacking == {(name,) for name in NOT_FOR_PROGRAMS}
+    for name, each in commands(parser).items():
+        assert "Exit codes: 0 " in each.format_help(), name
     assert "Exit codes: 0 done; 1 it ran and failed; 2 it could not begin" in parser.format_help()
 
 
