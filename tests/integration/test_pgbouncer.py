@@ -72,8 +72,9 @@ async def ask(order_id: str) -> str:
     return f"{receipt} {await recv(timeout=timedelta(minutes=5))}"
 
 
-@pytest.fixture(scope="module", params=PROGRAMS, ids=str)
+@pytest.fixture(scope="module", params=PROGRAMS or [None], ids=str)
 def bouncer(request: pytest.FixtureRequest, postgres_server: Databases) -> Generator[Bouncer]:
+    assert request.param is not None, NEEDED
     with pgbouncer(request.param, postgres_server.server, connections=CONNECTIONS) as running:
         yield running
 
