@@ -128,10 +128,12 @@ async def resume(
     return since
 
 
-async def trigger(connection: AsyncConnection[Any], schema: str, name: str, *, actor: str = "operator") -> WorkflowId:
+async def trigger(
+    connection: AsyncConnection[Any], schema: str, name: str, *, note: str = "", actor: str = "operator"
+) -> WorkflowId:
     """Run it once now, beside its ticks, also while it is paused. Returns the workflow's ID.
 
-    Whoever has the code and room takes it; where nobody has, it waits.
+    Whoever has the code and room takes it; where nobody has, it waits. `note`: why, if that is to be recorded.
 
     Raises:
         ScheduleError: There is no such schedule.
@@ -142,13 +144,21 @@ async def trigger(connection: AsyncConnection[Any], schema: str, name: str, *, a
             workflow_id = trigger_id(name, at)
             start = tick_start(name, row.version, at, at, why="trigger", workflow_id=workflow_id)
             if await _start(connection, schema, [start]):
-                await _audit(connection, schema, "trigger schedule", name, detail=workflow_id, actor=actor)
+                detail = _noted(workflow_id, note)
+                await _audit(connection, schema, "trigger schedule", name, detail=detail, actor=actor)
                 return workflow_id
     raise AssertionError("it counts for ever")
 
 
 async def backfill(
-    connection: AsyncConnection[Any], schema: str, name: str, start: datetime, end: datetime, *, actor: str = "operator"
+    connection: AsyncConnection[Any],
+    schema: str,
+    name: str,
+    start: datetime,
+    end: datetime,
+    *,
+    note: str = "",
+    actor: str = "operator",
 ) -> BackFill:
     """Start the ticks of a past range that have no workflow, by the schedule as it is now, oldest first.
 
@@ -161,6 +171,7 @@ async def backfill(
         name: Of the schedule.
         start: Of the range; with a zone.
         end: Of the range, not in it; with a zone, and not later than now.
+        note: Why, if that is to be recorded.
         actor: Who does it.
 
     Raises:
@@ -188,7 +199,7 @@ async def backfill(
         async with connection.transaction():
             row = await _locked(connection, schema, name)
             new = await _start(connection, schema, tick_starts(name, row.version, batch, row.now, why="backfill"))
-            detail = f"{instant(batch[0])} to {instant(batch[-1])}: {new} of {len(batch)} started"
+            detail = _noted(f"{instant(batch[0])} to {instant(batch[-1])}: {new} of {len(batch)} started", note)
             await _audit(connection, schema, "back-fill schedule", name, detail=detail, actor=actor)
         started += new
     return BackFill(started, len(ticks) - started)
@@ -216,6 +227,10 @@ async def _start(connection: AsyncConnection[Any], schema: str, wanted: Sequence
     new = len(await (await send(connection, schema, starting)).fetchall())
     await send(connection, schema, executor.notify(channel=ROWS_CHANNEL, payload="schedule"))
     return new
+
+
+def _noted(detail: str, note: str) -> str:
+    return f"{detail}; {note}" if note.strip() else detail
 
 
 async def _audit(

@@ -78,17 +78,19 @@ class Schedules(_Acts):
             lambda connection, schema: schedules.resume(connection, schema, name, note=_noted(note), actor=self._actor)
         )
 
-    async def trigger(self, name: str) -> str:
+    async def trigger(self, name: str, *, note: str = "") -> str:
         """Run it once now, beside its ticks, also while it is paused; returns the workflow's ID. Raises `ScheduleError`."""
         return await self._open("schedules.trigger()").once(
-            lambda connection, schema: schedules.trigger(connection, schema, name, actor=self._actor)
+            lambda connection, schema: schedules.trigger(connection, schema, name, note=note, actor=self._actor)
         )
 
-    async def backfill(self, name: str, start: datetime, end: datetime) -> BackFill:
+    async def backfill(self, name: str, start: datetime, end: datetime, *, note: str = "") -> BackFill:
         """Start the ticks of a past range that have no workflow; may be repeated. Raises `ScheduleError`."""
         return await through_pool(
             self._open("schedules.backfill()"),
-            lambda connection, schema: schedules.backfill(connection, schema, name, start, end, actor=self._actor),
+            lambda connection, schema: schedules.backfill(
+                connection, schema, name, start, end, note=note, actor=self._actor
+            ),
         )
 
 
@@ -203,13 +205,13 @@ class SyncSchedules:
         """Start ticks again. See `Schedules.resume`."""
         return self._schedules.wait(lambda: self._schedules.resume(name, note=note))
 
-    def trigger(self, name: str) -> str:
+    def trigger(self, name: str, *, note: str = "") -> str:
         """Run it once now. See `Schedules.trigger`."""
-        return self._schedules.wait(lambda: self._schedules.trigger(name))
+        return self._schedules.wait(lambda: self._schedules.trigger(name, note=note))
 
-    def backfill(self, name: str, start: datetime, end: datetime) -> BackFill:
+    def backfill(self, name: str, start: datetime, end: datetime, *, note: str = "") -> BackFill:
         """Start the ticks of a past range that have no workflow. See `Schedules.backfill`."""
-        return self._schedules.wait(lambda: self._schedules.backfill(name, start, end))
+        return self._schedules.wait(lambda: self._schedules.backfill(name, start, end, note=note))
 
 
 class SyncDeadLetters:

@@ -41,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_actor_argument(named)
     for noted in (paused, resumed):
         noted.add_argument("--note", required=True, help="why; it is recorded")
+    for may_say in (triggered, filled):
+        may_say.add_argument("--note", help="why; it is recorded")
     filled.add_argument(
         "--from", dest="start", type=_time, required=True, metavar="TIME", help="as 2026-01-31T00:00Z, or a date (UTC)"
     )
@@ -61,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     schema, name = settings.schema, getattr(arguments, "name", "")
-    if "note" in arguments and not arguments.note.strip():
+    note: str | None = getattr(arguments, "note", None)
+    if note is not None and not note.strip():
         raise ConfigurationError("--note is empty: say why; it is recorded")
     async with connected(settings) as connection:
         match arguments.act:
@@ -87,11 +90,13 @@ async def _act(arguments: argparse.Namespace, settings: EngineSettings) -> int:
                     paused_since=at,
                 )
             case "trigger":
-                workflow_id = await trigger(connection, schema, name, actor=actor_of(arguments))
+                workflow_id = await trigger(connection, schema, name, note=note or "", actor=actor_of(arguments))
                 _say(arguments, workflow_id, workflow=workflow_id)
             case _:
                 end = arguments.end or datetime.now(UTC)
-                done = await backfill(connection, schema, name, arguments.start, end, actor=actor_of(arguments))
+                done = await backfill(
+                    connection, schema, name, arguments.start, end, note=note or "", actor=actor_of(arguments)
+                )
                 _say(
                     arguments,
                     f"{done.started} ticks started, {done.stood} had their workflows already",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, Field
 from starlette.requests import Request
 
 from engine import audited, outbox, queue_acts, retention_acts, schedules
@@ -36,7 +36,7 @@ DISCARDED_MAX = 1_000
 """Events that one request gives up."""
 
 
-class Range(BaseModel):
+class Range(Reason):
     """A range of the past; `to` is not in it, and is now unless it is said."""
 
     since: AwareDatetime
@@ -97,17 +97,17 @@ class Services:
         await self._db.act(lambda c, schema: schedules.resume(c, schema, name, note=note, actor=actor))
         return Done(done=True)
 
-    async def trigger(self, name: Named, http__request: Request) -> Forked:
+    async def trigger(self, name: Named, http__request: Request, reason: Reason | None = None) -> Forked:
         """Run it once now, beside its ticks, also while it is paused."""
-        actor = caller_of(http__request).actor
-        workflow_id = await self._db.act(lambda c, schema: schedules.trigger(c, schema, name, actor=actor))
+        note, actor = "" if reason is None else reason.note, caller_of(http__request).actor
+        workflow_id = await self._db.act(lambda c, schema: schedules.trigger(c, schema, name, note=note, actor=actor))
         return Forked(workflow_id=workflow_id)
 
     async def backfill(self, name: Named, http__request: Request, range: Range) -> Filled:  # noqa: A002  # the body
         """Start the ticks of a past range that have not run; may be repeated."""
         actor, until = caller_of(http__request).actor, range.to or datetime.now(UTC)
         done = await self._db.act(
-            lambda c, schema: schedules.backfill(c, schema, name, range.since, until, actor=actor)
+            lambda c, schema: schedules.backfill(c, schema, name, range.since, until, note=range.note, actor=actor)
         )
         return Filled(started=done.started, stood=done.stood)
 

@@ -164,10 +164,12 @@ async def test_queues_and_schedules_are_paused_resumed_and_run_by_hand(bench: Be
     assert await handle.result() == "shipped-receipt-o-1"
     await operator.post("/admin/schedules/close_day/pause", json={"note": "audit"})
     schedules = (await viewer.get("/admin/schedules")).json()
-    triggered = (await operator.post("/admin/schedules/close_day/trigger")).json()
+    why = {"note": "late books"}
+    triggered = (await operator.post("/admin/schedules/close_day/trigger", json=why)).json()
     await operator.post("/admin/schedules/close_day/resume", json={"note": "done"})
     filled = await operator.post(
-        "/admin/schedules/close_day/backfill", json={"since": "2026-01-01T00:00:00Z", "to": "2026-01-03T12:00:00+01:00"}
+        "/admin/schedules/close_day/backfill",
+        json={"since": "2026-01-01T00:00:00Z", "to": "2026-01-03T12:00:00+01:00", **why},
     )
     zoneless = await operator.post("/admin/schedules/close_day/backfill", json={"since": "2026-01-01T00:00:00"})
     none = await operator.post("/admin/schedules/open_day/trigger")
@@ -193,6 +195,7 @@ async def test_queues_and_schedules_are_paused_resumed_and_run_by_hand(bench: Be
             ("back-fill schedule", "close_day"),
         )
     ]
+    assert [str(row).count("late books") for row in await audited(bench)] == [0, 0, 0, 1, 0, 1]
 
 
 async def test_retention_is_shown_counted_paused_and_run(bench: Bench) -> None:

@@ -274,7 +274,8 @@ async def test_dead_letters_are_listed_retried_and_discarded(bench: Bench, clien
     await bench.settle()
     (letter,) = await client.dead_letters.list(topic="orders")
     assert (letter.workflow_uuid, letter.record_value, letter.state) == ("orders-0-0", b"bad", "OPEN")
-    assert await client.dead_letters.retry(letter.dead_letter_id) == 1
+    assert await client.dead_letters.retry(letter.dead_letter_id, note="the gateway is back") == 1
+    assert "the gateway is back" in str(await bench.fetch_all("SELECT detail FROM dbos.audit"))
     while not (found := await client.dead_letters.list()):
         await asyncio.sleep(0.005)
     (again,) = found

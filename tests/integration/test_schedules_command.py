@@ -109,11 +109,12 @@ async def test_a_trigger_is_a_run_of_its_own_also_while_paused(database: str) ->
         before = await bench.fetch_all("SELECT * FROM dbos.scheduler_state")
         await pause(operator, "dbos", "close", note="month end")
         first = await trigger(operator, "dbos", "close", actor="ada")
-        second = await trigger(operator, "dbos", "close", actor="ada")
+        second = await trigger(operator, "dbos", "close", note="late books", actor="ada")
         await bench.settle()
 
         assert first != second
         assert first.startswith("sched-close-trigger-2")
+        assert [row[3] for row in await acts(bench)][1:] == [first, f"{second}; late books"]
         for workflow_id in (first, second):
             assert (await books.close.retrieve(workflow_id).status()).status is WorkflowStatus.SUCCESS
         assert len(books.ticks) == 2
