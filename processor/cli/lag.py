@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -28,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Offsets are those that readers of committed records can reach; those beyond belong to transactions still open.\n"
         "Seconds are the age of the first record that was not processed.\n"
-        "Exit codes: 0 shown; 1 one is further behind than --offsets-max or --age-max; 2 it could not begin."
+        "Exit codes: 0 shown; 1 one is further behind than --offsets-max or --age-max, or that is not known; 2 it could not begin."
     )
 
 
@@ -41,6 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     found = asyncio.run(lags(settings, group=arguments.group, topic=arguments.topic))
     shown = [asdict(each) for each in found if not arguments.behind or each.lag != 0]
     print_rows(_COLUMNS, shown, as_json=arguments.json, nothing="no partition is behind" if found else "no progress")
+    if not found and (arguments.offsets_max is not None or age_max_s is not None):
+        print(
+            "processor: no partition that fits has progress: whether one is further behind is not known",
+            file=sys.stderr,
+        )
+        return FAILED
     # What is not known is no smaller than what was allowed.
     is_late = any(
         (arguments.offsets_max is not None and (each.lag is None or each.lag > arguments.offsets_max))

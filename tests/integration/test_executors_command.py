@@ -115,6 +115,8 @@ async def test_lag_is_told_in_offsets_and_seconds(
     assert (await command("lag", "--age-max", "99s", kafka=kafka))[0] == FAILED
     code, out, _ = await command("lag", "--group", "nobody", kafka=kafka)
     assert (code, out) == (DONE, "no progress\n")
+    code, _, err = await command("lag", "--group", "nobody", "--age-max", "1h", kafka=kafka)
+    assert (code, "is not known" in err) == (FAILED, True), "a monitor with a misspelt group hears of it"
     code, _, err = await command("lag", "--age-max", "soon", kafka=kafka)
     assert (code, "--age-max 'soon'" in err) == (MISTAKE, True)
     await progressed("orders", p7=3)
