@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -164,6 +165,12 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_found(
     await everything_works(dsn)
     monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", dsn)
     assert (await command("outbox", "rename", "--note", "by the third"))[0] == DONE
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word
+        blackholed = address_of_all((silent.getsockname()[1], private_postgres.port))
+        monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", blackholed)
+        monkeypatch.setenv("PROCESSOR_POSTGRES_CONNECT_TIMEOUT", "1s")
+        assert (await command("outbox", "status"))[0] == DONE
 
     without = address_of_all((dead, followed.port))
     monkeypatch.setenv("PROCESSOR_POSTGRES_DSN", without)
