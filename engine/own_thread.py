@@ -65,7 +65,7 @@ def notice_plain(name: str) -> None:
     if threading.current_thread() is threading.main_thread():
         return
     with _looking:
-        engines = [engine for engine in _engines if engine.in_flight]
+        engines = [engine for engine in _engines if engine.in_flight and not engine.stopping.is_set()]
     if not engines or any(_is_on(engine.loop) for engine in engines):
         return
     warnings.warn(

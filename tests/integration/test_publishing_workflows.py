@@ -14,8 +14,8 @@ from processor import (
     App,
     ConfigurationError,
     DeadLetter,
+    NondeterminismError,
     PublishError,
-    RecordedError,
     SyncTransaction,
     TerminalError,
     Topic,
@@ -234,7 +234,7 @@ async def test_another_topic_at_the_same_place_is_another_program(database: str)
         topics.reverse()
         await bench.advance(DAY)
 
-        with pytest.raises(RecordedError, match="'publish to told' here, the code called 'publish to elsewhere'"):
+        with pytest.raises(NondeterminismError, match="'publish to told' here, the code called 'publish to elsewhere'"):
             await handle.result()
 
 

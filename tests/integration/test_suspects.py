@@ -157,6 +157,7 @@ class Turnstile:
 
     async def lease_lost(self, bench: Bench) -> None:
         """The process lives, is said to be dead, and registers anew; what it ran ends, and counts for nothing."""
+        await until(lambda: self.calls > self.may_end)  # it is in its step, and not on the way there
         before, calls = len(started(bench)), self.calls
         bench.engine.died("as if marked dead")
         self.may_end = calls
