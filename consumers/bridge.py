@@ -68,5 +68,5 @@ class Bridge:
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         try:
             function(*arguments)
-        except Exception as error:  # noqa: BLE001  # a bug: whoever listens ends
+        except BaseException as error:  # noqa: BLE001  # whoever listens ends: what follows would go on over a gap
             self._failed(error)

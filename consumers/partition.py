@@ -24,6 +24,7 @@ from consumers.settings import Subscription
 from consumers.surroundings import Surroundings
 from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGap, Wait, judge
 from engine.errors import ConfigurationError
+from engine.failures import summary
 from engine.ids import SourceRef
 from engine.partitions import Place
 from engine.records import Record
@@ -93,7 +94,7 @@ class Partition:
             return
         try:
             self.source.deliver(records)
-        except Exception as error:  # noqa: BLE001  # the records of the other partitions in this batch must go on
+        except BaseException as error:  # noqa: BLE001  # the records of the other partitions in this batch must go on
             self._break(error)
 
     def reached(self, offset: int) -> None:
@@ -102,7 +103,7 @@ class Partition:
             return
         try:
             self.source.reached(offset)
-        except Exception as error:  # noqa: BLE001  # as above
+        except BaseException as error:  # noqa: BLE001  # as above
             self._break(error)
 
     def refused(self, error: str) -> None:
@@ -317,14 +318,14 @@ class Partition:
         self.reason = reason
         self._ended.set()
 
-    def _break(self, error: Exception) -> None:
+    def _break(self, error: BaseException) -> None:
         """The engine could not take what came: nothing more of this attachment may reach it (I1)."""
-        self._end(f"{type(error).__name__}: {error}")
+        self._end(summary(error))
         self._around.failed(error)
 
     def _fail(self, error: Exception) -> None:
         self._around.telemetry.emit(ServiceFailed(f"partition {self.ref}", error, self._retry_s))
-        self._end(f"{type(error).__name__}: {error}")
+        self._end(summary(error))
 
     def _hold(self, held: str) -> None:
         self._step(Event.HELD, held)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import NotYet
-from engine.failures import encode_error, summary
+from engine.failures import NO_FAILURES, encode_error, summary
 from engine.handlers import Decision, Handler, UndecodableError, record_key
 from engine.ids import PARTITION_KEY, OrderingKey, ordering_key
 from engine.ranges import Range
@@ -18,6 +18,10 @@ from engine.records import Record
 from engine.rows import allowed
 from engine.runner import Ending, Row, Run
 from engine.states import WorkflowStatus
+
+PASSING = (Exception, *NO_FAILURES)
+"""What is raised on as it is. All else that a user's codec, filter or key raises (a panic of an extension in Rust) is its record's
+failure as well: past the inbox it would take the rest of the batch with it (I1)."""
 
 
 def decode(handler: Handler, run: Run) -> None:
@@ -33,6 +37,10 @@ def decode(handler: Handler, run: Run) -> None:
     except NotYet:
         record.headers = headers  # the filter, which sees all of them, is asked again
         raise
+    except PASSING:
+        raise
+    except BaseException as error:
+        raise UndecodableError(summary(error)) from error
     if run.row is Row.NONE:
         run.key = key_of(handler, record, argument)
 
@@ -42,8 +50,23 @@ def key_of(handler: Handler, record: Record, argument: Any) -> OrderingKey | Non
     if handler.ordered_by_partition:
         return PARTITION_KEY
     order_by = handler.ordering_key
-    key = record.key if order_by is record_key else order_by(record, argument)
+    try:
+        key = record.key if order_by is record_key else order_by(record, argument)
+    except PASSING:
+        raise
+    except BaseException as error:
+        raise UndecodableError(summary(error)) from error
     return None if key is None else ordering_key(key)
+
+
+def decided(handler: Handler, record: Record) -> Decision | None:
+    """What becomes of a record that gets no workflow; `None`: it gets one. Raises what the user's filter raises."""
+    try:
+        return handler.decide(record)
+    except PASSING:
+        raise
+    except BaseException as error:
+        raise UndecodableError(summary(error)) from error
 
 
 def raw_key_of(handler: Handler, record: Record) -> OrderingKey | None:

@@ -20,7 +20,7 @@ from engine.crashpoints import CrashPoint, armed, reach
 from engine.current import CurrentStep, current_run, current_step
 from engine.errors import EngineError, StepFailedError, Suspended, UnfitResultError
 from engine.execution_gates import gate_of
-from engine.failures import UNRECORDED, decode_error, summary
+from engine.failures import UNRECORDED, decode_error, from_thread, summary
 from engine.given_errors import record_error, record_error_from_thread
 from engine.handlers import Step, TransactionStep
 from engine.misfits import ended_by
@@ -236,7 +236,7 @@ def _threaded(step: Step, run: Run) -> Step:
     function: Callable[..., Any] = step.function
 
     async def in_thread(*args: Any, **kwargs: Any) -> Any:
-        call = functools.partial(copy_context().run, function, *args, **kwargs)
+        call = functools.partial(copy_context().run, from_thread, functools.partial(function, *args, **kwargs))
         thread = run.home.loop.run_in_executor(run.home.engine.step_threads, call)
         # P14: a cancelled wait (a time-out) does not end the thread; the run lasts until it returns.
         run.running_steps += 1

@@ -8,10 +8,13 @@ import asyncio
 import json
 import math
 import sys
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from engine.crashpoints import Crash
 from engine.errors import RecordedError, Suspended
+
+T = TypeVar("T")
 
 MESSAGE_MAX = 10_000
 """Characters of an error's message that are stored."""
@@ -27,6 +30,28 @@ UNRECORDED = (*NO_FAILURES, asyncio.CancelledError, GeneratorExit)
 def type_name(error: BaseException) -> str:
     """`module:QualName`."""
     return f"{type(error).__module__}:{type(error).__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says of itself; its `repr`, or nothing, where its own `__str__` raises."""
+    for say in (str, repr):
+        try:
+            return say(error)
+        except Exception:  # noqa: BLE001  # the user's: `"no order {id}".format(**self.args[0])`
+            continue
+    return ""
+
+
+def from_thread(call: Callable[[], T]) -> T:
+    """Call a function of the user's in a thread whose future the loop waits for.
+
+    A future cannot hold a `StopIteration` (of a `next(…)` that finds nothing, say): who waits for it would wait for ever. It is
+    raised as a `RuntimeError`, as Python does where one leaves a coroutine (PEP 479); a `GeneratorExit` likewise.
+    """
+    try:
+        return call()
+    except (StopIteration, GeneratorExit) as error:
+        raise RuntimeError(f"the function raised {type(error).__name__}") from error
 
 
 def encode_error(error: BaseException) -> str:
@@ -65,16 +90,16 @@ def as_recorded(error: BaseException) -> tuple[str, Exception]:
 
 def summary(error: BaseException) -> str:
     """One line for people."""
-    text = _clean(str(error)).strip().split("\n", 1)[0]
+    text = _clean(message_of(error)).strip().split("\n", 1)[0]
     return f"{type(error).__qualname__}: {text}"[:500] if text else type(error).__qualname__
 
 
 def _stored(error: BaseException) -> dict[str, Any]:
-    message = _clean(str(error))[:MESSAGE_MAX]
+    message = _clean(message_of(error))[:MESSAGE_MAX]
     stored: dict[str, Any] = {"type": type_name(error), "name": type(error).__name__, "message": message}
     try:
         arguments = json.dumps(list(error.args))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return stored
     if len(arguments) <= MESSAGE_MAX and "\\u0000" not in arguments:
         stored["args"] = json.loads(arguments)

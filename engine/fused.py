@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from engine.crashpoints import CrashPoint, reach
 from engine.current import current_run
 from engine.errors import EngineError
-from engine.failures import NO_FAILURES, summary
+from engine.failures import NO_FAILURES, from_thread, summary
 from engine.faults import CONFLICT_ATTEMPTS, is_conflict, is_weather_error
 from engine.flush import Flush, Part, Work
 from engine.handlers import Handler, HandlerKind, TransactionStep
@@ -97,9 +97,9 @@ class FusedGroup:
             tx = SyncTransaction(transaction, self.inbox.loop)
             context = copy_context()
             try:
-                await self.inbox.loop.run_in_executor(
-                    self.inbox.engine.fused_threads, lambda: context.run(self._call_sync, handler, function, tx)
-                )
+                call = partial(self._call_sync, handler, function, tx)
+                threads = self.inbox.engine.fused_threads
+                await self.inbox.loop.run_in_executor(threads, lambda: context.run(from_thread, call))
                 await tx.send()
             finally:
                 tx.end()

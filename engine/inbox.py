@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.admission import Decisions, decode, raw_key_of, undecodable
+from engine.admission import Decisions, decided, decode, raw_key_of, undecodable
 from engine.congestion import is_congested
 from engine.crashpoints import CrashPoint, reach
 from engine.errors import NotYet
@@ -150,7 +150,7 @@ class Inbox:
         handler = self.handler
         if record.value is None or handler.filters:
             try:
-                decision = handler.decide(record)
+                decision = decided(handler, record)
             except Exception as error:  # noqa: BLE001  # the user's predicate: the record's failure
                 self._undecodable(record, error)
                 return

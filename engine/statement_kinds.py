@@ -32,6 +32,11 @@ _LASTS = _begins(
     r"(?:(?:set|reset|declare|savepoint)\b|create\s+(?:(?:local|global)\s+)?temp)"
     r"|.*\bset_config\b"
 )
+_OUTLIVES = _begins(
+    r"(?:set\s+(?!local\b|constraints\b)|reset\b)"
+    r"|.*\bset_config\s*\([^;]*,\s*(?:false|'f(?:alse)?')\s*\)"
+)
+_COPIES = _begins(r"copy\b.*\b(?:stdin|stdout)\b")
 _SAVEPOINT = _begins(rf"savepoint\s+{_NAME}")
 _BACK_TO = _begins(rf"rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?{_NAME}")
 _UNPREPARES = _begins(r"(?:drop|alter|rollback|discard|deallocate)\b")
@@ -44,6 +49,8 @@ class Kind:
 
     Attributes:
         ends: It ends the transaction.
+        outlives: It changes the connection for every transaction after this one, or this one for what the engine writes in it.
+        copies: It streams rows, for which a pipeline has no place.
         lasts: It leaves something to those after it until the commit: a setting, a temporary table, a cursor, a savepoint.
         savepoint: The savepoint it sets, as Postgres folds the name.
         back_to: The savepoint it rolls back to.
@@ -51,6 +58,8 @@ class Kind:
     """
 
     ends: bool = False
+    outlives: bool = False
+    copies: bool = False
     lasts: bool = False
     savepoint: str | None = None
     back_to: str | None = None
@@ -85,6 +94,8 @@ _IN_STATEMENT = "in the statement: "
 def _kind(text: str) -> Kind:
     kind = Kind(
         ends=_ENDS.match(text) is not None,
+        outlives=_OUTLIVES.match(text) is not None,
+        copies=_COPIES.match(text) is not None,
         lasts=_LASTS.match(text) is not None,
         savepoint=_name(_SAVEPOINT.match(text)),
         back_to=_name(_BACK_TO.match(text)),

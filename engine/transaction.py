@@ -237,13 +237,28 @@ class Transaction:
         self._sent.extend(answered)
 
     def _admitted(self, query: Query) -> Kind:
-        """What is special about a statement that may be sent. Raises `TransactionEndedError` if none may, or not this one."""
+        """What is special about a statement that may be sent.
+
+        Raises:
+            TransactionEndedError: None may be any more, or this one would end the transaction.
+            psycopg.NotSupportedError: It is one that the connection's other users would feel, or that streams rows.
+        """
         self._open()
         kind = kind_of(query)
         if kind.ends:
             raise TransactionEndedError(
                 f"{text_of(query).strip()[:60]!r}: the transaction commits with the record of its step; "
                 f"return to commit, raise to roll back"
+            )
+        if kind.outlives:
+            raise psycopg.NotSupportedError(
+                f"{text_of(query).strip()[:60]!r}: would hold for other transactions, or for what is written with this one; "
+                f"SET LOCAL, or set_config(…, true), ends with the function's own"
+            )
+        if kind.copies:
+            raise psycopg.NotSupportedError(
+                f"{text_of(query).strip()[:60]!r}: rows are not streamed here; "
+                f"INSERT … SELECT * FROM unnest(%s::type[], …) takes as many in one statement"
             )
         return kind
 

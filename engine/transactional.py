@@ -28,7 +28,7 @@ from engine.crashpoints import CrashPoint, reach
 from engine.current import CurrentTransaction, current_run, current_step
 from engine.errors import EngineError, NotYet, Suspended
 from engine.execution_gates import gate_of
-from engine.failures import UNRECORDED, summary
+from engine.failures import UNRECORDED, from_thread, summary
 from engine.faults import Fault, fault_of, is_conflict, is_weather_error
 from engine.given_errors import record_error
 from engine.handlers import TransactionStep
@@ -340,8 +340,8 @@ async def _in_thread(
     loop = run.home.loop
     tx = SyncTransaction(transaction, loop)
     context = copy_context()
-    call = functools.partial(function, tx, *args, **kwargs)
-    thread = loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(tx.called, call))
+    call = functools.partial(tx.called, functools.partial(function, tx, *args, **kwargs))
+    thread = loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(from_thread, call))
     run.running_steps += 1
     thread.add_done_callback(lambda _: (tx.end(), run.step_ended()))
     result = await asyncio.shield(thread)

@@ -115,8 +115,8 @@ async def test_many_share_a_commit_and_one_that_fails_fails_alone(database: str)
     shop = Shop()
     async with Bench(shop.app, database) as bench:
         await made(bench)
-        await bench.execute("INSERT INTO sale (name, cents) VALUES ('s-3', 7)")
-        handles = [await shop.order.start(f"s-{n}", 2) for n in range(30)]
+        await bench.execute("INSERT INTO sale (name, cents) VALUES ('s-03', 7)")
+        handles = [await shop.order.start(f"s-{n:02}", 2) for n in range(30)]
         outcomes = await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=True)
 
         assert [each for n, each in enumerate(outcomes) if n != 3] == [2] * 29
