@@ -13,12 +13,9 @@ from psycopg.rows import args_row
 from engine.execution_rows import request_of_execution
 from engine.ids import WorkflowId
 from engine.queues import INTERNAL
+from engine.store.cancels import GET_RESULT
 from engine.store.statement import Statement
 from engine.store.workflow_status import INPUTS_ELSEWHERE
-
-GET_RESULT: Final = "DBOS.getResult"
-"""Name of the checkpoint that names another workflow without having started it."""
-
 
 OUTSIDE: Final = "w.kafka_execution IS TRUE AND w.queue_name IS NULL AND w.application_version IS NULL"
 """An execution that workers outside of engines had, or nobody: what its row says of inputs is said when it is enqueued."""
@@ -97,7 +94,9 @@ def resume(*, ids: Sequence[str], version: str | None) -> Statement[Any]:
         """
         UPDATE {schema}.workflow_status AS w
            SET status = CASE WHEN w.queue_name <> %(internal)s OR """
-        + f"{NOT_BEGUN} OR {OUTSIDE}"
+        + NOT_BEGUN
+        + " OR "
+        + OUTSIDE
         + """ THEN 'ENQUEUED' ELSE 'PENDING' END,
                started_at_epoch_ms = CASE WHEN """
         + OUTSIDE
@@ -282,7 +281,9 @@ def fork(*, workflow_id: str, new_id: str, version: str | None) -> Statement[tup
                 queue_partition_key, workflow_timeout_ms, workflow_deadline_epoch_ms, forked_from, created_at, updated_at,
                 kafka_execution)
         SELECT %(new_id)s, CASE WHEN w.queue_name <> %(internal)s OR """
-        + f"{NOT_BEGUN} OR {OUTSIDE}"
+        + NOT_BEGUN
+        + " OR "
+        + OUTSIDE
         + """ THEN 'ENQUEUED' ELSE 'PENDING' END, w.name,
                w.class_name, w.config_name, CASE WHEN """
         + OUTSIDE
