@@ -152,6 +152,7 @@ async def resume(
             if of_records := [row for row in ended if row.source is not None]:
                 await _resume_records(connection, schema, of_records)
             done: list[str] = [row.workflow_id for row in ended]
+            await send(connection, schema, cancels.renew_below(ids=done))
             await _record(connection, schema, done, action="resume workflow", actor=actor, note=note)
             await send(connection, schema, notify(channel=ROWS_CHANNEL, payload="rows"))
         acted.done.extend(done)

@@ -170,7 +170,7 @@ class Recovery:
             return await cursor.fetchall()
 
     async def _expire(self) -> None:
-        """Cancel what is past its deadline, whoever runs it; its children have the same deadline."""
+        """Cancel what is past its deadline, whoever runs it, with what it started."""
         engine = self._engine
         async with engine.pool.connection() as connection:
             cursor = await send(connection, engine.settings.schema, cancels.expire(limit=BATCH_MAX))

@@ -594,7 +594,9 @@ BEGIN
            request = new_request,
            kafka_wake_at = CASE WHEN w.kafka_wake_at IS NOT NULL THEN LEAST(now + wait_ms, standing.latest_at) END,
            updated_at = now
-     WHERE w.workflow_uuid = standing.workflow_uuid AND w.status = 'ENQUEUED' AND w.name = workflow_name;
+     WHERE w.workflow_uuid = standing.workflow_uuid AND w.status = 'ENQUEUED' AND w.name = workflow_name
+       AND w.started_at_epoch_ms IS NULL
+       AND NOT EXISTS (SELECT FROM "dbos".operation_outputs AS o WHERE o.workflow_uuid = w.workflow_uuid);
     IF NOT FOUND THEN
         standing.workflow_uuid := call;
         standing.latest_at := now + max_wait_ms;

@@ -13,15 +13,15 @@ from psycopg.rows import args_row
 from engine.execution_rows import request_of_execution
 from engine.ids import WorkflowId
 from engine.queues import INTERNAL
+from engine.store.cancels import GET_RESULT
 from engine.store.statement import Statement
 from engine.store.workflow_status import INPUTS_ELSEWHERE
 
-GET_RESULT: Final = "DBOS.getResult"
-"""Name of the checkpoint that names another workflow without having started it."""
-
-
 OUTSIDE: Final = "w.kafka_execution IS TRUE AND w.queue_name IS NULL AND w.application_version IS NULL"
 """An execution that workers outside of engines had, or nobody: what its row says of inputs is said when it is enqueued."""
+
+NOT_BEGUN: Final = "w.queue_name = %(internal)s AND COALESCE(%(version)s::text, w.application_version) IS NULL"
+"""A debounced workflow that has never begun: any version may begin it, from the queue in which it waited for that."""
 
 
 class LockedRow(NamedTuple):
@@ -87,19 +87,23 @@ def forget_errors(*, ids: Sequence[str]) -> Statement[Any]:
 def resume(*, ids: Sequence[str], version: str | None) -> Statement[Any]:
     """Put rows without a source back to work: at rest, due at once, or back in their queue, without a place of it.
 
-    Their time-outs begin anew, of those in a queue when they have a place again. An execution that no engine ever had is
-    nobody's again, as it was created.
+    Their time-outs begin anew, of those in a queue when they have a place again. What was debounced and never began waits for
+    whoever has its code. An execution that no engine ever had is nobody's again, as it was created.
     """
     return Statement(
         """
         UPDATE {schema}.workflow_status AS w
            SET status = CASE WHEN w.queue_name <> %(internal)s OR """
+        + NOT_BEGUN
+        + " OR "
         + OUTSIDE
         + """ THEN 'ENQUEUED' ELSE 'PENDING' END,
                started_at_epoch_ms = CASE WHEN """
         + OUTSIDE
         + """ THEN NULL ELSE w.started_at_epoch_ms END,
-               queue_name = NULLIF(w.queue_name, %(internal)s),
+               queue_name = CASE WHEN """
+        + NOT_BEGUN
+        + """ THEN w.queue_name ELSE NULLIF(w.queue_name, %(internal)s) END,
                application_version = CASE WHEN """
         + OUTSIDE
         + """ THEN NULL ELSE COALESCE(%(version)s, w.application_version) END,
@@ -277,13 +281,17 @@ def fork(*, workflow_id: str, new_id: str, version: str | None) -> Statement[tup
                 queue_partition_key, workflow_timeout_ms, workflow_deadline_epoch_ms, forked_from, created_at, updated_at,
                 kafka_execution)
         SELECT %(new_id)s, CASE WHEN w.queue_name <> %(internal)s OR """
+        + NOT_BEGUN
+        + " OR "
         + OUTSIDE
         + """ THEN 'ENQUEUED' ELSE 'PENDING' END, w.name,
                w.class_name, w.config_name, CASE WHEN """
         + OUTSIDE
         + """ THEN NULL ELSE %(version)s END, w.application_id,
                CASE WHEN w.kafka_execution THEN %(execution)s ELSE w.request END, w.inputs, w.authenticated_user,
-               w.assumed_role, w.authenticated_roles, NULLIF(w.queue_name, %(internal)s), w.priority,
+               w.assumed_role, w.authenticated_roles, CASE WHEN """
+        + NOT_BEGUN
+        + """ THEN w.queue_name ELSE NULLIF(w.queue_name, %(internal)s) END, w.priority,
                w.queue_partition_key, w.workflow_timeout_ms, NULL, w.workflow_uuid, c.now, c.now, w.kafka_execution
           FROM (SELECT {schema}.now_ms() AS now) AS c, {schema}.workflow_status AS w
          WHERE w.workflow_uuid = %(id)s

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from engine.settings import EngineSettings
-from processor import App, Client, Queue, SyncClient, WorkflowCancelledError, sleep
+from processor import App, Client, Queue, SyncClient, WorkflowCancelledError, recv, sleep
 from processor.testing import Bench
 from tests.integration.protocol import until, until_row
 from tests.integration.talking import at_rest
@@ -207,3 +207,62 @@ async def test_a_parent_that_is_resumed_before_its_child_fails_with_the_childs_n
         await bench.advance(30 * DAY)
 
         assert await handle.result() == "child"
+
+
+class Family:
+    """A parent that waits for its child, which waits for a message, or fails first as long as it `is_bad`."""
+
+    def __init__(self) -> None:
+        self.app = app = App("family")
+        self.is_bad = False
+
+        @app.step()
+        async def look() -> None:
+            if self.is_bad:
+                raise ValueError("down")
+
+        @app.workflow(version="1")
+        async def child() -> str:
+            await look()
+            return str(await recv("go"))
+
+        @app.workflow(version="1")
+        async def parent() -> str:
+            return await (await child.start()).result()
+
+        self.parent = parent
+
+
+async def test_a_parents_time_is_also_that_of_a_child_that_was_resumed(database: str) -> None:
+    """Children first, as the guide says: then no deadline is known yet. What the parent began ends with it."""
+    family = Family()
+    family.is_bad = True
+    async with Bench(family.app, database, settings=SETTINGS) as bench:
+        handle = await family.parent.start(id="p", timeout=HOUR)
+        with pytest.raises(ValueError, match="down"):
+            await handle.result()
+        family.is_bad = False
+        await family.app.resume_workflows(["p-1"])
+        await family.app.resume_workflows(["p"])
+        await at_rest(bench, 2)
+        await bench.advance(HOUR)
+        for ended in ("p", "p-1"):
+            await until_row(bench, f"workflow_uuid = '{ended}' AND status = 'CANCELLED'")
+
+
+async def test_a_resumed_parents_new_time_is_also_that_of_a_child_that_ran_on(database: str) -> None:
+    """Not the deadline that the child had from the time before."""
+    family = Family()
+    async with Bench(family.app, database, settings=SETTINGS) as bench:
+        handle = await family.parent.start(id="p", timeout=HOUR)
+        await at_rest(bench, 2)
+        await bench.advance(HOUR * 5 / 6)
+        await handle.cancel()
+        await handle.resume()
+        await at_rest(bench, 2)
+        await bench.advance(HOUR / 3)
+        await bench.settle()
+        assert await bench.fetch_all("SELECT DISTINCT status FROM dbos.workflow_status") == [("PENDING",)]
+        await bench.advance(HOUR)
+        for ended in ("p", "p-1"):
+            await until_row(bench, f"workflow_uuid = '{ended}' AND status = 'CANCELLED'")
