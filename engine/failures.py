@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from engine.crashpoints import Crash
@@ -34,12 +35,12 @@ def type_name(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     """What an error says of itself; its `repr`, or nothing, where its own `__str__` raises."""
-    for say in (str, repr):
-        try:
-            return say(error)
-        except Exception:  # noqa: BLE001  # the user's: `"no order {id}".format(**self.args[0])`
-            continue
-    return ""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # the user's: `"no order {id}".format(**self.args[0])`
+        with suppress(Exception):
+            return repr(error)
+        return ""
 
 
 def from_thread(call: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from processor.testing import Bench
 Numbers = dict[str, int]
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     """Its own text raises, where what it wants is not there."""
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ def finds_nothing() -> None:
 
 
 def says_nothing() -> None:
-    raise Unspeakable({})
+    raise UnspeakableError({})
 
 
 def panics() -> None:
