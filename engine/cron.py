@@ -12,7 +12,7 @@ asked without one, and what it says is given its zone here (decision 0014).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
@@ -32,6 +32,14 @@ _SECOND = timedelta(seconds=1)
 
 _BY_CHANCE = re.compile(r"[hr](\(|/|$)")
 """croniter's fields that stand for a number it makes up: each process would have its own."""
+
+_ONE_VALUE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?(#\w+)?")
+"""Perhaps a range from a value to itself; a step in it leads nowhere. croniter takes it for every value there is."""
+
+_MONTHS = dict(zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True))
+_DAYS = dict(zip("sun mon tue wed thu fri sat".split(), range(7), strict=True)) | {"7": 0, "07": 0}
+_NAMES: tuple[dict[str, int], ...] = ({}, {}, {}, _MONTHS, _DAYS)
+"""Of the five fields: what stands for a number there."""
 
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 
@@ -138,7 +146,7 @@ def _check_expression(expression: str) -> None:
             f"{said}: {by_chance[0]!r} stands for a number made up by each process: write the number"
         )
     try:
-        croniter.expand(expression, second_at_beginning=True)
+        croniter.expand(_without_ranges_of_one(expression), second_at_beginning=True)
     except Exception as error:  # noqa: BLE001  # it raises whatever its parser met
         problem = str(error)
     else:
@@ -166,7 +174,30 @@ def _zone(name: str) -> tzinfo:
 
 
 def _croniter(expression: str, local: datetime) -> croniter:
-    return croniter(expression, local, second_at_beginning=True)
+    return croniter(_without_ranges_of_one(expression), local, second_at_beginning=True)
+
+
+@lru_cache(maxsize=256)
+def _without_ranges_of_one(expression: str) -> str:
+    """The same with `5` for `5-5`, and `MON` for `MON-MON`."""
+    fields = expression.lower().split()
+    names = _NAMES if len(fields) == 5 else ({}, *_NAMES)
+    return " ".join(
+        ",".join(_one_value(part, values) for part in field.split(","))
+        for field, values in zip(fields, names, strict=False)
+    )
+
+
+def _one_value(part: str, names: Mapping[str, int]) -> str:
+    if (ends := _ONE_VALUE.fullmatch(part)) is None:
+        return part
+    first, last, _, nth = ends.groups()
+    is_one = _value(first, names) == _value(last, names) is not None
+    return f"{first}{nth or ''}" if is_one else part
+
+
+def _value(text: str, names: Mapping[str, int]) -> int | None:
+    return names.get(text, int(text) if text.isdecimal() else None)
 
 
 def _next(step: Callable[[type[datetime]], datetime]) -> datetime | None:

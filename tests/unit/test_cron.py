@@ -64,6 +64,45 @@ def test_five_fields_are_at_the_full_minute() -> None:
     assert first(Cron("@daily"), "2026-01-01T00:00:00Z", 1) == ["01-02 00:00:00"]
 
 
+@pytest.mark.parametrize(
+    "expression, same",
+    [
+        ("59-59 1 * * *", "59 1 * * *"),
+        ("05-5 1 * * *", "5 1 * * *"),
+        ("5-5/10 1 * * *", "5 1 * * *"),
+        ("1,5-5,7-9 1 * * *", "1,5,7-9 1 * * *"),
+        ("0 0-0 * * *", "0 0 * * *"),
+        ("0 0 1-1 * *", "0 0 1 * *"),
+        ("0 0 1-1 * MON-MON", "0 0 1 * MON"),
+        ("0 0 1 JAN-JAN *", "0 0 1 1 *"),
+        ("0 0 1 jan-1/2 *", "0 0 1 1 *"),
+        ("0 3 * * MON-MON", "0 3 * * 1"),
+        ("0 3 * * mon-1/2", "0 3 * * 1"),
+        ("0 3 * * Sun-SUN", "0 3 * * 0"),
+        ("0 3 * * 7-7", "0 3 * * 0"),
+        ("0 3 * * SUN-0", "0 3 * * 0"),
+        ("0 3 * * FRI-FRI#1", "0 3 * * 5#1"),
+        ("10-10 0 3 * * *", "10 0 3 * * *"),
+        ("10 0 3 5-5 MAR-MAR MON-MON", "10 0 3 5 3 1"),
+        ("0 3 * * MON-TUE", "0 3 * * 1,2"),
+        ("0-59 3 * * *", "* 3 * * *"),
+    ],
+)
+def test_a_range_of_one_value_is_that_value(expression: str, same: str) -> None:
+    """`MON-MON` is Mondays, not every day; `a-a/n` is `a`, since nothing follows it."""
+    at = "2026-01-01T00:00:00Z"
+
+    assert first(Cron(expression), at, 30) == first(Cron(same), at, 30)
+    assert Cron(expression).newest(ms(at)) == Cron(same).newest(ms(at))
+    assert Cron(expression).expression == expression
+
+
+@pytest.mark.parametrize("expression", ["61-61 * * * *", "5-5/0 * * * *", "0 0 * MON-MON *", "JAN-JAN * * * *"])
+def test_a_range_of_what_is_no_value_is_refused(expression: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no cron expression"):
+        Cron(expression)
+
+
 def test_a_tick_is_behind_its_own_time_and_not_at_it() -> None:
     cron = Cron("* * * * * *")
     at = ms("2026-01-01T00:00:00Z")
