@@ -165,6 +165,7 @@ def _final(run: Run, step: Step, attempt: int, error: BaseException) -> BaseExce
     Raises `Suspended` where the end of the process has cut the step off: what it made of that is no answer (P11, I4).
     """
     if run.home.engine.stopping.is_set():
+        run.was_suspended = True
         raise Suspended(run.id) from error
     if step.retry.attempts == 1 or isinstance(error, TerminalError) or attempt < step.retry.attempts:
         return error
@@ -236,8 +237,8 @@ def _threaded(step: Step, run: Run) -> Step:
     function: Callable[..., Any] = step.function
 
     async def in_thread(*args: Any, **kwargs: Any) -> Any:
-        call = functools.partial(copy_context().run, from_thread, functools.partial(function, *args, **kwargs))
-        thread = run.home.loop.run_in_executor(run.home.engine.step_threads, call)
+        context, call = copy_context(), functools.partial(function, *args, **kwargs)
+        thread = run.home.loop.run_in_executor(run.home.engine.step_threads, lambda: context.run(from_thread, call))
         # P14: a cancelled wait (a time-out) does not end the thread; the run lasts until it returns.
         run.running_steps += 1
         thread.add_done_callback(lambda _: run.step_ended())

@@ -36,8 +36,8 @@ _BY_CHANCE = re.compile(r"[hr](\(|/|$)")
 _ONE_VALUE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?(#\w+)?")
 """Perhaps a range from a value to itself; a step in it leads nowhere. croniter takes it for every value there is."""
 
-_MONTHS = dict(zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True))
-_DAYS = dict(zip("sun mon tue wed thu fri sat".split(), range(7), strict=True)) | {"7": 0, "07": 0}
+_MONTHS = dict(zip(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], range(1, 13), strict=True))
+_DAYS = dict(zip(["sun", "mon", "tue", "wed", "thu", "fri", "sat"], range(7), strict=True)) | {"7": 0, "07": 0}
 _NAMES: tuple[dict[str, int], ...] = ({}, {}, {}, _MONTHS, _DAYS)
 """Of the five fields: what stands for a number there."""
 

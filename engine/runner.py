@@ -351,7 +351,13 @@ class Run:
     # -- effects --
 
     def next_function_id(self, name: str) -> int:
-        """The place of the next effect in the history: given at the call, in call order."""
+        """The place of the next effect in the history: given at the call, in call order.
+
+        Raises `Suspended` to code that is unwound already, whatever it calls in its `finally` or after it has caught that:
+        the place is that of what the code calls when it comes back over its history (I4).
+        """
+        if self.was_suspended:
+            raise Suspended(self.id)
         if self.error_given:
             if self.doom is not None:
                 self.was_suspended = True

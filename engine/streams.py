@@ -122,8 +122,9 @@ def write_stream(run: Run, key: str, text: str) -> Coroutine[Any, Any, None]:
 def close_stream(run: Run, key: str) -> Coroutine[Any, Any, None]:
     """Close a stream from its workflow: remembered; whoever reads it comes to its end. Raises as `write_stream`."""
     _require_open(run, key)
+    function_id = run.next_function_id(CLOSE_STREAM)
     run.closed_streams = {*(run.closed_streams or ()), key}
-    return _written(run, run.next_function_id(CLOSE_STREAM), CLOSE_STREAM, Written(run.id, key, CLOSED_TEXT))
+    return _written(run, function_id, CLOSE_STREAM, Written(run.id, key, CLOSED_TEXT))
 
 
 async def _written(run: Run, function_id: int, name: str, value: Written) -> None:
