@@ -36,10 +36,12 @@ _BY_CHANCE = re.compile(r"[hr](\(|/|$)")
 _ONE_VALUE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?(#\w+)?")
 """Perhaps a range from a value to itself; a step in it leads nowhere. croniter takes it for every value there is."""
 
-_MONTHS = dict(zip(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], range(1, 13), strict=True))
+_MONTHS = dict(
+    zip(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], range(1, 13), strict=True)
+)
 _DAYS = dict(zip(["sun", "mon", "tue", "wed", "thu", "fri", "sat"], range(7), strict=True)) | {"7": 0, "07": 0}
-_NAMES: tuple[dict[str, int], ...] = ({}, {}, {}, _MONTHS, _DAYS)
-"""Of the five fields: what stands for a number there."""
+_NAMES: tuple[dict[str, int], ...] = ({}, {}, {}, {}, _MONTHS, _DAYS)
+"""Of the six fields, the last five, or an alias: what stands for a number there."""
 
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 
@@ -181,7 +183,7 @@ def _croniter(expression: str, local: datetime) -> croniter:
 def _without_ranges_of_one(expression: str) -> str:
     """The same with `5` for `5-5`, and `MON` for `MON-MON`."""
     fields = expression.lower().split()
-    names = _NAMES if len(fields) == 5 else ({}, *_NAMES)
+    names = _NAMES[-len(fields) :]
     return " ".join(
         ",".join(_one_value(part, values) for part in field.split(","))
         for field, values in zip(fields, names, strict=False)
