@@ -39,7 +39,7 @@ _ONE_VALUE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?(#\w+)?")
 _MONTHS = dict(
     zip(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], range(1, 13), strict=True)
 )
-_DAYS = dict(zip(["sun", "mon", "tue", "wed", "thu", "fri", "sat"], range(7), strict=True)) | {"7": 0, "07": 0}
+_DAYS = dict(zip(["sun", "mon", "tue", "wed", "thu", "fri", "sat"], range(7), strict=True))
 _NAMES: tuple[dict[str, int], ...] = ({}, {}, {}, {}, _MONTHS, _DAYS)
 """Of the six fields, the last five, or an alias: what stands for a number there."""
 

@@ -399,3 +399,10 @@ def test_seconds_are_those_of_the_clocks_through_every_change(
     zone, at = change
     start = ms(at) + offset
     compare(cron, zone, start, start + 2 * HOUR, 1000)
+
+
+@pytest.mark.parametrize("text", ["0 3 * * 0-7", "0 3 * * SUN-7"])
+def test_a_week_from_sunday_to_sunday_is_every_day(text: str) -> None:
+    times = iter(Cron(text).after(0))
+
+    assert [next(times) for _ in range(3)] == [(24 * day + 3) * 3_600_000 for day in range(3)]
