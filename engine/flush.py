@@ -58,6 +58,10 @@ class Group(Protocol):
         """What to send after bad weather."""
         ...
 
+    def cut(self, flush: Flush) -> list[Flush]:
+        """What to send after its connection broke and nothing was written."""
+        ...
+
     def again(self, flush: Flush) -> list[Flush]:
         """The same group as a whole."""
         ...

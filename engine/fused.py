@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from engine.inbox import Inbox
 
 
+SETBACKS_MAX = 3
+"""Times that bad weather may meet the transaction of one record, after which it goes on without the committer (decision 0034)."""
+
+
 class GroupFailedError(EngineError):
     """A fused handler raised; its `__cause__` is what. Everything of the group was rolled back."""
 
@@ -49,10 +53,12 @@ class PostponedError(EngineError):
 class FusedGroup:
     """Records of one partition that one transaction handles."""
 
-    def __init__(self, inbox: Inbox, runs: list[Run], conflicts: int = 0) -> None:
+    def __init__(self, inbox: Inbox, runs: list[Run], conflicts: int = 0, setbacks: int = 0) -> None:
         self.inbox = inbox
         self.runs = runs
         self._conflicts = conflicts
+        self._setbacks = setbacks
+        """Times that bad weather has met these runs."""
         self._transaction: Transaction | None = None
         for run in runs:
             run.phase = Phase.ENDED
@@ -156,19 +162,26 @@ class FusedGroup:
             return self._flushes(flush, self._halves(), conflicts=self._conflicts + 1)
         if len(self.runs) > 1:
             return self._flushes(flush, self._halves())
-        poison = self.runs[0]
-        flush.group = None
-        flush.works = [work for work in flush.works if work.run is not poison]
-        self.inbox.poison(poison)
-        return [flush]
+        return self._without(flush, self.runs[0])
 
     def halved(self, flush: Flush) -> list[Flush]:
-        """Smaller groups after bad weather: a transaction that was too large may fit in two."""
-        return self._flushes(flush, self._halves() if len(self.runs) > 1 else [self.runs])
+        """Smaller groups after bad weather: a transaction that was too large may fit in two.
+
+        Where it meets one record time after time, the record may make it: its workflow waits by itself, its key with it.
+        """
+        if len(self.runs) > 1:
+            return self._flushes(flush, self._halves(), setbacks=1)
+        if self._setbacks < SETBACKS_MAX:
+            return self._flushes(flush, [self.runs], setbacks=self._setbacks + 1)
+        return self._without(flush, self.runs[0])
+
+    def cut(self, flush: Flush) -> list[Flush]:
+        """Its connection broke and nothing was written: the same group as a whole (P23); halved when that was so before."""
+        return self.halved(flush) if self._setbacks else self._flushes(flush, [self.runs], setbacks=1)
 
     def again(self, flush: Flush) -> list[Flush]:
-        """The same group as a whole: its commit is known not to have happened (P23)."""
-        return self._flushes(flush, [self.runs])
+        """The same group as a whole: nothing of it was written, for nothing that it did."""
+        return self._flushes(flush, [self.runs], setbacks=self._setbacks)
 
     def _postponed(self, flush: Flush) -> list[Flush]:
         """The flush without the group, whose records wait in the inbox, in front."""
@@ -180,13 +193,22 @@ class FusedGroup:
             self.inbox.group.appendleft(run)
         return [flush]
 
+    def _without(self, flush: Flush, poison: Run) -> list[Flush]:
+        """The flush without the group, whose one record becomes a workflow of its own."""
+        flush.group = None
+        flush.works = [work for work in flush.works if work.run is not poison]
+        self.inbox.poison(poison)
+        return [flush]
+
     def _halves(self) -> list[list[Run]]:
         if len(self.runs) < 2:
             return [self.runs]
         middle = len(self.runs) // 2
         return [self.runs[:middle], self.runs[middle:]]
 
-    def _flushes(self, flush: Flush, groups: Sequence[list[Run]], *, conflicts: int = 0) -> list[Flush]:
+    def _flushes(
+        self, flush: Flush, groups: Sequence[list[Run]], *, conflicts: int = 0, setbacks: int = 0
+    ) -> list[Flush]:
         """One flush for each group; the first keeps the other works and the reads, the last a release."""
         mine = set(self.runs)
         others = [work for work in flush.works if work.run not in mine]
@@ -200,7 +222,7 @@ class FusedGroup:
                 if index == len(groups) - 1:
                     part.releases = old.releases
             new.parts = [part]
-            new.group = FusedGroup(self.inbox, runs, conflicts)
+            new.group = FusedGroup(self.inbox, runs, conflicts, setbacks)
             new.works = (others if index == 0 else []) + [Work(run) for run in runs]
             made.append(new)
         return made

@@ -48,6 +48,8 @@ class Settlement:
         self._engine = committer.engine
         self._wait_s = WAIT_FIRST_S
         self._bad_since: float | None = None
+        self._was_cut = False
+        """Whether the connection broke since a flush went through."""
 
     async def after(self, flush: Flush, error: Exception) -> list[Flush]:  # noqa: C901  # a list of cases
         """The flushes to send instead, in order."""
@@ -61,7 +63,7 @@ class Settlement:
         fault = fault_of(error)
         if connection is not None and connection.closed and fault is not Fault.FENCED:
             self._engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
-            return await self._unknown(flush)
+            return await self._unknown(flush, error)
         self._engine.telemetry.emit(FlushRetried(fault.value, summary(error)))
         match fault:
             case Fault.FENCED:
@@ -90,6 +92,7 @@ class Settlement:
 
     def clear_weather(self) -> None:
         """A flush went through."""
+        self._was_cut = False
         if self._bad_since is not None:
             self._engine.telemetry.emit(StoreAvailable(time.monotonic() - self._bad_since))
             self._bad_since = None
@@ -123,7 +126,7 @@ class Settlement:
         for part in parts:
             part.source.drop(reason)
 
-    async def _unknown(self, flush: Flush) -> list[Flush]:  # noqa: C901  # a decision with its cases
+    async def _unknown(self, flush: Flush, error: Exception) -> list[Flush]:  # noqa: C901  # a decision with its cases
         """P23: was it committed? Raising the epoch waits for our own transaction and ends its right to commit."""
         while True:
             flush.parts = [part for part in flush.parts if not part.source.is_gone]
@@ -153,7 +156,10 @@ class Settlement:
                 self._went_back(flush.parts, f"{source.ref}: progress is neither what was written nor what was before")
                 return []
         if not committed:
-            return [flush] if flush.group is None else flush.group.again(flush)
+            if self._was_cut:  # it may be a statement in the flush that breaks it, every time
+                await self._weather(error)
+            self._was_cut = True
+            return [flush] if flush.group is None else flush.group.cut(flush)
         while True:
             try:
                 written = await self._written(flush)

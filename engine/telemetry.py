@@ -72,7 +72,7 @@ class TransactionsCommitted(Event):
 
 @dataclass(frozen=True, slots=True)
 class FlushRetried(Event):
-    """A flush is sent again, or, of an 'unknown commit', its outcome read; a step's transaction then, too.
+    """A flush, or the transaction of a step, is sent again, or, of an 'unknown commit', its outcome read.
 
     `reason`: 'weather', 'unknown commit', 'fenced', 'bisect'.
     """

@@ -263,9 +263,7 @@ class _Queue:
             if group.is_sent:
                 self.engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
                 await self._settle(members)
-            for member in members:
-                if member.verdict is None:
-                    member.hear(Verdict.AGAIN)
+            self._set_back(members)
             await self._wait_for_weather()
             return
         if fault_of(error) is Fault.WENT_BACK:
@@ -280,6 +278,13 @@ class _Queue:
             member.tries += 1
             alone = member.run.id in at_fault or member.tries >= TRIES_MAX
             member.hear(Verdict.ALONE if alone else Verdict.AGAIN)
+
+    def _set_back(self, members: Sequence[Member]) -> None:
+        """Bad weather: again in smaller groups; whom it meets alone goes on alone, as it may have made it (decision 0034)."""
+        self.size_max = max(1, min(self.size_max, len(members) // 2))
+        for member in members:
+            if member.verdict is None:
+                member.hear(Verdict.ALONE if len(members) == 1 else Verdict.AGAIN)
 
     def _lost_a_conflict(self, members: Sequence[Member]) -> None:
         """Again, in fewer groups at once: within one, functions wait for nobody (P26)."""

@@ -151,8 +151,9 @@ async def _decided(
             # Of a step that may only read it is no server that takes no writes for a while.
             is_own = step.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
             if is_weather_error(error) and not is_own:
-                if attempt.commit_sent:
-                    run.home.engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
+                reason = "unknown commit" if attempt.commit_sent else "weather"
+                told = f"transaction {step.name!r} of workflow {run.id}: {summary(error)}"
+                run.home.engine.telemetry.emit(FlushRetried(reason, told))
                 if attempt.commit_sent and (stands := await _settled(run, function_id)) is not None:
                     return step.decode(stands)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))

@@ -19,8 +19,8 @@ UPGRADED = "tests.system.upgraded:app"
 async def test_the_next_version_takes_over_under_load_beside_the_one_before(
     kafka: Kafka, empty_database: str, tmp_path: Path
 ) -> None:
-    """Tables are migrated beside N, N + 1 joins it, N is killed with work in flight, and goes on in changed code; then
-    what N could not have lived with is migrated, which N refuses to start on, and N + 1 is killed and started anew.
+    """Tables are migrated beside N, N + 1 joins it, one process of N leaves and the last is killed with work in
+    flight, which goes on in changed code; then what N could not have lived with is migrated, which N refuses to start on, and N + 1 is killed and started anew.
     """
     old, new = release_before(tmp_path / "old"), release_after(tmp_path / "new")
     old.migrate(empty_database, "all")
@@ -34,11 +34,11 @@ async def test_the_next_version_takes_over_under_load_beside_the_one_before(
         after = [upgrade.start("new-1")]
         await upgrade.under_load(upgrade.until_effects(100, screened=True))
         await upgrade.under_load(upgrade.until_effects(100, screened=False))
-        killed = await upgrade.killed_at_work(before)
-        after.append(upgrade.start("new-2"))
-        leaving = next(worker for worker in before if worker is not killed)
+        leaving, remaining = before
         leaving.process.send_signal(signal.SIGTERM)
         await upgrade.under_load(leaving.ended())
+        after.append(upgrade.start("new-2"))
+        await upgrade.killed_at_work([remaining])  # the last of N: whoever takes over what it has open is of N + 1
 
         await upgrade.migrated("post")
         late = upgrade.start("late", of=old)
