@@ -63,7 +63,7 @@ class Settlement:
         fault = fault_of(error)
         if connection is not None and connection.closed and fault is not Fault.FENCED:
             self._engine.telemetry.emit(FlushRetried("unknown commit", summary(error)))
-            return await self._unknown(flush, error)
+            return await self._unknown(flush, cut=error)
         self._engine.telemetry.emit(FlushRetried(fault.value, summary(error)))
         match fault:
             case Fault.FENCED:
@@ -126,7 +126,7 @@ class Settlement:
         for part in parts:
             part.source.drop(reason)
 
-    async def _unknown(self, flush: Flush, error: Exception) -> list[Flush]:  # noqa: C901  # a decision with its cases
+    async def _unknown(self, flush: Flush, *, cut: Exception) -> list[Flush]:  # noqa: C901  # a decision with its cases
         """P23: was it committed? Raising the epoch waits for our own transaction and ends its right to commit."""
         while True:
             flush.parts = [part for part in flush.parts if not part.source.is_gone]
@@ -157,7 +157,7 @@ class Settlement:
                 return []
         if not committed:
             if self._was_cut:  # it may be a statement in the flush that breaks it, every time
-                await self._weather(error)
+                await self._weather(cut)
             self._was_cut = True
             return [flush] if flush.group is None else flush.group.cut(flush)
         while True:

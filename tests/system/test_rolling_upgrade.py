@@ -14,6 +14,12 @@ from tests.system.releases import Release, release_after, release_before
 
 UPGRADED = "tests.system.upgraded:app"
 
+ONE_GROUP = {"PROCESSOR_POSTGRES_POOL_MAX": "3"}
+"""One group of transactions at a time in a process: while that is held at its effects, all others stand before theirs."""
+
+BEGUN_MIN = 20
+"""Workflows between their first step and their end, at which a process is killed: more than one group has taken in."""
+
 
 @pytest.mark.kafka
 async def test_the_next_version_takes_over_under_load_beside_the_one_before(
@@ -25,7 +31,7 @@ async def test_the_next_version_takes_over_under_load_beside_the_one_before(
     old, new = release_before(tmp_path / "old"), release_after(tmp_path / "new")
     old.migrate(empty_database, "all")
     kinds = "transactional+fused"
-    async with Field(kafka.bootstrap_servers, empty_database, kinds, is_migrated=True) as field:
+    async with Field(kafka.bootstrap_servers, empty_database, kinds, is_migrated=True, settings=ONE_GROUP) as field:
         upgrade = Upgrade(field, old, new)
         before = [upgrade.start(name, of=old) for name in ("old-1", "old-2")]
         await upgrade.under_load(upgrade.until_effects(200, screened=False))
@@ -34,11 +40,14 @@ async def test_the_next_version_takes_over_under_load_beside_the_one_before(
         after = [upgrade.start("new-1")]
         await upgrade.under_load(upgrade.until_effects(100, screened=True))
         await upgrade.under_load(upgrade.until_effects(100, screened=False))
-        leaving, remaining = before
+        remaining = await upgrade.at_work(before)
+        leaving = next(worker for worker in before if worker is not remaining)
         leaving.process.send_signal(signal.SIGTERM)
         await upgrade.under_load(leaving.ended())
-        after.append(upgrade.start("new-2"))
+        await upgrade.under_load(upgrade.until_effects(50, screened=False))
         await upgrade.killed_at_work([remaining])  # the last of N: whoever takes over what it has open is of N + 1
+        after.append(upgrade.start("new-2"))
+        await upgrade.under_load(upgrade.until_effects(100, screened=True))
 
         await upgrade.migrated("post")
         late = upgrade.start("late", of=old)
@@ -87,12 +96,17 @@ class Upgrade:
     async def killed_at_work(self, workers: Sequence[Worker]) -> Worker:
         """Kill one of some processes, with workflows between their first step and their end. Returns which."""
         async with self._field.held_at_effects():
-            found = asyncio.ensure_future(self._begun(workers))
-            await self._field.feed_until(found)
-            await found.result().kill()
+            worker = await self.at_work(workers, BEGUN_MIN)
+            await worker.kill()
+        return worker
+
+    async def at_work(self, workers: Sequence[Worker], begun_min: int = 1) -> Worker:
+        """Produce until one of some processes has so many workflows between their first step and their end. Returns which."""
+        found = asyncio.ensure_future(self._begun(workers, begun_min))
+        await self._field.feed_until(found)
         return found.result()
 
-    async def _begun(self, workers: Sequence[Worker]) -> Worker:
+    async def _begun(self, workers: Sequence[Worker], begun_min: int) -> Worker:
         begun = """
             SELECT x.name
               FROM dbos.executor AS x
@@ -102,9 +116,11 @@ class Upgrade:
                AND w.status = 'PENDING'
                AND w.owner_xid IS NOT NULL
                AND o.function_name = 'pay'
+             GROUP BY x.name
+            HAVING count(*) >= %s
              LIMIT 1
         """
-        while not (found := await self._field.books.query(begun, [worker.name for worker in workers])):
+        while not (found := await self._field.books.query(begun, [worker.name for worker in workers], begun_min)):
             await asyncio.sleep(0.02)
         return next(worker for worker in workers if worker.name == found[0][0])
 
