@@ -224,17 +224,17 @@ class Group:
         if refs:
             self._events.emit(telemetry.PartitionsRevoked(refs, lost))
 
-    def delivered(self, batches: Sequence[tuple[int, list[Record]]]) -> None:
+    def delivered(self, batches: Sequence[tuple[int, int, list[Record]]]) -> None:
         """Hand each list to its partition, unless the attachment has ended (case 4)."""
         assert self._poller is not None, "started"
         count = stale = 0
-        for number, records in batches:
+        for number, since, records in batches:
             count += len(records)
             partition = self._around.attached.get(number)
             if partition is None:
                 stale += len(records)
             else:
-                partition.deliver(records)
+                partition.deliver(since, records)
         self._poller.taken(count)
         if stale:
             self._events.emit(telemetry.StaleBatchDropped(stale))

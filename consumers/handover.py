@@ -37,8 +37,8 @@ class PollListener(Protocol):
         """Kafka took partitions; they are detached."""
         ...
 
-    def delivered(self, batches: Sequence[tuple[int, list[Record]]]) -> None:
-        """Records, one list for each attachment, in offset order."""
+    def delivered(self, batches: Sequence[tuple[int, int, list[Record]]]) -> None:
+        """Records, in offset order: attachment, the offset up to which it had everything before, one list for each."""
         ...
 
     def reached(self, positions: Sequence[tuple[int, int]]) -> None:

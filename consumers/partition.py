@@ -23,7 +23,7 @@ from consumers.errors import may_pass
 from consumers.settings import Subscription
 from consumers.surroundings import Surroundings
 from consumers.validation import Attach, BeginIncarnation, Halt, Refusal, SkipGap, Wait, judge
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, EngineError
 from engine.failures import summary
 from engine.ids import SourceRef
 from engine.partitions import Place
@@ -42,6 +42,11 @@ SECOND_LOOK_S = 1.0
 
 AFTER_REQUEST_S = 1.0
 """Before a partition is claimed again that another member asked for: four times what that one waits between tries."""
+
+
+class MissingRecordsError(EngineError):
+    """Records were fetched and did not reach the engine: a bug, noticed before anything behind them ran."""
+
 
 BY_POLICY = "policy"
 """Who decided, in the audit, where no operator did."""
@@ -88,9 +93,17 @@ class Partition:
 
     # -- called by the group, on the loop
 
-    def deliver(self, records: list[Record]) -> None:
-        """Hand records of the current attachment to the engine."""
+    def deliver(self, since: int, records: list[Record]) -> None:
+        """Hand records of the current attachment to the engine: all that there is from `since` on, up to the last of them.
+
+        If the engine has not had everything below `since`, what lies between was lost on the way here: nothing of this
+        attachment is taken any more, and all of it is fetched again from the stored progress (I1).
+        """
         if self.source is None:
+            return
+        if self.source.is_open and since > self.source.position:
+            lost = f"what was fetched from offset {self.source.position} to {since - 1} did not arrive: it is fetched again"
+            self._fail(MissingRecordsError(f"{self.ref}: {lost}"))
             return
         try:
             self.source.deliver(records)

@@ -201,7 +201,7 @@ class Poller:
         for error in found.errors:
             self._on_error(error)
         if found.batches:
-            self._tell(self._listener.delivered, [(a.number, records) for a, records in found.batches])
+            self._tell(self._listener.delivered, [(a.number, a.next, records) for a, records in found.batches])
             for attachment, records in found.batches:
                 self._handed += len(records)
                 attachment.handed_over(records)

@@ -151,6 +151,16 @@ class Source:
                 after = page[-1].offset if page else after
         return found
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes records: neither gone nor on its way to being released."""
+        return self.inbox.is_open and not self.is_gone
+
+    @property
+    def position(self) -> int:
+        """Everything below this offset has been delivered, or does not exist."""
+        return self.inbox.offsets.position
+
     def deliver(self, records: list[Record]) -> None:
         """Take records in ascending order. Nothing is lost if this claim is gone: Kafka still has them."""
         if records and not self.is_gone:

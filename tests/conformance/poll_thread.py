@@ -52,9 +52,12 @@ class Told:
             self.owned.pop(place, None)
         self.events.append(("lost" if lost else "revoked", sorted(places)))
 
-    def delivered(self, batches: Sequence[tuple[int, list[Record]]]) -> None:
-        assert len({number for number, _ in batches}) == len(batches), "one list for each attachment"
-        for number, records in batches:
+    def delivered(self, batches: Sequence[tuple[int, int, list[Record]]]) -> None:
+        assert len({number for number, _, _ in batches}) == len(batches), "one list for each attachment"
+        for number, since, records in batches:
+            before = self.records.get(number)
+            assert since <= records[0].offset, "from its beginning on"
+            assert not before or since > before[-1].offset, "behind the one before"
             self.records.setdefault(number, []).extend(records)
             self.untaken += len(records)
             self.largest_batch = max(self.largest_batch, len(records))

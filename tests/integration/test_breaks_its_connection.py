@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import LiteralString
 
 import pytest
 
@@ -13,8 +14,8 @@ from processor import App, SyncTransaction, Topic, Transaction
 from processor.testing import Bench
 from tests.integration.protocol import FAST, Order, until_row
 
-BREAKS = "SELECT pg_terminate_backend(pg_backend_pid())"
-SHORT = "DO $$ BEGIN RAISE 'temporary file size exceeds temp_file_limit' USING ERRCODE = '53400'; END $$"
+BREAKS: LiteralString = "SELECT pg_terminate_backend(pg_backend_pid())"
+SHORT: LiteralString = "DO $$ BEGIN RAISE 'temporary file size exceeds temp_file_limit' USING ERRCODE = '53400'; END $$"
 MANY = 40
 BAD = 17
 
@@ -22,8 +23,8 @@ BAD = 17
 class Books:
     """A handler that writes its records down, and sends a statement beforehand that is bad while `statement` is set."""
 
-    def __init__(self, kind: str, statement: str) -> None:
-        self.statement: str | None = statement
+    def __init__(self, kind: str, statement: LiteralString) -> None:
+        self.statement: LiteralString | None = statement
         self.topic = topic = Topic("orders", Order, key=lambda order: order.key)
         self.app = app = App("books")
 
@@ -60,7 +61,7 @@ async def ended(bench: Bench, count: int) -> None:
 
 @pytest.mark.parametrize("statement", [BREAKS, SHORT], ids=["breaks", "short"])
 @pytest.mark.parametrize("kind", ["fused", "batch", "step"])
-async def test_only_its_own_key_waits_for_it(database: str, kind: str, statement: str) -> None:
+async def test_only_its_own_key_waits_for_it(database: str, kind: str, statement: LiteralString) -> None:
     """Records before, beside and behind it, and of another partition on the same committer, go on; then it does, too."""
     books = Books(kind, statement)
     async with Bench(books.app, database, settings=settings()) as bench:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import confluent_kafka
 import pytest
+from confluent_kafka import Producer
 
 from consumers import telemetry
 from consumers.mock import MockCluster
 from consumers.settings import GroupProtocol, Subscription
 from engine.migrations import migrate
+from engine.records import Record
+from engine.source import Source
 from engine.telemetry import ServiceFailed
 from tests.conformance.members import produce
-from tests.fixtures.kafka import KafkaServer, unique
+from tests.fixtures.kafka import Kafka, KafkaServer, unique
 from tests.fixtures.postgres import PostgresServer
 from tests.integration.members import Broker, Member, Members, fetch, settled, texts, until, workflows
 
@@ -134,6 +137,38 @@ async def test_a_bug_in_a_partitions_life_ends_the_member_and_is_not_tried_again
 
     assert isinstance(broken.group.failed.exception(), TypeError)
     assert [event.error for event in broken.told(ServiceFailed)] == [broken.group.failed.exception()]
+
+
+async def test_a_batch_that_is_lost_on_its_way_to_the_engine_is_noticed_by_the_next(
+    kafka: Kafka, topic: str, database: str, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1: nothing behind the gap runs, all is fetched again from the stored progress; a gap of Kafka's own is none."""
+    kafka.create_topic(topic, 1)
+    produce(kafka.bootstrap_servers, topic, texts("a", 20))
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": unique("tx")})
+    await asyncio.to_thread(producer.init_transactions)
+    producer.begin_transaction()
+    producer.produce(topic, "aborted", partition=0)
+    await asyncio.to_thread(producer.flush)
+    await asyncio.to_thread(producer.abort_transaction)
+    member = await members(kafka)
+    await settled(database, 20, member)
+    deliver, lost = Source.deliver, list[Record]()
+
+    def lose(source: Source, records: list[Record]) -> None:
+        monkeypatch.setattr(Source, "deliver", deliver)
+        lost.extend(records)
+
+    monkeypatch.setattr(Source, "deliver", lose)
+    produce(kafka.bootstrap_servers, topic, texts("b", 10))
+    await until(lambda: lost, member)
+    produce(kafka.bootstrap_servers, topic, texts("c", 10))
+    await settled(database, 40, member)
+
+    assert set(member.ran.values()) == {1}
+    (failed,) = member.told(ServiceFailed)
+    assert "what was fetched from offset" in str(failed.error)
+    assert list(member.ran) == [*texts("a", 20), *texts("b", 10), *texts("c", 10)]
 
 
 async def test_progress_that_a_newer_version_wrote_halts_its_partition_alone(

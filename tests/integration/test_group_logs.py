@@ -103,7 +103,9 @@ async def test_a_topic_created_again_is_fetched_from_its_start_whatever_leader_e
     kafka.create_topic(topic, 2)
     produce(kafka.bootstrap_servers, topic, texts("new", 40))
     await until(lambda: member.ran.keys() >= set(texts("new", 40)), member)
-    await until(lambda: len(member.told(telemetry.TopicRecreated)) == 2, member)  # records without keys: all in one, maybe
+    await until(
+        lambda: len(member.told(telemetry.TopicRecreated)) == 2, member
+    )  # records without keys: all in one, maybe
 
     assert member.ran.keys() == {*texts("old", 10), *texts("older", 10), *texts("new", 40)}
 
