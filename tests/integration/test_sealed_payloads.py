@@ -260,7 +260,7 @@ async def test_a_late_run_writes_sealed_as_well(database: str) -> None:
     """P12: checkpoints and outcome of a partition that has left, and its dead letter with the same error (P7)."""
     shop = Shop()
     shop.error = TerminalError
-    async with Bench(shop.app, database, settings=sealed()) as bench:
+    async with Bench(shop.app, database, settings=sealed(replace(FAST, lease=timedelta(seconds=20)))) as bench:
         shop.shut = {"second 0", "second 1"}
         for n in range(2):
             await bench.deliver(shop.topic, Order(key=CANARY + str(n), n=n))
