@@ -6,13 +6,14 @@ A codec raises `UndecodableError` for bytes that are not what the topic says; th
 Messages name the record and the field, never the value: dead letters keep the raw bytes, logs must not.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from json.encoder import encode_basestring as quoted
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
 from engine.handlers import UndecodableError
@@ -27,6 +28,8 @@ SHOWN_ERRORS_MAX = 5
 """Errors of one record in a message. The rest is counted."""
 SHOWN_CHARACTERS_MAX = 500
 """Longest text of an exception of the user's own validator in a message."""
+
+_UNKNOWN_TYPE = re.compile(r"Unable to generate pydantic-core schema for (?:<class ')?([^'\n]+?)(?:'>)?\. Set")
 
 
 class Codec(Protocol[E]):
@@ -262,7 +265,13 @@ def _refuse_without_schema(adapter: TypeAdapter[Any], annotation: Any) -> None:
 
 
 def _unencodable(annotation: Any, error: Exception) -> UnencodableTypeError:
-    return UnencodableTypeError(f"{type_name(annotation)} cannot be written as JSON: {_first_line(error)}")
+    why = _first_line(error)
+    if isinstance(error, PydanticSchemaGenerationError) and (unknown := _UNKNOWN_TYPE.search(str(error))):
+        # Without its advice, which is for authors of models.
+        name = unknown[1].rpartition(".")[2]
+        is_itself = type_name(annotation).rpartition(".")[2] == name
+        why = "it is a class that pydantic knows nothing of" if is_itself else f"nor can its {name}"
+    return UnencodableTypeError(f"{type_name(annotation)} cannot be written as JSON: {why}")
 
 
 def _first_line(error: Exception) -> str:

@@ -228,7 +228,11 @@ def _put(tree: Tree, path: Path_, value: Any) -> None:
 def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) -> str:
     path = tuple(str(part) for part in detail["loc"])
     place = variables.get(path) or next((v for p, v in variables.items() if path[: len(p)] == p), None)
-    where = place or f"{source}{'.'.join(path) or 'as a whole'}"
+    within = sorted(v for p, v in variables.items() if len(p) > len(path) and p[: len(path)] == path)
+    among = (
+        f", with {', '.join(within)}" if path and within else ""
+    )  # a rule of a section, about several of its settings
+    where = place or f"{source}{'.'.join(path) or 'as a whole'}{among}"
     if detail["type"] == "extra_forbidden":
         siblings = {".".join((*path[:-1], name)) for name in _fields(path[:-1])}
         everywhere = {setting.path[-1]: setting.key for setting in all_settings()}

@@ -39,9 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     _print(shown, as_json=arguments.json)
     count = {level: sum(each.level is level for each in checks) for level in Level}
     if not arguments.json:
-        print(f"{count[Level.PROBLEM]} problems, {count[Level.WARNING]} warnings, {count[Level.FINE]} fine")
+        told = [_counted(count[Level.PROBLEM], "problem"), _counted(count[Level.WARNING], "warning")]
+        print(f"{', '.join(told)}, {count[Level.FINE]} fine")
     is_wrong = count[Level.PROBLEM] or (arguments.strict and count[Level.WARNING])
     return FAILED if is_wrong else DONE
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _print(checks: list[Check], *, as_json: bool) -> None:

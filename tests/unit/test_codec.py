@@ -165,8 +165,12 @@ def test_a_model_without_a_json_schema_is_refused() -> None:
     class Socket:
         pass
 
-    with pytest.raises(UnencodableTypeError, match="Socket cannot be written as JSON"):
+    with pytest.raises(
+        UnencodableTypeError, match="Socket cannot be written as JSON: it is a class that pydantic knows"
+    ):
         codec_for(Socket)
+    with pytest.raises(UnencodableTypeError, match=r"Socket\] cannot be written as JSON: nor can its Socket$"):
+        codec_for(list[Socket])
 
 
 @pytest.mark.parametrize(
