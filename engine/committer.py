@@ -138,7 +138,7 @@ class Committer:
             try:
                 written = await self.send(current)
             except Exception as error:  # noqa: BLE001  # the settlement judges every one
-                pending[:0] = await self._settlement.after(current, error)
+                pending[:0] = await self._settlement.after(current, error, pending)
                 continue
             self._settlement.clear_weather()
             self.apply(current, written, time.perf_counter() - started)

@@ -50,6 +50,14 @@ class Group(Protocol):
         """Whether an error is about the user's statements or code."""
         ...
 
+    def is_postponed(self, error: BaseException) -> bool:
+        """Whether it did not begin, since it may not now."""
+        ...
+
+    def put_back(self, flushes: Sequence[Flush]) -> None:
+        """Take its runs, and those of all its other parts, out of these flushes, to where they came from."""
+        ...
+
     def split(self, flush: Flush, error: BaseException) -> list[Flush]:
         """What to send after an error of the handler's."""
         ...

@@ -152,10 +152,26 @@ class FusedGroup:
         transaction = self._transaction
         return transaction is not None and transaction.failed_statement() is not None
 
+    def is_postponed(self, error: BaseException) -> bool:
+        """Whether it did not begin: a suspect runs alone, or is about to (P22)."""
+        return isinstance(error.__cause__, PostponedError)
+
+    def put_back(self, flushes: Sequence[Flush]) -> None:
+        """Let its records wait in the inbox, in front of what came later, and with them those of its other parts, all at once.
+
+        One part that went on beside another that waits would overtake it (I7).
+        """
+        runs = [run for flush in flushes if flush.group is not None for run in flush.group.runs]
+        mine = set(runs)
+        for flush in flushes:
+            flush.group = None
+            flush.works = [work for work in flush.works if work.run not in mine]
+        for run in reversed(runs):
+            run.phase, run.ending, run.submitted = Phase.WAITING, None, False
+            self.inbox.group.appendleft(run)
+
     def split(self, flush: Flush, error: BaseException) -> list[Flush]:
         """Halve the group, or let the record that stands alone become a workflow of its own."""
-        if isinstance(error, PostponedError):
-            return self._postponed(flush)
         if is_weather_error(error):
             return self.halved(flush)
         if is_conflict(error) and self._conflicts < CONFLICT_ATTEMPTS:
@@ -182,16 +198,6 @@ class FusedGroup:
     def again(self, flush: Flush) -> list[Flush]:
         """The same group as a whole: nothing of it was written, for nothing that it did."""
         return self._flushes(flush, [self.runs], setbacks=self._setbacks)
-
-    def _postponed(self, flush: Flush) -> list[Flush]:
-        """The flush without the group, whose records wait in the inbox, in front."""
-        mine = set(self.runs)
-        flush.group = None
-        flush.works = [work for work in flush.works if work.run not in mine]
-        for run in reversed(self.runs):
-            run.phase, run.ending, run.submitted = Phase.WAITING, None, False
-            self.inbox.group.appendleft(run)
-        return [flush]
 
     def _without(self, flush: Flush, poison: Run) -> list[Flush]:
         """The flush without the group, whose one record becomes a workflow of its own."""
