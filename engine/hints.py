@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from engine.faults import Fault, fault_of
 from engine.signals import Kind, Signal
 from engine.store import executor
 from engine.store.statement import send
@@ -111,8 +112,10 @@ class Hints:
         try:
             async with self._reach.pool.connection() as connection:
                 await send(connection, self._reach.settings.schema, hints)
-        except psycopg.OperationalError:
-            return  # they look for themselves
+        except psycopg.Error as error:
+            if fault_of(error) is not Fault.WEATHER:
+                raise
+            # They look for themselves.
 
 
 def heard(engine: Engine, payload: str) -> None:

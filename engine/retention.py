@@ -22,7 +22,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from engine.failures import summary
-from engine.faults import is_weather
+from engine.faults import is_weather_error
 from engine.ids import ExecutorId
 from engine.keeping import policy_rows
 from engine.pace import Pace
@@ -154,7 +154,7 @@ class Retention:
         telemetry = self._engine.telemetry
         if isinstance(error, psycopg.Error) and error.sqlstate in TIMED_OUT and self._pace.timed_out():
             return
-        if isinstance(error, psycopg.OperationalError) and is_weather(error.sqlstate):
+        if is_weather_error(error):
             telemetry.emit(StoreUnavailable(summary(error), 0.0))
         else:
             telemetry.emit(ServiceFailed("retention", error, retry_s))

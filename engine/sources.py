@@ -17,6 +17,7 @@ import psycopg
 from engine import incarnations
 from engine.crashpoints import CrashPoint, reach
 from engine.errors import ConfigurationError, HandlerRenamedError
+from engine.faults import Fault, fault_of
 from engine.ids import ExecutorId, SourceRef, new_token
 from engine.progress import Progress
 from engine.source import CLAIM_CHANNEL, Source, SourceListener
@@ -303,7 +304,9 @@ class Sources:
             try:
                 async with self._engine.pool.connection() as connection:
                     cursor = await send(connection, self._engine.settings.schema, placing)
-            except psycopg.OperationalError:
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    raise
                 may_stand = True  # by the try whose reply was lost
                 await asyncio.sleep(RETRY_CLAIM_S)
             else:

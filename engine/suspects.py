@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from engine.faults import Fault, fault_of
 from engine.ids import ExecutorId, WorkflowId
 from engine.runner import Phase, Run, Standing
 from engine.store import blame, executor
@@ -83,7 +84,9 @@ class Suspects:
             try:
                 async with self._engine.pool.connection() as connection:
                     await send(connection, self._engine.settings.schema, note)
-            except psycopg.OperationalError:
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    raise
                 await asyncio.sleep(0.2)
             else:
                 return
@@ -101,7 +104,9 @@ class Suspects:
                 async with self._engine.pool.connection() as connection:
                     counting = executor.survivals(workflow_id=run.id)
                     row = await (await send(connection, self._engine.settings.schema, counting)).fetchone()
-            except psycopg.OperationalError:
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    raise
                 await asyncio.sleep(0.2)
             else:
                 return run.alone_deaths - (0 if row is None else row[0]) >= deaths_max
@@ -177,7 +182,9 @@ class Suspects:
                         self._engine.settings.schema,
                         build(workflow_id=run.id, owner=run.owner),
                     )
-            except psycopg.OperationalError:
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    raise
                 await asyncio.sleep(0.2)
             else:
                 return True

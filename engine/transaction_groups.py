@@ -304,7 +304,9 @@ class _Queue:
                     await send(connection, engine.settings.schema, workflow_status.lock(ids=ids))
                     cursor = await send(connection, engine.settings.schema, operation_outputs.recorded(ids=ids))
                     recorded = set(await cursor.fetchall())
-            except psycopg.OperationalError:
+            except psycopg.Error as error:
+                if fault_of(error) is not Fault.WEATHER:
+                    raise
                 await self._wait_for_weather()
                 continue
             self._durable([m for m in members if (m.run.id, m.function_id) in recorded], engine.database.lsn)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import LiteralString
 
@@ -27,7 +28,6 @@ class Ledger(Shop):
         super().__init__(retry=Retry(attempts=2, first_delay=timedelta(hours=1)))
         self.booked: list[int] = []
         self.held: set[int] = set()
-        self.fails: dict[str, int] = {}
         self.bad: dict[int, LiteralString] = {}
 
         @self.app.transaction(on=entries)
@@ -41,10 +41,10 @@ class Ledger(Shop):
 
 
 @asynccontextmanager
-async def with_a_suspect(database: str) -> AsyncGenerator[tuple[Ledger, Bench]]:
+async def with_a_suspect(database: str, *, lease: timedelta = LONG.lease) -> AsyncGenerator[tuple[Ledger, Bench]]:
     """A record that was running when its process died for the second time; its partition is not claimed yet."""
     shop = Ledger()
-    async with Bench(shop.app, database, settings=LONG) as bench:
+    async with Bench(shop.app, database, settings=replace(LONG, lease=lease)) as bench:
         await bench.execute("CREATE TABLE entry (n int, place bigserial)")
         shop.fails["first 0"] = 1
         await bench.deliver(shop.topic, Order(key="a", n=0))
