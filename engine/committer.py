@@ -138,7 +138,11 @@ class Committer:
             try:
                 written = await self.send(current)
             except Exception as error:  # noqa: BLE001  # the settlement judges every one
-                pending[:0] = await self._settlement.after(current, error, pending)
+                if current.group is not None and current.group.is_postponed(error):
+                    current.group.put_back([current, *pending])
+                    pending.insert(0, current)
+                else:
+                    pending[:0] = await self._settlement.after(current, error)
                 continue
             self._settlement.clear_weather()
             self.apply(current, written, time.perf_counter() - started)

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 class RowSettlement(Settlement):
     """The answers of the commons' committer."""
 
-    async def after(self, flush: Flush, error: Exception, behind: Sequence[Flush] = ()) -> list[Flush]:
-        """The flushes to send instead, in order. What goes behind is not concerned: there is no order among workflows."""
+    async def after(self, flush: Flush, error: Exception) -> list[Flush]:
+        """The flushes to send instead, in order."""
         rows = _rows(flush)
         connection = self._committer.connection
         if connection is not None and connection.closed:

@@ -51,14 +51,9 @@ class Settlement:
         self._was_cut = False
         """Whether the connection broke since a flush went through."""
 
-    async def after(  # noqa: C901  # a list of cases
-        self, flush: Flush, error: Exception, behind: Sequence[Flush] = ()
-    ) -> list[Flush]:
-        """The flushes to send instead, in order. `behind`: those that go next."""
+    async def after(self, flush: Flush, error: Exception) -> list[Flush]:  # noqa: C901  # a list of cases
+        """The flushes to send instead, in order."""
         connection = self._committer.connection
-        if flush.group is not None and flush.group.is_postponed(error):
-            flush.group.put_back([flush, *behind])
-            return [flush]
         if flush.group is not None and flush.group.caused(error):
             if connection is None or not connection.closed:
                 if is_weather_error(error.__cause__ or error):
