@@ -152,7 +152,7 @@ async def resume(
             if of_records := [row for row in ended if row.source is not None]:
                 await _resume_records(connection, schema, of_records)
             done: list[str] = [row.workflow_id for row in ended]
-            await send(connection, schema, cancels.renew_below(ids=done))
+            await _renew_below(connection, schema, done)
             await _record(connection, schema, done, action="resume workflow", actor=actor, note=note)
             await send(connection, schema, notify(channel=ROWS_CHANNEL, payload="rows"))
         acted.done.extend(done)
@@ -173,6 +173,15 @@ async def _resume_records(connection: AsyncConnection[Any], schema: str, rows: S
     )
     await send(connection, schema, resuming)
     await send(connection, schema, store.retry_dead_letters(ids=ids))
+
+
+async def _renew_below(connection: AsyncConnection[Any], schema: str, ids: Sequence[str]) -> None:
+    """What they started has no deadline of the time before.
+
+    Whoever starts something more waits for a row that is locked by now, or has done so already: each look is a generation ahead.
+    """
+    while (await send(connection, schema, cancels.renew_below(ids=ids))).rowcount:
+        pass
 
 
 async def delete(

@@ -30,7 +30,8 @@ class WorkflowInfo:
         status: Where it stands.
         created_at, updated_at, started_at: Of its row; when it first ran.
         wake_at: At rest until then.
-        deadline: When it will be cancelled; `None`: never, or its time has not begun.
+        deadline: When it will be cancelled, by its own time-out or that of an open workflow above it; `None`: never, or no such
+            time has begun.
         executor_id: Who runs it, or ran it last.
         recovery_attempts: Deaths of its executors since its last checkpoint.
         class_name, instance: Of a method: its class, and the name of its object.

@@ -33,7 +33,8 @@ class Start:
         wake_at: At rest until then, or delayed in its queue; epoch ms.
         timeout_ms: From when it begins to its completion.
         begins_at: When its time began, epoch ms; `None`: it is written at rest, and who takes it first notes its deadline.
-        within_ms: The deadline of what started it, which is its own as well.
+        within_ms: The deadline of what started it, which is its own as well, as far as its run knows: the row is given the one
+            that its parent's row has then.
         queue, deduplication_id, priority, partition_key: Its place in a queue (engine/queues.py).
         place: Order within its queue among those of one moment.
         class_name, config_name: Of a method: its class, and the name of the object it is called on.
@@ -77,10 +78,15 @@ class Start:
     @property
     def deadline_ms(self) -> int | None:
         """When it is to be cancelled, as far as that is known: its own time has no end before it begins."""
-        if self.timeout_ms is None or self.begins_at is None:
-            return self.within_ms
-        own = self.begins_at + self.timeout_ms
-        return own if self.within_ms is None else min(own, self.within_ms)
+        own = self.own_deadline_ms
+        if own is None or self.within_ms is None:
+            return self.within_ms if own is None else own
+        return min(own, self.within_ms)
+
+    @property
+    def own_deadline_ms(self) -> int | None:
+        """The end of its own time, once that has begun."""
+        return None if self.timeout_ms is None or self.begins_at is None else self.begins_at + self.timeout_ms
 
     def belongs_to(self, identity: Identity | None) -> None:
         """Give it somebody's identity."""

@@ -147,10 +147,15 @@ def expire(*, limit: int) -> Statement[CancelledRow]:
     )
 
 
+_OWN_END: Final = """CASE WHEN w.started_at_epoch_ms IS NOT NULL AND w.workflow_timeout_ms IS NOT NULL
+                   THEN GREATEST(w.workflow_deadline_epoch_ms, w.started_at_epoch_ms + w.workflow_timeout_ms) END"""
+
+
 def renew_below(*, ids: Sequence[str]) -> Statement[Any]:
     """What these workflows started, and so on, has no deadline from the time that they had: theirs begins anew.
 
-    Of its own time it keeps the end.
+    Of its own time it keeps the end. All of it is locked, and what is so already is not changed. To be sent until it changes
+    nothing: while it waits for a row, whoever has that may start something below it, which this does not see.
     """
     return Statement(
         """
@@ -168,10 +173,13 @@ def renew_below(*, ids: Sequence[str]) -> Statement[Any]:
                FOR NO KEY UPDATE OF w
         )
         UPDATE {schema}.workflow_status AS w
-           SET workflow_deadline_epoch_ms = CASE WHEN w.started_at_epoch_ms IS NOT NULL AND w.workflow_timeout_ms IS NOT NULL
-                   THEN GREATEST(w.workflow_deadline_epoch_ms, w.started_at_epoch_ms + w.workflow_timeout_ms) END
+           SET workflow_deadline_epoch_ms = """
+        + _OWN_END
+        + """
           FROM below AS b
-         WHERE w.workflow_uuid = b.workflow_uuid
+         WHERE w.workflow_uuid = b.workflow_uuid AND w.workflow_deadline_epoch_ms IS DISTINCT FROM """
+        + _OWN_END
+        + """
         """,
         {"ids": ids, "get_result": GET_RESULT},
     )

@@ -6,6 +6,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 from psycopg.rows import args_row
 
 from engine.ids import WorkflowId
+from engine.store.cancels import GET_RESULT
 from engine.store.statement import Statement
 from engine.store.workflow_status import INPUTS, INPUTS_ELSEWHERE
 
@@ -54,13 +55,39 @@ class StepRow(NamedTuple):
     ended_ms: int | None
 
 
-_COLUMNS: Final = """
+_STARTED_BY: Final = (
+    r"""^\{"parent": ("(?:[^"\\[:cntrl:]]|\\["\\/bfnrt]|\\u(?!0000|d)[0-9a-f]{4})*"), "function_id": ([0-9]{1,9})[,}]"""
+)
+"""Parent and place, as `request` has them where a workflow started it. What other programs write there need not even be JSON."""
+
+_DEADLINE: Final = """
+               LEAST(w.workflow_deadline_epoch_ms, CASE WHEN w.status IN ('PENDING', 'ENQUEUED') THEN (
+                     WITH RECURSIVE above AS (
+                         SELECT w.workflow_uuid AS id, w.request, NULL::bigint AS deadline
+                          UNION
+                         SELECT p.workflow_uuid, p.request,
+                                CASE WHEN p.status IN ('PENDING', 'ENQUEUED') THEN p.workflow_deadline_epoch_ms END
+                           FROM above AS a
+                          CROSS JOIN regexp_match(a.request, %(started_by)s) AS says
+                           JOIN {schema}.operation_outputs AS o
+                             ON o.workflow_uuid = says[1]::json #>> '{}' AND o.function_id = says[2]::integer
+                            AND o.child_workflow_id = a.id AND o.function_name <> %(get_result)s
+                           JOIN {schema}.workflow_status AS p ON p.workflow_uuid = o.workflow_uuid)
+                     SELECT min(above.deadline) FROM above) END)"""
+"""When an open workflow will be cancelled: with what started it, and so on, of which its row need not know (`cancels.expire`)."""
+
+_COLUMNS: Final = (
+    """
                w.workflow_uuid, COALESCE(w.status, ''), COALESCE(w.name, ''), w.application_version, w.class_name,
                w.config_name, w.executor_id, w.created_at, w.updated_at, w.started_at_epoch_ms,
-               COALESCE(w.recovery_attempts, 0)::integer, w.workflow_timeout_ms, w.workflow_deadline_epoch_ms,
+               COALESCE(w.recovery_attempts, 0)::integer, w.workflow_timeout_ms,"""
+    + _DEADLINE
+    + """,
                w.kafka_wake_at, w.queue_name, w.deduplication_id, w.priority, w.queue_partition_key, w.forked_from,
                w.authenticated_user, w.assumed_role, w.authenticated_roles, w.kafka_source, w.request,
 """
+)
+_OF_COLUMNS: Final[Mapping[str, str]] = {"started_by": _STARTED_BY, "get_result": GET_RESULT}
 _PAYLOADS: Final = INPUTS + ", w.output, w.error"
 _NO_PAYLOADS: Final = "NULL, NULL, NULL"
 
@@ -75,7 +102,7 @@ def read(*, ids: Sequence[str]) -> Statement[WorkflowRow]:
           FROM {schema}.workflow_status AS w
          WHERE w.workflow_uuid = ANY (%(ids)b::text[])
         """,
-        {"ids": ids, "elsewhere": INPUTS_ELSEWHERE},
+        {"ids": ids, "elsewhere": INPUTS_ELSEWHERE, **_OF_COLUMNS},
         args_row(WorkflowRow),
     )
 
@@ -122,7 +149,7 @@ def listed(
         text += "WHERE " + " AND ".join(conditions)
     order: LiteralString = "DESC" if newest_first else "ASC"
     text += " ORDER BY w.created_at " + order + ", w.workflow_uuid " + order + " LIMIT %(limit)s OFFSET %(offset)s"
-    parameters = {**filters, "limit": limit, "offset": offset}
+    parameters = {**filters, "limit": limit, "offset": offset, **_OF_COLUMNS}
     if after is not None:
         parameters |= {"after_ms": after[0], "after_id": after[1]}
     if payloads:

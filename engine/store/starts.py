@@ -41,7 +41,7 @@ _TEXTS: Final = (
     "roles",
     "forked_from",
 )
-_INTEGERS: Final = ("wake_at", "timeout_ms", "deadline_ms", "priority", "place")
+_INTEGERS: Final = ("wake_at", "timeout_ms", "priority", "place")
 
 _START: Final = """
     WITH started AS (
@@ -57,7 +57,22 @@ _START: Final = """
                CASE WHEN COALESCE(t.owner, %(one_owner)s) IS NULL THEN NULL ELSE %(executor)s END, c.now, c.now,
                CASE WHEN COALESCE(t.owner, %(one_owner)s) IS NULL THEN NULL ELSE c.now END,
                COALESCE(t.wake_at, %(one_wake_at)s::bigint), COALESCE(t.timeout_ms, %(one_timeout_ms)s::bigint),
-               COALESCE(t.deadline_ms, %(one_deadline_ms)s::bigint), COALESCE(t.queue, %(one_queue)s),
+               """
+
+_DEADLINE: Final = "COALESCE(t.deadline_ms, %(one_deadline_ms)s::bigint)"
+
+_DEADLINE_WITHIN: Final = (
+    "LEAST("
+    + _DEADLINE
+    + """,
+                     (SELECT above.workflow_deadline_epoch_ms
+                        FROM {schema}.workflow_status AS above
+                       WHERE above.workflow_uuid = p.parent))"""
+)
+"""As the parent's row says, which is locked: a resume further up may have changed it under its run. LEAST passes over NULL."""
+
+_ROWS: Final = """,
+               COALESCE(t.queue, %(one_queue)s),
                COALESCE(t.deduplication_id, %(one_deduplication_id)s),
                COALESCE(t.priority, %(one_priority)s::integer), COALESCE(t.partition_key, %(one_partition_key)s),
                COALESCE(t.place, %(one_place)s::bigint),
@@ -128,6 +143,7 @@ def start(
     With `parents` (workflow and function ID of each), only where that checkpoint is there: it was written by this very
     transaction, plain, so it is there if and only if its run still qualifies (P7, P31). An ID that stands is then a unique
     violation: whether it is the same workflow is to be known before the checkpoint says so (engine/child_conflicts.py).
+    Those that have their parent's deadline get the one that its row has now.
     """
     # In the order of their IDs: who starts the same ones at the same time waits for us, not we for each other.
     order = sorted(range(len(starts)), key=lambda place: starts[place].id)
@@ -138,10 +154,14 @@ def start(
     parameters = packed(
         ids,
         {"inputs": inputs, **{column: [getattr(each, column) for each in starts] for column in _TEXTS}},
-        {column: [getattr(each, column) for each in starts] for column in _INTEGERS},
+        {
+            "deadline_ms": [each.own_deadline_ms for each in starts],
+            **{column: [getattr(each, column) for each in starts] for column in _INTEGERS},
+        },
     )
     parameters["executor"] = executor_id
-    text = _START
+    is_within = parents is not None and any(each.within_ms is not None for each in starts)
+    text = _START + (_DEADLINE_WITHIN if is_within else _DEADLINE) + _ROWS
     if parents is not None:
         text += _OF_PARENTS
         parameters["child_ids"] = ids
