@@ -50,7 +50,7 @@ class UpdateExecutionStatusParams:
         execution_id: Of which execution.
         status: The new one.
         error_message, error_node_id: Why it failed, and where.
-        started_at: Now by default, for `running`.
+        started_at: By default when it was first `running`, if it was before, and now otherwise.
         completed_at: Now by default, for an end.
     """
 

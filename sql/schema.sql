@@ -102,6 +102,7 @@ CREATE TABLE dbos.execution (
     paused_node_id text,
     paused_at bigint,
     next_event integer NOT NULL DEFAULT 0,
+    first_started_at bigint,
     CONSTRAINT execution_pkey PRIMARY KEY (workflow_uuid),
     CONSTRAINT execution_execution_depth_check CHECK ((execution_depth >= 0)),
     CONSTRAINT execution_failure_count_check CHECK ((failure_count >= 0))
@@ -649,6 +650,10 @@ BEGIN
                paused_function_id = NULL, paused_node_id = NULL, paused_at = NULL
          WHERE e.workflow_uuid = NEW.workflow_uuid;
     END IF;
+    UPDATE "dbos".execution AS e
+       SET first_started_at = COALESCE(OLD.started_at_epoch_ms, NEW.started_at_epoch_ms)
+     WHERE e.workflow_uuid = NEW.workflow_uuid AND e.first_started_at IS NULL
+       AND COALESCE(OLD.started_at_epoch_ms, NEW.started_at_epoch_ms) IS NOT NULL;
     PERFORM "dbos".append_execution_event(NEW.workflow_uuid, 'status', json_build_object(
         'status', "dbos".execution_status(NEW.status, NEW.started_at_epoch_ms),
         'previous', "dbos".execution_status(OLD.status, OLD.started_at_epoch_ms))::text);

@@ -16,7 +16,7 @@ from engine.store.statement import Statement
 EXECUTION: Final = """
     SELECT x.workflow_uuid, x.flow_id, x.owner_id, x.root_execution_id, x.parent_execution_id, x.execution_depth,
            {schema}.execution_status(w.status, w.started_at_epoch_ms), x.created_at,
-           GREATEST(x.updated_at, w.updated_at), w.started_at_epoch_ms,
+           GREATEST(x.updated_at, w.updated_at), COALESCE(x.first_started_at, w.started_at_epoch_ms),
            COALESCE(x.completed_at, CASE WHEN w.status NOT IN ('PENDING', 'ENQUEUED') THEN w.updated_at END), w.error,
            COALESCE(x.error_node_id, CASE WHEN w.status IN ('ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED') THEN (
                SELECT o.function_name
@@ -308,6 +308,7 @@ _CHANGE: Final = """
            SET updated_at = {schema}.now_ms(),
                completed_at = CASE WHEN %(is_open)s THEN NULL ELSE COALESCE(%(completed_ms)s::bigint, x.completed_at) END,
                error_node_id = COALESCE(%(error_node)s::text, x.error_node_id),
+               first_started_at = COALESCE(%(started_ms)s::bigint, x.first_started_at),
                paused_function_id = NULL, paused_node_id = NULL, paused_at = NULL
           FROM chosen
          WHERE x.workflow_uuid = chosen.workflow_uuid

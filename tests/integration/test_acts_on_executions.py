@@ -2,8 +2,11 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import psycopg
 
 from engine import acts, forks
 from engine.acts import Refusal
@@ -94,6 +97,55 @@ async def test_a_resumed_execution_goes_on_behind_its_last_node_and_has_not_ende
     assert flows.calls == ["sky of e-1", "sea of e-1", "sea of e-1", "boat of e-1"]
     assert seen == ["created", "running", "failed", "created", "running", "completed"]
     assert ledger == [("executions", False)]
+
+
+async def test_a_resumed_execution_keeps_the_time_of_its_first_start(database: str) -> None:
+    """Failed in its queue, and put back twice: its row says when it first ran, its end is the last one."""
+    async with drawing(database) as (flows, worker, bench, store):
+        flows.fails.add("sea")
+        await worker.get_queue().enqueue(execution())
+        first = await ended(store, "e-1")
+        for _ in range(2):
+            await bench.advance(timedelta(hours=1))
+            await flows.picture.retrieve("e-1").resume()
+            assert (await store.get("e-1") or first).started_at == first.started_at
+            again = await ended(store, "e-1")
+        flows.fails.clear()
+        await flows.picture.retrieve("e-1").resume()
+        done = await ended(store, "e-1")
+    assert first.started_at is not None
+    assert done.started_at == again.started_at == first.started_at
+    assert done.completed_at is not None
+    assert done.completed_at - done.started_at > timedelta(hours=2)
+
+
+async def test_what_a_worker_of_another_program_began_keeps_its_first_start_too(database: str) -> None:
+    """Failed, `created` again, claimed and begun once more, also after a claim that was lost; but a time that is given counts."""
+    given = datetime(2026, 1, 1, tzinfo=UTC)
+    running = UpdateExecutionStatusParams(execution_id="e-1", status=ExecutionStatus.RUNNING)
+    async with drawing(database) as (_, _, bench, store):
+        await store.create(execution())
+        await store.claim_execution("e-1", "w", 60_000)
+        await store.update_execution_status(running)
+        first = await store.get("e-1")
+        await store.update_execution_status(replace(running, status=ExecutionStatus.FAILED))
+        await bench.advance(timedelta(hours=1))
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            await acts.resume(connection, "dbos", ["e-1"])
+        created = await store.get("e-1")
+        await store.claim_execution("e-1", "w", 60_000)
+        await store.update_execution_status(running)
+        again = await store.get("e-1")
+        await store.update_execution_status(replace(running, started_at=given))
+        corrected = await store.get("e-1")
+    assert first is not None
+    assert created is not None
+    assert again is not None
+    assert corrected is not None
+    assert first.started_at is not None
+    assert (created.status, created.started_at) == ("created", first.started_at)
+    assert (again.status, again.started_at) == ("running", first.started_at)
+    assert corrected.started_at == given
 
 
 async def test_an_execution_that_was_stopped_at_a_breakpoint_is_paused_there_again_when_it_is_resumed(
@@ -194,7 +246,8 @@ async def test_executions_of_workers_outside_are_theirs_or_recoverys_again_when_
             await bench.settle()
 
             rows = [await store.get(id) for id in ("e-1", "fork", "restarted")]
-            assert [(row.status, row.started_at) for row in rows if row is not None] == [("created", None)] * 3
+            assert [row.status for row in rows if row is not None] == ["created"] * 3
+            assert [row.started_at is None for row in rows if row is not None] == [False, True, True]
             assert await store.claim_execution("e-1", "w", MINUTE)
             recovery = ExecutionRecovery(store, worker.call_of, worker_id="rescuer", every=timedelta(milliseconds=1))
             assert await recovery.look() == 2
