@@ -132,8 +132,13 @@ class ExecutionStore(ExecutionClaims):
     async def update_execution_status(self, params: UpdateExecutionStatusParams) -> bool:
         """Write a status with what comes with it, without a read first. Returns whether it was written.
 
-        Not where it has ended, nor where this store's claim was lost, nor, without a claim, where somebody else has it;
-        but `stopped` is written whoever has it: it is cancelled. `running` wants a claim where engines run the execution.
+        Not where it has ended, nor where somebody has had it since this store's claim, nor, without a claim, where somebody
+        else has it; but `stopped` without a claim is written whoever has it: it is cancelled. `running` wants a claim where engines
+        run the execution.
+
+        A claim whose time is over counts until another takes the execution: the row decides, under its lock, not the clock (P7). So
+        no end is doubled or written over another's work, and work that was done is not thrown away. The limit: what two workers
+        did outside of Postgres between the end of the first one's time and this call.
 
         Raises:
             ConfigurationError: A time without a zone.
