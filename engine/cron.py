@@ -63,8 +63,8 @@ class Cron:
 
     Attributes:
         expression: Minute, hour, day of the month, month, day of the week; or six fields **with the seconds first**:
-            `*/30 * * * * *` is every 30 seconds. Where both days are restricted, either will do, as in cron. Also
-            `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+            `*/30 * * * * *` is every 30 seconds. Where both days are restricted, either will do; `*/2` restricts one (in
+            Vixie's cron it does not). Also `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
         timezone: Whose local time the fields are, as 'Europe/Paris'. A local time that is skipped when clocks change does not
             run, one that comes twice runs once; so intervals of less than a day belong into UTC.
         catch_up: What becomes of ticks that were missed.

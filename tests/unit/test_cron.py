@@ -103,6 +103,28 @@ def test_a_range_of_what_is_no_value_is_refused(expression: str) -> None:
         Cron(expression)
 
 
+@pytest.mark.parametrize(
+    "expression, days",
+    [
+        pytest.param("0 0 13 * FRI", [2, 9, 13, 16, 23, 30], id="both restricted: either"),
+        pytest.param("0 0 * * FRI", [2, 9, 16, 23, 30], id="one of them is a star: the other alone"),
+        pytest.param("0 0 ? * FRI", [2, 9, 16, 23, 30], id="or a question mark"),
+        pytest.param("0 0 */10 * FRI", [1, 2, 9, 11, 16, 21, 23, 30, 31], id="a star with a step restricts"),
+        pytest.param("0 0 1-31/10 * FRI", [1, 2, 9, 11, 16, 21, 23, 30, 31], id="as the same range does"),
+        pytest.param("0 0 13 * */3", [3, 4, 7, 10, 11, 13, 14, 17, 18, 21, 24, 25, 28, 31], id="so in the week"),
+        pytest.param("0 0 */1 * FRI", list(range(1, 32)), id="also one that leaves nothing out"),
+        pytest.param("0 0 */10 * *", [1, 11, 21, 31], id="beside a star it stands alone"),
+        pytest.param("0 0 L * FRI", [2, 9, 16, 23, 30, 31], id="the last day or a Friday"),
+        pytest.param("0 0 0 */10 * FRI", [1, 2, 9, 11, 16, 21, 23, 30, 31], id="six fields alike"),
+    ],
+)
+def test_where_both_days_are_restricted_either_will_do_and_a_step_restricts(expression: str, days: list[int]) -> None:
+    """As croniter and DBOS have it. Vixie's cron takes a field that begins with a star for none, and wants both."""
+    ticks = Cron(expression).between(ms("2025-12-31T23:59:59Z"), ms("2026-01-31T23:59:59Z"))
+
+    assert [datetime.fromtimestamp(tick / 1000, UTC).day for tick in ticks] == days
+
+
 def test_a_tick_is_behind_its_own_time_and_not_at_it() -> None:
     cron = Cron("* * * * * *")
     at = ms("2026-01-01T00:00:00Z")
