@@ -136,6 +136,9 @@ class WorkflowFunction(Generic[P, R_co]):
     ) -> Debouncer[P, R_co]:
         """`workflow.debounce(key, wait=…).start(…)`: run once no call has come for `wait`, with the last one's arguments.
 
+        The first call under a key decides on `max_wait`, `queue` and `timeout` for all that meet what waits, as in DBOS: theirs count
+        when they begin anew. Their arguments and their `wait` replace those before.
+
         Args:
             key: Whose calls belong together: of this workflow, from whatever process.
             wait: Quiet after the last call.

@@ -62,6 +62,43 @@ async def test_a_call_leaves_the_arguments_of_what_has_a_history(database: str) 
     assert shop.calls == ["one 1", "two 1", "two 1", "one 2", "two 2"]
 
 
+@pytest.mark.parametrize("is_later_in_a_workflow", [False, True])
+async def test_the_first_call_says_queue_time_out_and_latest_time_and_each_one_its_wait(
+    database: str, is_later_in_a_workflow: bool
+) -> None:
+    """As DBOS has it: whoever begins to wait decides for all who meet it; what begins anew, decides anew."""
+    shop = Shop()
+    first = shop.work.debounce("k", wait=HOUR, max_wait=5 * HOUR, queue=shop.queue, timeout=HOUR)
+    later = shop.work.debounce("k", wait=3 * HOUR, max_wait=90 * HOUR, timeout=9 * HOUR)
+
+    @shop.app.workflow(version="1")
+    async def caller(x: int) -> str:
+        return (await later.start(x)).id
+
+    columns = """
+        SELECT w.queue_name, w.workflow_timeout_ms, (w.kafka_wake_at - dbos.now_ms() + 1800000) / 3600000
+          FROM dbos.workflow_status AS w
+         WHERE w.workflow_uuid = %s
+    """
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        waiting = await first.start(1)
+        assert await bench.fetch_all(columns, [waiting.id]) == [("q", 3_600_000, 1)]
+        met = await caller(2) if is_later_in_a_workflow else (await later.start(2)).id
+        assert met == waiting.id
+        assert await bench.fetch_all(columns, [waiting.id]) == [("q", 3_600_000, 3)]
+        await bench.advance(2.5 * HOUR)
+        await later.start(3)
+        assert await bench.fetch_all(columns, [waiting.id]) == [
+            ("q", 3_600_000, 2)
+        ]  # the latest time of the first call
+        await bench.advance(3 * HOUR)
+        assert await waiting.result(timeout=PATIENCE) == [3, 3]
+
+        anew = await later.start(4)
+        assert anew.id != waiting.id
+        assert await bench.fetch_all(columns, [anew.id]) == [("_dbos_internal_queue", 32_400_000, 3)]
+
+
 @pytest.mark.parametrize("act", ["resume", "fork", "restart"])
 async def test_what_waited_and_never_began_runs_when_it_is_put_to_work(database: str, act: str) -> None:
     """It has no version, so whoever has the workflow takes it: it waits on in the queue that asks for none."""
