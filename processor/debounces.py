@@ -49,6 +49,10 @@ class Debounced(Protocol):
         """Its result."""
         ...
 
+    def refuse_id(self) -> None:
+        """Raises `ConfigurationError` where the next workflow was given an ID."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DebounceOptions:
@@ -103,8 +107,9 @@ class Debouncer(Generic[P, R_co]):
 
         Raises:
             TypeError: These are no arguments of the workflow.
-            ConfigurationError: The app does not run in this process.
+            ConfigurationError: The app does not run in this process; or it is within `workflow_id`.
         """
+        self._workflow.refuse_id()
         run = workflow_here(f"{self._workflow.name}.debounce()")
         inputs = self._workflow.inputs(args, kwargs)
         if run is None:
@@ -119,6 +124,7 @@ class Debouncer(Generic[P, R_co]):
     def start_sync(self, *args: P.args, **kwargs: P.kwargs) -> SyncWorkflowHandle[R_co]: ...
     def start_sync(self, *args: Any, **kwargs: Any) -> SyncWorkflowHandle[Any]:
         """`start` from a thread, as a sync workflow's."""
+        self._workflow.refuse_id()
         handle: WorkflowHandle[Any] = from_thread(self._workflow.engine, lambda: self.start(*args, **kwargs))
         return SyncWorkflowHandle(handle, self._workflow.engine)
 

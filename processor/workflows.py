@@ -243,6 +243,14 @@ class _Starter:
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         return self._inputs(args, kwargs)
 
+    def refuse_id(self) -> None:
+        given = _given.get()
+        if given is not None and given.id is not None:
+            raise ConfigurationError(
+                f"workflow {self._registration.name!r}: workflow_id({given.id!r}) around debounce(): the first of many calls has"
+                f" said which workflow it is.\n  Call it outside of the block; the handle has the ID."
+            )
+
     def decode(self, output: str) -> Any:
         return self._registration.result.decode(output)
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from processor import App, Client, Queue
+from processor import App, Client, ConfigurationError, Queue, workflow_id
 from processor.testing import Bench
 from tests.integration.protocol import FAST, until_row
 
@@ -97,6 +97,23 @@ async def test_the_first_call_says_queue_time_out_and_latest_time_and_each_one_i
         anew = await later.start(4)
         assert anew.id != waiting.id
         assert await bench.fetch_all(columns, [anew.id]) == [("_dbos_internal_queue", 32_400_000, 3)]
+
+
+async def test_a_call_is_given_no_id(database: str) -> None:
+    """Nor is one ignored; behind the block, and once the ID is taken, it is as before."""
+    shop = Shop()
+    mail = shop.work.debounce("k", wait=HOUR)
+    async with Bench(shop.app, database, settings=FAST) as bench:
+        with workflow_id("mine"):
+            with pytest.raises(ConfigurationError, match=r"'work': workflow_id\('mine'\) around debounce"):
+                await mail.start(1)
+            with pytest.raises(ConfigurationError, match="around debounce"):
+                mail.start_sync(1)
+            taken = await shop.work.start(2)
+            waiting = await mail.start(1)
+        assert taken.id == "mine"
+        assert waiting.id != "mine"
+        assert await bench.fetch_all("SELECT count(*) FROM dbos.workflow_status") == [(2,)]
 
 
 @pytest.mark.parametrize("act", ["resume", "fork", "restart"])
