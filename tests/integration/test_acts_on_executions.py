@@ -108,15 +108,15 @@ async def test_a_resumed_execution_keeps_the_time_of_its_first_start(database: s
         for _ in range(2):
             await bench.advance(timedelta(hours=1))
             await flows.picture.retrieve("e-1").resume()
-            assert (await store.get("e-1") or first).started_at == first.started_at
             again = await ended(store, "e-1")
+            assert again.started_at == first.started_at
         flows.fails.clear()
         await flows.picture.retrieve("e-1").resume()
         done = await ended(store, "e-1")
     assert first.started_at is not None
-    assert done.started_at == again.started_at == first.started_at
+    assert done.started_at == first.started_at
     assert done.completed_at is not None
-    assert done.completed_at - done.started_at > timedelta(hours=2)
+    assert done.completed_at - first.started_at > timedelta(hours=2)
 
 
 async def test_what_a_worker_of_another_program_began_keeps_its_first_start_too(database: str) -> None:
