@@ -435,6 +435,12 @@ POSTGRES = Dashboard(
                 meaning="1 while everything waits.",
             ),
             Panel("Outages", rate("store_outages_total"), "ops"),
+            Panel(
+                "Intake",
+                {"min by (reason) (processor_intake_share{S})": "{{reason}}"},
+                "percentunit",
+                "Below 1: fewer records are taken in, because the database cannot follow.",
+            ),
         ],
         "Retention": [
             Panel(

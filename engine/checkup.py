@@ -138,6 +138,9 @@ def judge_server(row: ServerRow, settings: EngineSettings) -> list[Check]:
     if row.xid_age > XID_AGE_MAX:
         advice = "find what keeps vacuum from freezing (processor_retention_vacuum_held_seconds), and VACUUM"
         found.append(problem("transaction IDs", f"the oldest is {row.xid_age:,} transactions old", advice))
+    if settings.brakes.replica_lag_max is not None and not row.sees_standbys:
+        what = "backpressure.replica_lag_max does nothing: this role is not told how far standbys are"
+        found.append(warning("standbys", what, "GRANT pg_monitor TO this role"))
     found.append(_idle_time_out(row, settings))
     found.append(judge_connections(row, settings))
     return found

@@ -24,6 +24,7 @@ from psycopg import AsyncConnection
 
 from engine import hints, migrations
 from engine.addresses import explained, session_address
+from engine.brakes import Brakes
 from engine.committer import Committer
 from engine.commons import Commons
 from engine.depths import Depths
@@ -99,6 +100,8 @@ class Engine(Reach):
         self.has_origins = any(handler.origin is not None for handler in handlers.values())
         """Whether records of any topic say whose they are: else their rows have no columns for it (engine/first_rows.py)."""
         self.in_flight = 0
+        self.intake_max = settings.in_flight_max
+        """Workflows in flight up to which records begin: less while the database cannot follow (engine/brakes.py)."""
         self.in_flight_bytes = 0
         self.backlog_bytes = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -140,13 +143,11 @@ class Engine(Reach):
         self.depths = Depths(self)
         self.outbox_hints = OutboxHints(self)
         self.retention = Retention(self)
+        self.brakes = Brakes(self)
         self.committers = [Committer(self, f"committer-{n}") for n in range(self.settings.committers)]
-        kinds = {handler.kind for handler in self._handlers.values()}
-        self.fused_committers = (
-            [Committer(self, f"fused-{n}") for n in range(self.settings.committers)]
-            if kinds - {HandlerKind.JOURNALED}
-            else []
-        )
+        is_any_fused = any(handler.kind is not HandlerKind.JOURNALED for handler in self._handlers.values())
+        fused = self.settings.committers if is_any_fused else 0
+        self.fused_committers = [Committer(self, f"fused-{n}") for n in range(fused)]
         await self._check_schema()
         await self.pool.open()
         with explained(*session_address(self.settings)):
@@ -157,6 +158,7 @@ class Engine(Reach):
             committer.start()
         self.scan.start()
         self.retention.start()
+        self.brakes.start()
         self._is_started = True
         self.commons.open()
         self.scheduler.start()
@@ -171,10 +173,7 @@ class Engine(Reach):
             return
         self._is_started = False
         deadline = time.monotonic() + drain.total_seconds()
-        await self.retention.stop()
-        await self.scheduler.stop()
-        await self.scan.stop()
-        await self.dispatcher.stop()
+        await self._stop_services()
         self.commons.close()
         releases = [self.spawn(source.release()) for source in self.sources.attached()]
         if releases:
@@ -188,11 +187,7 @@ class Engine(Reach):
             await committer.stop()
         self.commons.end()
         await self._end_tasks()
-        await asyncio.to_thread(self.lease.stop, leave=True)
-        await self.pool.close()
-        self.handler_threads.stop()
-        self.fused_threads.shutdown(wait=False, cancel_futures=True)
-        self.step_threads.shutdown(wait=False, cancel_futures=True)
+        await self._close(leave=True)
 
     def cut(self) -> None:
         """The part of `abort` that waits for nothing: from here on nothing is written."""
@@ -211,12 +206,16 @@ class Engine(Reach):
         for source in self.sources.attached():
             source.drop("aborted")
         self.commons.drop()
-        await self.retention.stop()
-        await self.scheduler.stop()
-        await self.scan.stop()
-        await self.dispatcher.stop()
+        await self._stop_services()
         await self._end_tasks()
-        await asyncio.to_thread(self.lease.stop, leave=False)
+        await self._close(leave=False)
+
+    async def _stop_services(self) -> None:
+        for service in (self.retention, self.brakes, self.scheduler, self.scan, self.dispatcher):
+            await service.stop()
+
+    async def _close(self, *, leave: bool) -> None:
+        await asyncio.to_thread(self.lease.stop, leave=leave)
         await self.pool.close()
         self.handler_threads.stop()
         self.fused_threads.shutdown(wait=False, cancel_futures=True)
@@ -280,6 +279,10 @@ class Engine(Reach):
     def has_room(self) -> bool:
         """Whether another workflow may begin (I10)."""
         return self.in_flight < self.settings.in_flight_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
+
+    def takes_in(self) -> bool:
+        """Whether another record may begin (I10)."""
+        return self.in_flight < self.intake_max and self.in_flight_bytes < self.settings.in_flight_bytes_max
 
     def has_late_or_suspect_runs(self) -> bool:
         """Whether who starts now may have to wait for what is no record of its partition (P13, P22)."""

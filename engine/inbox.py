@@ -130,7 +130,7 @@ class Inbox:
     def _take_in(self) -> None:
         engine = self.engine
         self.rows.wake_up()
-        while self.backlog and not self.rows.looking and not self.undecided.is_waiting and engine.has_room():
+        while self.backlog and not self.rows.looking and not self.undecided.is_waiting and engine.takes_in():
             if self._raw and not self._cautious_left:
                 break  # raw rows of a cautious claim, whose keys nobody knows yet (P21)
             record = self.backlog.popleft()

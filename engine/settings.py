@@ -9,6 +9,21 @@ from engine.payloads import PayloadKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrakeSettings:
+    """From where on less is taken in; `None`: never for this.
+
+    Attributes:
+        commit_max: Mean time of a commit.
+        replica_lag_max: How far the replay of the slowest standby is behind.
+        vacuum_held_max: For how long somebody has been seen to keep deleted rows from being removed.
+    """
+
+    commit_max: timedelta | None = timedelta(seconds=1)
+    replica_lag_max: timedelta | None = None
+    vacuum_held_max: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """Settings of one engine.
 
@@ -41,6 +56,7 @@ class EngineSettings:
         scan: Between two looks for rows at rest that nobody knows, and for changed holds.
         event_bytes_max: Key, value and headers of an event that is published.
         retention: How long what has ended is kept (P30).
+        brakes: From where on less is taken in, for the database's sake.
     """
 
     conninfo: str
@@ -70,6 +86,7 @@ class EngineSettings:
     scan: timedelta = timedelta(seconds=1)
     event_bytes_max: int = EVENT_BYTES_MAX
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    brakes: BrakeSettings = field(default_factory=BrakeSettings)
 
     @property
     def idle_ms(self) -> int:

@@ -66,6 +66,8 @@ class EngineSnapshot:
     """Likewise."""
     retention: RetentionSnapshot | None
     """In one process of all."""
+    intake: tuple[tuple[str, float], ...]
+    """(reason, share of the limit in flight that is left while the database cannot follow)."""
     schedules: tuple[tuple[str, float, bool], ...]
     """(name, seconds for which a tick has been due and not started, whether it is paused)."""
 
@@ -87,6 +89,7 @@ def snapshot_of(engine: Engine) -> EngineSnapshot:
         outbox=engine.depths.outbox,
         queues=engine.depths.queues,
         retention=engine.retention.snapshot,
+        intake=engine.brakes.shares,
         schedules=tuple(
             (name, state.overdue_s, state.is_paused) for name, state in sorted(engine.scheduler.states.items())
         ),

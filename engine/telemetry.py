@@ -335,6 +335,25 @@ class VacuumFreed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IntakeSlowed(Event):
+    """Fewer records are taken in: the database cannot follow. `reason`: 'commits', 'replicas', 'vacuum'.
+
+    `measured_s`: what commits take, how far a standby is behind, for how long vacuum has been held.
+    """
+
+    reason: str
+    measured_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeRestored(Event):
+    """As many are taken in as ever; or, of commits, fewer did not help."""
+
+    reason: str
+    slowed_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFailed(Event):
     """A service's loop raised what nobody expected; it goes on after `retry_s`, or the process ends where it is None."""
 

@@ -52,6 +52,7 @@ def engine_gauges(snapshot: EngineSnapshot, lease: timedelta, now_s: float) -> S
         samples["retention_late_seconds"] = [((), retention.late_s)]
         samples["retention_paused"] = [((), int(retention.is_paused))]
         samples["retention_vacuum_held_seconds"] = [((), retention.vacuum_held_s)]
+    samples["intake_share"] = [((reason,), share) for reason, share in snapshot.intake]
     samples["schedule_overdue_seconds"] = [((name,), overdue_s) for name, overdue_s, _ in snapshot.schedules]
     samples["schedule_paused"] = [((name,), int(is_paused)) for name, _, is_paused in snapshot.schedules]
     for source in snapshot.sources:

@@ -51,6 +51,8 @@ LEVELS: Mapping[type[Event], int] = {
     telemetry.StoreAvailable: logging.INFO,
     telemetry.VacuumStarved: logging.WARNING,
     telemetry.VacuumFreed: logging.INFO,
+    telemetry.IntakeSlowed: logging.WARNING,
+    telemetry.IntakeRestored: logging.INFO,
     telemetry.ServiceFailed: logging.ERROR,
     telemetry.TicksPassedOver: logging.WARNING,
     telemetry.TickRefused: logging.ERROR,

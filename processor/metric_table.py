@@ -409,6 +409,14 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("store_unavailable", Kind.GAUGE, "1", (), "1 while Postgres does not answer and everything waits."),
     Metric("store_outages_total", Kind.COUNTER, "outages", (), "Times Postgres stopped answering."),
+    Metric(
+        "intake_share",
+        Kind.GAUGE,
+        "1",
+        ("reason",),
+        "Share of executor.in_flight_max up to which records are taken in, by what the database cannot follow with"
+        " (commits, replicas, vacuum); 1 while it can. The least one counts.",
+    ),
     # -- retention
     Metric(
         "retention_deleted_total",

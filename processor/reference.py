@@ -191,6 +191,8 @@ def _type(setting: Setting) -> str:
     members = [each for each in get_args(annotation) if each is not type(None)] or [annotation]
     if annotation == timedelta | Literal["forever"]:
         return "duration, `forever`"
+    if annotation == timedelta | Literal["never"]:
+        return "duration, `never`"
     if all(isinstance(each, str) for each in members):
         return ", ".join(f"`{each}`" for each in members)
     single = members[0]

@@ -22,9 +22,10 @@ from consumers.settings import (
 from engine.errors import ConfigurationError
 from engine.keeping import Keep, RetentionSettings
 from engine.queues import QueueSpec
-from engine.settings import EngineSettings
+from engine.settings import BrakeSettings, EngineSettings
 from processor.app import App
 from processor.config import KafkaSettings, SaslSettings, Settings
+from processor.config_backpressure import limit_of
 from processor.handlers import Registration
 from processor.imports import import_function
 from processor.payload_keys import payload_keys
@@ -35,7 +36,7 @@ SENT_FROM_OUTSIDE = ("<temp>.temp_send_workflow", "temp_workflow-send-client")
 
 def engine_settings(settings: Settings, app: App | None = None) -> EngineSettings:
     """For the engine; with an app, also how long what its handlers leave behind is kept."""
-    postgres, executor = settings.postgres, settings.executor
+    postgres, executor, backpressure = settings.postgres, settings.executor, settings.backpressure
     return EngineSettings(
         conninfo=postgres.dsn.get_secret_value(),
         direct_conninfo=_secret(postgres.direct_dsn),
@@ -59,6 +60,11 @@ def engine_settings(settings: Settings, app: App | None = None) -> EngineSetting
         prepare=postgres.prepared_statements,
         retention=retention_settings(settings, app),
         payload_keys=payload_keys(settings.payloads),
+        brakes=BrakeSettings(
+            commit_max=limit_of(backpressure.commit_max),
+            replica_lag_max=limit_of(backpressure.replica_lag_max),
+            vacuum_held_max=limit_of(backpressure.vacuum_held_max),
+        ),
     )
 
 

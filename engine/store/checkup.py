@@ -21,6 +21,8 @@ class ServerRow(NamedTuple):
     role_limit: int
     database_limit: int
     xid_age: int
+    sees_standbys: bool = True
+    """Whether this role is told how far standbys are."""
 
 
 class ExecutorRow(NamedTuple):
@@ -65,7 +67,7 @@ def server() -> Statement[ServerRow]:
                (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend'),
                (SELECT count(*) FROM pg_stat_activity AS a WHERE a.usename = current_user),
                (SELECT r.rolconnlimit FROM pg_roles AS r WHERE r.rolname = current_user),
-               d.datconnlimit, age(d.datfrozenxid)
+               d.datconnlimit, age(d.datfrozenxid), pg_has_role(current_user, 'pg_monitor', 'USAGE')
           FROM pg_database AS d
          WHERE d.datname = current_database()
         """,

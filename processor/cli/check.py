@@ -13,7 +13,8 @@ from processor.cli import DONE
 from processor.cli.apps import add_app_argument, load_app
 from processor.cli.output import instant
 from processor.codec import type_name
-from processor.config import FOR_EVER, Settings
+from processor.config import Settings
+from processor.config_retention import FOR_EVER
 from processor.formats import RegistryCodec
 from processor.handlers import Registration
 from processor.loading import load_settings

@@ -17,7 +17,8 @@ from engine.retention_acts import pause, read_policies, resume, sweep_now
 from processor.cli import DONE, MISTAKE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import print_rows, say_done
-from processor.config import FOR_EVER, Settings
+from processor.config import Settings
+from processor.config_retention import FOR_EVER
 from processor.loading import load_settings
 from processor.units import spell_duration
 from processor.wiring import engine_settings

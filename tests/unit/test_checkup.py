@@ -1,11 +1,13 @@
 """What a check-up says of what a server says."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from engine.checkup import Level, judge_clock, judge_server
-from engine.settings import EngineSettings
+from engine.settings import BrakeSettings, EngineSettings
 from engine.store.checkup import ServerRow
 
 SETTINGS = EngineSettings(conninfo="", pool_max=8, committers=2)
@@ -73,6 +75,14 @@ def test_each_setting_that_costs_a_promise_is_one_line_with_what_to_do(
 ) -> None:
     """A process takes 8 in its pool, 2 for each of 2 committers, and 2: 14 connections."""
     assert found(**changes) == expected
+
+
+def test_who_wants_to_go_by_standbys_must_be_told_of_them() -> None:
+    wanting = replace(SETTINGS, brakes=BrakeSettings(replica_lag_max=timedelta(seconds=30)))
+    (check,) = [each for each in judge_server(server(sees_standbys=False), wanting) if each.level is not Level.FINE]
+    assert check.subject == "standbys"
+    assert "pg_monitor" in check.advice
+    assert found(sees_standbys=False) == {}
 
 
 def test_clocks_may_differ_by_a_second() -> None:
