@@ -43,7 +43,7 @@ def test_commits_of_a_database_with_too_much_to_do_get_less_until_they_are_fast(
 def test_commits_that_are_slow_whatever_is_in_them_are_not_held_against_the_work() -> None:
     """A standby across an ocean: less in flight would be slower, and no commit faster. Tried again after a while."""
     brake = CommitBrake(SECOND)
-    shares = []
+    shares: list[float] = []
     for now_s in range(600):
         brake.take(2.0, float(now_s))
         shares.append(brake.share)
