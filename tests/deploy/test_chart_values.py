@@ -161,6 +161,8 @@ def sample(setting: Setting) -> Any:
         return default + 1
     if hasattr(default, "total_seconds"):
         return spell_duration(default * 2)
+    if default == "never":
+        return "7s"
     if "Literal" in annotation:
         return [each for each in get_args(setting.field.annotation) if each != default][-1]
     return "some-text"

@@ -228,6 +228,7 @@ def engine(*sources: SourceSnapshot, **changes: Any) -> EngineSnapshot:
         "outbox": OutboxDepth(7, 55_000, None),
         "queues": (QueueDepth("mails", 5, 2, 3, 50_000, is_paused=False, listeners=1),),
         "retention": RetentionSnapshot(late_s=7.0, vacuum_held_s=3.0, is_paused=True),
+        "intake": (("commits", 0.25), ("replicas", 1.0)),
         "schedules": (("close", 3.5, False), ("open", 0.0, True)),
     }  # fmt: skip
     return EngineSnapshot(**(values | changes))
@@ -250,6 +251,12 @@ def test_the_release_and_what_is_taken_from_the_pool_are_gauges() -> None:
         release = "unknown"
     assert gauges["build_info"] == [((release, python_version()), 1)]
     assert (gauges["pool_connections"], gauges["pool_in_use"]) == ([((), 5)], [((), 3)])
+
+
+def test_what_the_database_cannot_follow_with_is_a_gauge() -> None:
+    gauges = engine_gauges(engine(), timedelta(seconds=10), now_s=60.0)
+
+    assert gauges["intake_share"] == [(("commits",), 0.25), (("replicas",), 1.0)]
 
 
 def test_overdue_and_paused_schedules_are_gauges() -> None:
