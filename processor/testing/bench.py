@@ -33,7 +33,7 @@ from engine.outbox import LIST_MAX, waiting
 from engine.records import Record
 from engine.sessions import Sessions
 from engine.settings import EngineSettings
-from engine.sources import RELEASED_ON_REQUEST, Busy, Source, Start
+from engine.sources import RELEASED_ON_REQUEST, Source
 from engine.store.outbox import OutboxRow
 from engine.telemetry import Event, Telemetry
 from engine.tracing import Tracing
@@ -43,6 +43,7 @@ from processor.formats import check_formats
 from processor.handlers import Registration
 from processor.registry import AnyStep
 from processor.schema_registry import connected_to
+from processor.testing.claiming import claim
 from processor.testing.unsettled import due, reasons
 from processor.triggers import Topic
 
@@ -422,13 +423,7 @@ class Bench:
     async def _claim(self, ref: SourceRef) -> None:
         engine = self.engine
         try:
-            await engine.sources.first_start(ref.group, ref.handler, ref.topic, {ref.partition: Start(0)})
-            renamed_from = engine_renamed_from(self._by_topic.values(), ref.handler)
-            while True:
-                claimed = await engine.sources.claim(ref, generation=1, renamed_from=renamed_from)
-                if not isinstance(claimed, Busy):
-                    break
-                await asyncio.sleep(claimed.retry_s / 10)
+            claimed = await claim(engine, ref, engine_renamed_from(self._by_topic.values(), ref.handler))
             await claimed.open(self)
         except Crashed:
             return
