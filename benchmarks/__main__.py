@@ -1,9 +1,11 @@
-"""python -m benchmarks [--quick] [--json FILE] [--only WORKLOAD ...]
+"""python -m benchmarks [--quick] [--check] [--json FILE] [--only ROW ...]
 
 Starts a Postgres and a Kafka, and measures in interleaved rounds on the same records: a floor written by hand, our
-workloads, dbos. Absolute numbers are this machine's; the ratios are what counts. How: docs/performance.md.
+workloads, the same under adverse conditions, other engines. Absolute numbers are this machine's; the ratios are what
+counts. How: docs/performance.md.
 
-Exit status: 0 measured, 1 a measurement failed, 2 a wrong argument or a machine that lacks something, 130 Ctrl-C.
+Exit status: 0 measured, 1 a measurement failed, or with --check a number is below what must be reached, 2 a wrong
+argument or a machine that lacks something, 130 Ctrl-C.
 """
 
 import argparse
@@ -15,40 +17,53 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import lasting, peer, workloads
-from benchmarks.lasting import RECOVERY, SLEEPERS
+from benchmarks import budgets, rows
 from benchmarks.measure import Measured, MeasurementError
-from benchmarks.report import Line, line, table
-from benchmarks.servers import Servers, started
-from benchmarks.workloads import DBOS, FLOORS, LATENCY, QUEUE, WORKLOADS, FloorVariant, Participant, Workload
+from benchmarks.report import Line, table, verdicts_table
+from benchmarks.servers import started
+from benchmarks.workloads import Participant
 
 ROUNDS = 3
-NAMES = (*(each.name for each in WORKLOADS), LATENCY, QUEUE, SLEEPERS, RECOVERY, DBOS)
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What was asked for. `rounds` is at least 1; `only` empty: every row."""
+
+    json: Path | None
+    quick: bool
+    check: bool
+    rounds: int
+    only: tuple[str, ...]
+
+
+def arguments(given: Sequence[str] | None = None) -> Arguments:
+    """Read the command line; a wrong one ends the process with status 2."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Throughput and latency, as ratios.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE as well")
+    parser.add_argument("--quick", action="store_true", help="one round on fewer records: three minutes, rough numbers")
+    parser.add_argument("--check", action="store_true", help="print each budget; exit 1 if one that must be is not met")
+    parser.add_argument("--rounds", type=int, default=None, help=f"rounds of interleaved measurements ({ROUNDS})")
+    parser.add_argument("--only", nargs="+", choices=rows.NAMES, metavar="ROW", help=f"of {', '.join(rows.NAMES)}")
+    read = parser.parse_args(given)
+    if read.json is not None and not read.json.parent.is_dir():
+        parser.error(f"--json {read.json}: there is no directory {read.json.parent}")
+    if read.rounds is not None and read.rounds < 1:
+        parser.error("--rounds: at least 1")
+    rounds = read.rounds or (1 if read.quick else ROUNDS)
+    return Arguments(read.json, read.quick, read.check, rounds, tuple(read.only or ()))
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Throughput and latency, as ratios.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE as well")
-    parser.add_argument("--quick", action="store_true", help="one round on fewer records: three minutes, rough numbers")
-    parser.add_argument("--rounds", type=int, default=None, help=f"rounds of interleaved measurements ({ROUNDS})")
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="WORKLOAD", help=f"some of: {', '.join(NAMES)}")
-    given = parser.parse_args()
-    if given.json is not None and not given.json.parent.is_dir():
-        parser.error(f"--json {given.json}: there is no directory {given.json.parent}")
-    if given.rounds is not None and given.rounds < 1:
-        parser.error("--rounds: at least 1")
+    given = arguments()
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        say(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-        say(f"load average at the start: {', '.join(f'{load:.2f}' for load in os.getloadavg())}")
-        with started() as servers:
-            say(f"{servers.postgres_is}; kafka: {servers.kafka_is}")
-            rounds = given.rounds or (1 if given.quick else ROUNDS)
-            lines = measure_all(servers, given.only or NAMES, rounds=rounds, quick=given.quick)
+        lines = measure_all(given)
     except MeasurementError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
@@ -61,104 +76,48 @@ def main() -> int:
     print(table(lines))
     if given.json is not None:
         given.json.write_text(json.dumps({each.name: each.as_json() for each in lines}, indent=2) + "\n")
-    return 0
+    if not given.check:
+        return 0
+    verdicts = budgets.judge({each.name: each.numbers() for each in lines})
+    print(f"\n{verdicts_table(verdicts)}\n\n{budgets.summary(verdicts)}")
+    return 0 if budgets.is_met(verdicts) else 1
 
 
-def measure_all(servers: Servers, names: Sequence[str], *, rounds: int, quick: bool) -> list[Line]:
-    """Everybody takes turns; who was first in one round is last in the next."""
-    chosen = [shortened(each) if quick else each for each in WORKLOADS if each.name in names]
-    sizes = {kind: _records(WORKLOADS, name, quick=quick) for kind, name in FLOORS.items()}
-    variants = floor_variants(servers, sorted({each.floor for each in chosen}), sizes, quick=quick)
-    participants: list[Participant] = [
-        *(workloads.floor(servers, variant, sizes[kind]) for kind, variant in variants.items()),
-        *(workloads.ours(servers, each) for each in chosen),
-    ]
-    if LATENCY in names:
-        participants.append(workloads.latency(servers, seconds=4 if quick else 10))
-    if QUEUE in names:
-        count = workloads.QUEUE_WORKFLOWS
-        participants.append(workloads.queue_drain(servers, count * 3 // 10 if quick else count))
-    if SLEEPERS in names:
-        participants.append(lasting.sleepers(servers, lasting.ASLEEP))
-    if RECOVERY in names:
-        participants.append(lasting.recovery(servers, lasting.OPEN))
-    if DBOS in names:
-        try:
-            say(f"dbos {peer.VERSION}: looking for its environment ({peer.PLACE})")
-            participants.append(workloads.dbos(servers, peer.python(), seconds=6 if quick else 12))
-        except peer.PeerMissingError as error:
-            say(f"left out: {error}")
+def measure_all(given: Arguments) -> list[Line]:
+    """Start the servers, and let everybody take turns."""
+    names = rows.asked(given.only, quick=given.quick)
+    say(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    say(f"load average at the start: {', '.join(f'{load:.2f}' for load in os.getloadavg())}")
+    if given.quick and not given.only:
+        say(f"left out, since they are not quick: {', '.join(rows.NOT_QUICK)}")
+    with started() as servers:
+        say(f"{servers.postgres_is}; kafka: {servers.kafka_is}")
+        taking_part = rows.participants(servers, names, rows.Sizes(quick=given.quick), say)
+        return rows.lines(taking_part, take_turns(taking_part, given.rounds))
+
+
+def take_turns(taking_part: Sequence[Participant], rounds: int) -> dict[str, list[Measured]]:
+    """Measure everybody in every round; who was first in one round is last in the next."""
     measured: dict[str, list[Measured]] = defaultdict(list)
     for number in range(rounds):
-        ordered = participants if number % 2 == 0 else participants[::-1]
+        ordered = taking_part if number % 2 == 0 else taking_part[::-1]
         for place, participant in enumerate(ordered, 1):
             result = participant.run()
             measured[participant.name].append(result)
             say(f"round {number + 1}/{rounds}, {place:>2}/{len(ordered)}: {participant.name:<12} {_said(result)}")
-    return _lines(chosen, variants, measured)
-
-
-def floor_variants(
-    servers: Servers, kinds: Sequence[str], sizes: dict[str, int], *, quick: bool
-) -> dict[str, FloorVariant]:
-    """The best variant of each kind; with --quick that of one kind counts for all."""
-    found: dict[str, FloorVariant] = {}
-    for kind in kinds:
-        if quick and found:
-            best = next(iter(found.values()))
-            found[kind] = FloorVariant(kind, best.connections, best.batch)
-        else:
-            found[kind] = workloads.best_floor(servers, kind, sizes[kind], say)
-    return found
-
-
-def shortened(workload: Workload) -> Workload:
-    """A third of the records, for --quick."""
-    return Workload(
-        workload.name,
-        workload.title,
-        workload.app,
-        workload.floor,
-        _records((workload,), workload.name, quick=True),
-        workload.steps,
-        has_app_row=workload.has_app_row,
-    )
-
-
-def _records(among: Sequence[Workload], name: str, *, quick: bool) -> int:
-    records = next(each.records for each in among if each.name == name)
-    return records * 3 // 10 if quick else records
-
-
-def _lines(
-    chosen: Sequence[Workload], variants: dict[str, FloorVariant], measured: dict[str, list[Measured]]
-) -> list[Line]:
-    peer_name = DBOS if DBOS in measured else None
-    lines = [
-        line(f"floor-{kind}", f"floor {kind} ({variant})", measured, floor=None, peer=peer_name)
-        for kind, variant in variants.items()
-    ]
-    lines += [line(each.name, each.title, measured, floor=f"floor-{each.floor}", peer=peer_name) for each in chosen]
-    if LATENCY in measured:
-        title = f"latency, {workloads.LATENCY_RATE:,} records/s offered"
-        lines.append(line(LATENCY, title, measured, floor=None, peer=None))
-    if QUEUE in measured:
-        title = f"queue drain, {workloads.QUEUE_PROCESSES} processes, one async step"
-        lines.append(line(QUEUE, title, measured, floor=None, peer=None))
-    if SLEEPERS in measured:
-        title = f"{lasting.ASLEEP:,} asleep, {lasting.WOKEN:,} due at once"
-        lines.append(line(SLEEPERS, title, measured, floor=None, peer=None))
-    if RECOVERY in measured:
-        title = f"kill -9 to resumed, {lasting.OPEN:,} open, lease {lasting.LEASE_S} s"
-        lines.append(line(RECOVERY, title, measured, floor=None, peer=None))
-    if peer_name:
-        lines.append(line(DBOS, f"dbos {peer.VERSION}, one async step", measured, floor=None, peer=None))
-    return lines
+    return measured
 
 
 def _said(result: Measured) -> str:
-    rate = f"{result.records_per_s or 0:>9,.0f}/s"
-    return rate if result.p50_ms is None else f"{rate}, p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms"
+    numbers = [
+        (result.records_per_s, f"{result.records_per_s or 0:>9,.0f}/s"),
+        (result.p50_ms, f"p50 {result.p50_ms or 0:.1f} ms, p99 {result.p99_ms or 0:.1f} ms"),
+        (result.rss_mib, f"{result.rss_mib or 0:.0f} MiB"),
+        (result.core_percent, f"{result.core_percent or 0:.1f} % of a core"),
+        (result.queries_per_s, f"{result.queries_per_s or 0:.1f} queries/s"),
+        (result.deleted_ratio, f"{result.deleted_ratio or 0:.2f} deleted a record"),
+    ]
+    return ", ".join(text for value, text in numbers if value is not None)
 
 
 def say(text: str) -> None:

@@ -45,7 +45,7 @@ def sleepers(servers: Servers, asleep: int) -> Participant:
                 _until(connection, [subject], _SUCCEEDED, WOKEN)
             return _percentiles(connection, _WOKEN, due_ms, WOKEN, subject.rss_mib)
 
-    return Participant(SLEEPERS, run)
+    return Participant(SLEEPERS, f"{asleep:,} asleep, {WOKEN:,} due at once", run)
 
 
 def recovery(servers: Servers, workflows: int) -> Participant:
@@ -65,10 +65,10 @@ def recovery(servers: Servers, workflows: int) -> Participant:
                     killed_ms = measure.one(connection, "SELECT dbos.now_ms()")
                     killed.stop()
                     _until(connection, [heir], _SUCCEEDED, workflows)
-            measure.check_rows(address, "steps", 2 * workflows)
+            measure.check_steps(address, 2 * workflows)
             return _percentiles(connection, _RESUMED, killed_ms, workflows, heir.rss_mib)
 
-    return Participant(RECOVERY, run)
+    return Participant(RECOVERY, f"kill -9 to resumed, {workflows:,} open, lease {LEASE_S} s", run)
 
 
 # As `App.start` leaves them where no process has room, in one statement.

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,32 @@ LOOK_S = 0.1
 STALL_S = 60.0
 """A measurement that moves nothing for so long has failed."""
 
-_PROGRESS = "SELECT COALESCE(sum((value::json ->> 'next')::bigint), 0) FROM dbos.event_dispatch_kv"
+_PROGRESS = """
+    SELECT COALESCE(sum((k.value::json ->> 'next')::bigint), 0)
+      FROM dbos.event_dispatch_kv AS k
+     WHERE k.service_name = %s
+"""
+_CLAIMED = "SELECT count(*) FROM dbos.event_dispatch_kv WHERE update_seq > 0"
 _OPEN = "SELECT count(*) FROM dbos.workflow_status WHERE status IN ('PENDING', 'ENQUEUED')"
 _SUCCEEDED = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 _RATE = """
     WITH finished AS (
         SELECT pg_xact_commit_timestamp(w.xmin) AS at
           FROM dbos.workflow_status AS w
-         WHERE w.status = 'SUCCESS'
-    ), ends AS (
+         WHERE w.status = 'SUCCESS' AND w.created_at >= %s
+    ), ends AS MATERIALIZED (  -- once, whatever the planner believes about how many have finished
         SELECT percentile_disc(0.1) WITHIN GROUP (ORDER BY at) AS first, max(at) AS last FROM finished
     )
     SELECT count(*), count(*) FILTER (WHERE f.at > e.first),
            COALESCE(EXTRACT(EPOCH FROM max(e.last) - min(e.first)), 0)::float8
       FROM finished AS f, ends AS e
+"""
+_STEPS = "SELECT count(*) FROM dbos.operation_outputs"
+_STEPS_SINCE = """
+    SELECT count(*)
+      FROM dbos.workflow_status AS w
+      JOIN dbos.operation_outputs AS o USING (workflow_uuid)
+     WHERE w.created_at >= %s
 """
 _LATENCIES = """
     SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY ms)
@@ -65,6 +77,13 @@ class Measured:
     p50_ms: float | None = None
     p99_ms: float | None = None
     rss_mib: float | None = None
+    """At its highest; of several processes the largest one's."""
+    core_percent: float | None = None
+    """Share of a core, user and system time together."""
+    queries_per_s: float | None = None
+    """Statements that Postgres was sent; those that begin, set or end a transaction left out."""
+    deleted_ratio: float | None = None
+    """Workflows deleted for each record that was worked off meanwhile."""
 
 
 class Subject:
@@ -75,12 +94,23 @@ class Subject:
         # Logs off the terminal, and nothing of the caller's own settings.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PROCESSOR_", "PG"))}
         self._process = GuardedProcess(command, log=self._log, env={**kept, **environment})
+        self._watched = [psutil.Process(self._process.pid)]
         self.rss_mib = 0.0
 
     def look(self) -> None:
         """Note its memory, and that it lives."""
-        with contextlib.suppress(psutil.Error):
-            self.rss_mib = max(self.rss_mib, psutil.Process(self._process.pid).memory_info().rss / 2**20)
+        for process in self._watched:
+            with contextlib.suppress(psutil.Error):
+                self.rss_mib = max(self.rss_mib, process.memory_info().rss / 2**20)
+
+    def watch_children(self) -> None:
+        """Note the memory of those that it has started by now as well. (Finding them takes a look at every process.)"""
+        self._watched += self._watched[0].children(recursive=True)
+
+    def busy_s(self) -> float:
+        """Processor time it has taken so far, in seconds."""
+        times = self._watched[0].cpu_times()
+        return times.user + times.system
 
     @property
     def running(self) -> bool:
@@ -95,7 +125,9 @@ class Subject:
         return MeasurementError(f"{what}; the process said:\n{self._log.read_text(errors='replace')[-3000:]}")
 
     def stop(self) -> None:
-        """End it; what counts is in the database."""
+        """End it, and what it has started; what counts is in the database."""
+        if self._process.running:
+            self._process.kill()
         self._process.stop(signal.SIGKILL)
 
 
@@ -110,14 +142,32 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Generator
             subject.stop()
 
 
-def until_all_is_done(subject: Subject, address: str, count: int, *, may_end: bool = False) -> None:
-    """Wait until progress has passed `count` records and no row is open."""
+def until_all_is_done(
+    subject: Subject,
+    address: str,
+    count: int,
+    *,
+    group: str,
+    may_end: bool = False,
+    observe: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Wait until a group's progress has passed `count` records and no row is open.
+
+    Args:
+        subject: Who works.
+        address: Of the database.
+        count: Records in the topic.
+        group: Whose progress.
+        may_end: Whether it may end by itself.
+        observe: Told at every look how far progress is.
+    """
     with psycopg.connect(address, autocommit=True) as connection:
         seen, seen_at = (-1, -1), time.monotonic()
         while True:
             subject.look()
-            done = one(connection, _PROGRESS)
-            open_rows = one(connection, _OPEN) if done >= count else 1
+            done = one(connection, _PROGRESS, (f"kafka:{group}",))
+            observe(done)
+            open_rows = one(connection, _OPEN)  # of one key, progress waits for hundreds of records and they move
             if done >= count and not open_rows:
                 return
             now = time.monotonic()
@@ -128,6 +178,20 @@ def until_all_is_done(subject: Subject, address: str, count: int, *, may_end: bo
             if now - seen_at > STALL_S:
                 raise subject.failed(f"nothing moved for {STALL_S:.0f} s after {done} of {count} records")
             time.sleep(LOOK_S)
+
+
+def until_claimed(subject: Subject, address: str, partitions: int) -> None:
+    """Wait until a worker has claimed so many partitions; attached they are within a fetch."""
+    deadline = time.monotonic() + STALL_S
+    with psycopg.connect(address, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            if one(connection, _CLAIMED) == partitions:
+                time.sleep(1)
+                return
+            if not subject.running:
+                raise subject.failed("ended before it had claimed its partitions")
+            time.sleep(LOOK_S)
+    raise subject.failed("did not claim its partitions")
 
 
 def until_queue_is_drained(subjects: Sequence[Subject], address: str, count: int) -> None:
@@ -169,10 +233,10 @@ def until_time_is_over(subject: Subject, address: str, *, count: int, seconds: f
         raise subject.failed(f"no workflow succeeded within {STALL_S:.0f} s")
 
 
-def rate(address: str, *, expected: int | None) -> float:
-    """Finished workflows a second, by the database's clock."""
+def rate(address: str, *, expected: int | None, since_ms: int = 0) -> float:
+    """Finished workflows a second, by the database's clock: of those that were created since then, epoch ms."""
     with psycopg.connect(address, autocommit=True) as connection:
-        row = connection.execute(_RATE).fetchone()
+        row = connection.execute(_RATE, (since_ms,)).fetchone()
     assert row is not None, "an aggregate has a row"
     count, after_first, seconds = row
     if expected is not None and count != expected:
@@ -192,19 +256,30 @@ def latencies(address: str, *, since_ms: int) -> tuple[float, float]:
     return p50, p99
 
 
-def check_rows(address: str, table: str, expected: int) -> None:
-    """What a measurement must have left behind."""
+def check_steps(address: str, expected: int, *, since_ms: int = 0) -> None:
+    """The steps that a measurement must have left behind: those of workflows that were created since then, epoch ms."""
     with psycopg.connect(address, autocommit=True) as connection:
-        found = one(connection, "SELECT count(*) FROM dbos.operation_outputs" if table == "steps" else _APP_ROWS)
+        found = one(connection, _STEPS_SINCE, (since_ms,)) if since_ms else one(connection, _STEPS)
     if found != expected:
-        raise MeasurementError(f"{found} rows of {table}, {expected} were expected")
+        raise MeasurementError(f"{found} steps are recorded, {expected} were expected")
 
 
-_APP_ROWS = "SELECT count(*) FROM app_order"
+def check_orders(address: str, expected: int) -> None:
+    """The application's rows that a measurement must have left behind."""
+    with psycopg.connect(address, autocommit=True) as connection:
+        found = one(connection, "SELECT count(*) FROM app_order")
+    if found != expected:
+        raise MeasurementError(f"{found} rows of app_order, {expected} were expected")
 
 
-def one(connection: psycopg.Connection[Any], query: str) -> int:
+def now_ms(address: str) -> int:
+    """The time in Postgres, epoch ms."""
+    with psycopg.connect(address, autocommit=True) as connection:
+        return one(connection, "SELECT dbos.now_ms()")
+
+
+def one(connection: psycopg.Connection[Any], query: str, parameters: Sequence[Any] = ()) -> int:
     """The only value of a query's only row."""
-    row = connection.execute(query.encode()).fetchone()
+    row = connection.execute(query.encode(), parameters or None).fetchone()
     assert row is not None, "an aggregate has a row"
     return int(row[0])

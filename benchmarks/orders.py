@@ -6,17 +6,32 @@ of their number, so that two topics of different length begin with the same ones
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 
 from confluent_kafka import Producer
 
 PARTITIONS = 8
 CUSTOMERS = 50_000
-"""Ordering keys, in turns: no two of 50,000 records that follow each other share one, so that no record waits for another."""
+FEW_CUSTOMERS = 100
 
 
-def order(number: int) -> tuple[bytes, bytes]:
+class Keys(StrEnum):
+    """How a topic's records share their ordering keys; the value is part of the topic's name."""
+
+    MANY = "many"
+    """50,000 in turns: no two of 50,000 records that follow each other share one, so that no record waits for another."""
+    FEW = "few"
+    """100 in turns: at most 100 records run beside each other, each waits for the one before it of its key."""
+    HOT = "hot"
+    """Every second record has the same one; these run one after the other. The others are as `MANY`."""
+
+
+def order(number: int, keys: Keys = Keys.MANY) -> tuple[bytes, bytes]:
     """Key and value, 150 bytes together."""
-    customer = f"customer-{number * 2_654_435_761 % CUSTOMERS}"
+    if keys is Keys.HOT and number % 2 == 0:
+        customer = "customer-hot"
+    else:
+        customer = f"customer-{number * 2_654_435_761 % (FEW_CUSTOMERS if keys is Keys.FEW else CUSTOMERS)}"
     value = {
         "order_id": f"order-{number:09}",
         "customer": customer,
@@ -27,13 +42,15 @@ def order(number: int) -> tuple[bytes, bytes]:
     return customer.encode(), json.dumps(value).encode()
 
 
-def fill(bootstrap_servers: str, topic: str, count: int, progress: Callable[[int], None]) -> None:
+def fill(
+    bootstrap_servers: str, topic: str, count: int, progress: Callable[[int], None], keys: Keys = Keys.MANY
+) -> None:
     """Produce `count` orders and wait until the brokers have them."""
     producer = Producer(
         {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
     )
     for number in range(count):
-        key, value = order(number)
+        key, value = order(number, keys)
         producer.produce(topic, value=value, key=key)
         if number % 10_000 == 0:
             producer.poll(0)

@@ -7,7 +7,7 @@ Postgres with fsync on and room for checkpoints, so that none falls into one mea
 import asyncio
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -69,7 +69,10 @@ class Servers:
     postgres_is: str
     databases: Databases
     template: str
+    postgres_log: Callable[[], str]
     filled: set[str] = field(default_factory=set[str])
+    lasting: dict[str, str] = field(default_factory=dict[str, str])
+    ends: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @contextlib.contextmanager
     def database(self, *, migrated: bool = True) -> Generator[str]:
@@ -78,6 +81,14 @@ class Servers:
             with psycopg.connect(self.databases.server, autocommit=True) as connection:
                 connection.execute("CHECKPOINT")
             yield address
+
+    def lasting_database(self, name: str, make: Callable[[str], None]) -> str:
+        """A database that stays until the end of the run: what is in it takes minutes to make, which is done once."""
+        if name not in self.lasting:
+            address = self.ends.enter_context(self.database())
+            make(address)
+            self.lasting[name] = address
+        return self.lasting[name]
 
 
 @contextlib.contextmanager
@@ -105,6 +116,7 @@ def started() -> Generator[Servers]:
         asyncio.run(migrate(template))
         with psycopg.connect(template, autocommit=True) as connection:
             connection.execute(APP_TABLE)
+        ends = stack.enter_context(contextlib.ExitStack())
         yield Servers(
             bootstrap_servers=bootstrap_servers,
             cluster=cluster,
@@ -112,4 +124,6 @@ def started() -> Generator[Servers]:
             postgres_is=f"Postgres {postgres.version}, fsync on",
             databases=databases,
             template=template,
+            postgres_log=lambda: postgres.log,
+            ends=ends,
         )

@@ -1,4 +1,4 @@
-"""What is measured: each workload of ours with its floor, the peer, and the latency at a steady rate.
+"""What is measured: each workload of ours with its floor, dbos, and the latency at a steady rate.
 
 Whoever takes part can be measured any number of times, each time on a fresh database and under a new group.
 """
@@ -7,17 +7,17 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 from confluent_kafka import Producer
 
-from benchmarks import measure
+from benchmarks import measure, peer
 from benchmarks.floor import STEP_ROWS
 from benchmarks.measure import Measured
-from benchmarks.orders import PARTITIONS, fill, order
+from benchmarks.orders import PARTITIONS, Keys, fill, order
 from benchmarks.servers import Servers
 
 CONNECTIONS = (1, 2, 4)
@@ -26,7 +26,7 @@ BATCHES = (500, 2_000)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the table.
+    """One handler that is measured.
 
     Attributes:
         name: For `--only` and JSON.
@@ -47,8 +47,11 @@ class Workload:
     has_app_row: bool = False
 
 
+ONE_STEP = Workload("journaled-1", "journaled, one async step", "journaled_one", "step", 100_000, 1)
+"""What every other condition is compared with (benchmarks/conditions.py)."""
+
 WORKLOADS = (
-    Workload("journaled-1", "journaled, one async step", "journaled_one", "step", 100_000, 1),
+    ONE_STEP,
     Workload("journaled-3", "journaled, three async steps", "journaled_three", "three", 60_000, 3),
     Workload("step-tx", "one step and one transaction", "step_and_transaction", "tx", 10_000, 2, has_app_row=True),
     Workload("fused", "fused transaction, an INSERT each", "fused", "each", 100_000, 0, has_app_row=True),
@@ -70,18 +73,31 @@ DBOS_RECORDS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Somebody who is measured. `run` may take a minute."""
+    """Somebody who is measured: a row of the table.
+
+    Attributes:
+        name: For `--only` and JSON.
+        title: For people.
+        run: Measures once; may take minutes.
+        floor: Name of the one that is its floor; '': it has none.
+        plain: Name of the one whose throughput it is to keep; '': of nobody.
+        meets_peers: Whether it is compared with other engines.
+    """
 
     name: str
+    title: str
     run: Callable[[], Measured]
+    floor: str = ""
+    plain: str = ""
+    meets_peers: bool = False
 
 
-def topic_of(servers: Servers, records: int) -> str:
+def topic_of(servers: Servers, records: int, keys: Keys = Keys.MANY) -> str:
     """A topic with so many orders, filled at first use."""
-    topic = f"orders-{records}"
+    topic = f"orders-{keys}-{records}"
     if topic not in servers.filled:
         servers.cluster.create_topic(topic, PARTITIONS)
-        fill(servers.bootstrap_servers, topic, records, lambda _: None)
+        fill(servers.bootstrap_servers, topic, records, lambda _: None, keys)
         servers.filled.add(topic)
     return topic
 
@@ -92,16 +108,36 @@ def ours(servers: Servers, workload: Workload) -> Participant:
     def run() -> Measured:
         topic = topic_of(servers, workload.records)
         with servers.database() as address:
-            environment = worker_environment(servers, address, topic)
-            with measure.running(worker(workload.app), environment) as subject:
-                measure.until_all_is_done(subject, address, workload.records)
-            measure.check_rows(address, "steps", workload.records * workload.steps)
-            if workload.has_app_row:
-                measure.check_rows(address, "app_order", workload.records)
-            rate = measure.rate(address, expected=workload.records)
-            return Measured(records_per_s=rate, rss_mib=subject.rss_mib)
+            return worked_off(workload, address, worker_environment(servers, address, topic))
 
-    return Participant(workload.name, run)
+    return Participant(workload.name, workload.title, run, floor=f"floor-{workload.floor}", meets_peers=True)
+
+
+def worked_off(
+    workload: Workload,
+    address: str,
+    environment: Mapping[str, str],
+    *,
+    since_ms: int = 0,
+    observe: Callable[[int], None] = lambda _: None,
+) -> Measured:
+    """One worker from its start to the end of its topic; what it must have written is counted.
+
+    Args:
+        workload: What it runs.
+        address: Of the database, for whoever looks on: the worker's may lead through something.
+        environment: Of the worker.
+        since_ms: Workflows that were created before, epoch ms, are not its own.
+        observe: Told every `measure.LOOK_S` how far it is.
+    """
+    with measure.running(worker(workload.app), environment) as subject:
+        group = environment["PROCESSOR_KAFKA_GROUP"]
+        measure.until_all_is_done(subject, address, workload.records, group=group, observe=observe)
+    measure.check_steps(address, workload.records * workload.steps, since_ms=since_ms)
+    if workload.has_app_row:
+        measure.check_orders(address, workload.records)
+    rate = measure.rate(address, expected=workload.records, since_ms=since_ms)
+    return Measured(records_per_s=rate, rss_mib=subject.rss_mib)
 
 
 def worker(app: str) -> list[str]:
@@ -145,11 +181,11 @@ def floor(servers: Servers, variant: FloorVariant, records: int) -> Participant:
             ]
             environment = {"KAFKA": servers.bootstrap_servers, "POSTGRES": address}
             with measure.running(command, environment) as subject:
-                measure.until_all_is_done(subject, address, records, may_end=True)
-            measure.check_rows(address, "steps", records * STEP_ROWS[variant.kind])
+                measure.until_all_is_done(subject, address, records, group="floor", may_end=True)
+            measure.check_steps(address, records * STEP_ROWS[variant.kind])
             return Measured(records_per_s=measure.rate(address, expected=records), rss_mib=subject.rss_mib)
 
-    return Participant(f"floor-{variant.kind}", run)
+    return Participant(f"floor-{variant.kind}", f"floor {variant.kind} ({variant})", run, meets_peers=True)
 
 
 def best_floor(servers: Servers, kind: str, records: int, say: Callable[[str], None]) -> FloorVariant:
@@ -165,7 +201,7 @@ def best_floor(servers: Servers, kind: str, records: int, say: Callable[[str], N
 
 
 def dbos(servers: Servers, interpreter: Path, seconds: float) -> Participant:
-    """The peer, for some seconds: at its rate the whole topic would take too long."""
+    """The first peer, for some seconds: at its rate the whole topic would take too long."""
 
     def run() -> Measured:
         topic = topic_of(servers, DBOS_RECORDS)
@@ -177,7 +213,7 @@ def dbos(servers: Servers, interpreter: Path, seconds: float) -> Participant:
                 measure.until_time_is_over(subject, address, count=DBOS_RECORDS, seconds=seconds)
             return Measured(records_per_s=measure.rate(address, expected=None), rss_mib=subject.rss_mib)
 
-    return Participant(DBOS, run)
+    return Participant(DBOS, f"dbos {peer.VERSION}, one async step", run)
 
 
 def latency(servers: Servers, seconds: float) -> Participant:
@@ -188,16 +224,16 @@ def latency(servers: Servers, seconds: float) -> Participant:
         servers.cluster.create_topic(topic, PARTITIONS)
         with servers.database() as address:
             environment = worker_environment(servers, address, topic)
-            with measure.running(worker("journaled_one"), environment) as subject:
-                _until_claimed(subject, address)
+            with measure.running(worker(ONE_STEP.app), environment) as subject:
+                measure.until_claimed(subject, address, PARTITIONS)
                 # A first second, not counted: connections prepare their statements, the broker opens its files.
                 since_ms, count = _offer(servers.bootstrap_servers, topic, warm_up_s=1, seconds=seconds)
-                measure.until_all_is_done(subject, address, count)
+                measure.until_all_is_done(subject, address, count, group=environment["PROCESSOR_KAFKA_GROUP"])
             rate = measure.rate(address, expected=count)
             p50_ms, p99_ms = measure.latencies(address, since_ms=since_ms)
             return replace(Measured(rate, rss_mib=subject.rss_mib), p50_ms=p50_ms, p99_ms=p99_ms)
 
-    return Participant(LATENCY, run)
+    return Participant(LATENCY, f"latency, {LATENCY_RATE:,} records/s offered", run)
 
 
 def queue_drain(servers: Servers, workflows: int) -> Participant:
@@ -213,7 +249,7 @@ def queue_drain(servers: Servers, workflows: int) -> Participant:
                     stack.enter_context(measure.running(worker("queued"), environment)) for _ in range(QUEUE_PROCESSES)
                 ]
                 measure.until_queue_is_drained(subjects, address, workflows)
-            measure.check_rows(address, "steps", workflows)
+            measure.check_steps(address, workflows)
             with psycopg.connect(address) as connection:
                 row = connection.execute(_SHARES).fetchone()
             if row != (QUEUE_PROCESSES, workflows, 0):
@@ -221,7 +257,7 @@ def queue_drain(servers: Servers, workflows: int) -> Participant:
             rate = measure.rate(address, expected=workflows)
             return Measured(records_per_s=rate, rss_mib=max(subject.rss_mib for subject in subjects))
 
-    return Participant(QUEUE, run)
+    return Participant(QUEUE, f"queue drain, {QUEUE_PROCESSES} processes, one async step", run)
 
 
 # As `queue.enqueue` leaves them, in one statement: what is measured is how they are taken and run.
@@ -239,20 +275,6 @@ _SHARES = """
     SELECT count(DISTINCT executor_id), count(*), count(*) FILTER (WHERE completed_at_epoch_ms IS NULL)
       FROM dbos.workflow_queue
 """
-
-
-def _until_claimed(subject: measure.Subject, address: str) -> None:
-    deadline = time.monotonic() + measure.STALL_S
-    with psycopg.connect(address, autocommit=True) as connection:
-        while time.monotonic() < deadline:
-            row = connection.execute("SELECT count(*) FROM dbos.event_dispatch_kv WHERE update_seq > 0").fetchone()
-            if row is not None and row[0] == PARTITIONS:
-                time.sleep(1)  # claimed; attached within a fetch
-                return
-            if not subject.running:
-                raise subject.failed("ended before it had claimed its partitions")
-            time.sleep(measure.LOOK_S)
-    raise subject.failed("did not claim its partitions")
 
 
 def _offer(bootstrap_servers: str, topic: str, *, warm_up_s: float, seconds: float) -> tuple[int, int]:
