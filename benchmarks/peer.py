@@ -1,57 +1,38 @@
-"""dbos in a virtual environment of its own, made once and kept in the cache of the user."""
+"""The other engines, each in an environment of its own, made once and kept in the cache of the user (~/.cache/onceflow).
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
+dbos       its Python package, which has a Kafka consumer
+restate    its server, a binary that comes by npm, and its Python package, which the server calls
+"""
+
 from pathlib import Path
 
-VERSION = "3.4.0"
-PLACE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onceflow" / f"dbos-{VERSION}"
-INSTALL_S = 300
+from tests.fixtures.peers import Peer, PeerMissingError, npm_with, python_with
+
+DBOS_VERSION = "3.4.0"
+RESTATE_VERSION = "1.7.12"
+RESTATE_SDK_VERSION = "1.3.0"
 
 
-class PeerMissingError(Exception):
-    """The peer cannot be installed here; its rows are left out. The message says why."""
+def _restate(place: Path) -> None:
+    python_with(f"restate-sdk=={RESTATE_SDK_VERSION}", "hypercorn==0.18.0")(place)
+    # Without scripts: one of them only reports the installation to somebody.
+    npm_with("--ignore-scripts", f"@restatedev/restate-server@{RESTATE_VERSION}")(place)
+    if not list(place.glob(RESTATE_SERVER)):
+        raise OSError("npm has no restate-server for this system")
 
 
-def python() -> Path:
-    """The interpreter of the peer's environment, made the first time.
+RESTATE_SERVER = "node_modules/@restatedev/restate-server-*/bin/restate-server"
 
-    Raises:
-        PeerMissingError: It cannot be made; no half of one is left behind.
-    """
-    interpreter = PLACE / "bin" / "python"
-    if _works(interpreter):
-        return interpreter
-    shutil.rmtree(PLACE, ignore_errors=True)
-    PLACE.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", PLACE], check=True, capture_output=True, timeout=INSTALL_S)
-        subprocess.run(
-            [interpreter, "-m", "pip", "install", "-q", f"dbos=={VERSION}", "confluent-kafka>=2.15"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_S,
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        shutil.rmtree(PLACE, ignore_errors=True)
-        said = getattr(error, "stderr", None) or str(error)
-        last = str(said).strip().splitlines()[-1:] or ["no reason given"]
-        raise PeerMissingError(f"dbos=={VERSION} cannot be installed: {last[0][:300]}") from error
-    except BaseException:
-        shutil.rmtree(PLACE, ignore_errors=True)
-        raise
-    return interpreter
+DBOS = Peer(
+    f"dbos-kafka-{DBOS_VERSION}",
+    python_with(f"dbos=={DBOS_VERSION}", "confluent-kafka>=2.15"),
+    lambda place: [str(place / "bin" / "python")],
+)
+RESTATE = Peer(
+    f"restate-{RESTATE_VERSION}",
+    _restate,
+    lambda place: [str(place / "bin" / "python"), str(next(place.glob(RESTATE_SERVER)))],
+)
+"""Its command is two programs: the interpreter of its environment, and its server."""
 
-
-def _works(interpreter: Path) -> bool:
-    if not interpreter.exists():
-        return False
-    with tempfile.TemporaryDirectory() as elsewhere:
-        tried = subprocess.run(
-            [interpreter, "-c", "import dbos, confluent_kafka"], cwd=elsewhere, capture_output=True, check=False
-        )
-    return tried.returncode == 0
+__all__ = ["DBOS", "DBOS_VERSION", "RESTATE", "RESTATE_VERSION", "PeerMissingError"]

@@ -1,13 +1,15 @@
 """Which rows a run has: who takes part for the names that were asked for, with whom they are compared, at what size."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import conditions, footprint, lasting, peer, several, workloads
 from benchmarks.measure import Measured
 from benchmarks.report import Against, Line, line
+from benchmarks.restate_peer import RESTATE, restate
 from benchmarks.servers import Servers
 from benchmarks.workloads import DBOS, FLOORS, LATENCY, ONE_STEP, QUEUE, WORKLOADS, FloorVariant, Participant, Workload
+from tests.fixtures.peers import CACHE, Peer
 
 PROCESSES = tuple(several.name_of(count) for count in several.PROCESSES)
 KEPT = (
@@ -31,6 +33,7 @@ NAMES = (
     lasting.SLEEPERS,
     lasting.RECOVERY,
     DBOS,
+    RESTATE,
 )
 NOT_QUICK = (*PROCESSES, QUEUE, lasting.SLEEPERS, lasting.RECOVERY)
 """What `--quick` leaves out unless it is asked for by name: a minute and a half, and no budget is about it."""
@@ -65,7 +68,8 @@ class Sizes:
         return workloads.QUEUE_WORKFLOWS * 3 // 10 if self.quick else workloads.QUEUE_WORKFLOWS
 
     @property
-    def dbos_s(self) -> float:
+    def peer_s(self) -> float:
+        """For how long another engine works from its first success."""
         return 6 if self.quick else 12
 
     @property
@@ -126,22 +130,23 @@ def participants(
     for count, name in zip(several.PROCESSES, PROCESSES, strict=True):
         makers[name] = lambda count=count: several.several(servers, sizes.plain, count)
     rows += [make() for name, make in makers.items() if name in names]
-    if DBOS in names:
-        rows += _peers(servers, sizes, say)
+    peers: dict[str, tuple[Peer, Callable[[Sequence[str]], Participant]]] = {
+        DBOS: (peer.DBOS, lambda command: workloads.dbos(servers, command[0], sizes.peer_s)),
+        RESTATE: (peer.RESTATE, lambda command: restate(servers, command, sizes.peer_s)),
+    }
+    for name, (engine, make) in peers.items():
+        if name not in names:
+            continue
+        try:
+            say(f"{name}: looking for its environment ({engine.name} in {CACHE})")
+            rows.append(make(engine.command()))
+        except peer.PeerMissingError as error:
+            say(f"left out: {error}")
     return sorted(rows, key=_place)
 
 
 def _place(row: Participant) -> int:
     return NAMES.index(row.name) if row.name in NAMES else -1
-
-
-def _peers(servers: Servers, sizes: Sizes, say: Callable[[str], None]) -> list[Participant]:
-    try:
-        say(f"dbos {peer.VERSION}: looking for its environment ({peer.PLACE})")
-        return [workloads.dbos(servers, peer.python(), sizes.dbos_s)]
-    except peer.PeerMissingError as error:
-        say(f"left out: {error}")
-        return []
 
 
 def _floor_records(kind: str, sizes: Sizes) -> int:
@@ -169,7 +174,7 @@ def lines(rows: Collection[Participant], measured: dict[str, list[Measured]]) ->
             row.name,
             row.title,
             measured,
-            Against(floor=row.floor, plain=row.plain, dbos=DBOS if row.meets_peers else ""),
+            Against(row.floor, row.plain, *((DBOS, RESTATE) if row.meets_peers else ("", ""))),
         )
         for row in rows
     ]

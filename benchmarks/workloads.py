@@ -14,10 +14,11 @@ from pathlib import Path
 import psycopg
 from confluent_kafka import Producer
 
-from benchmarks import measure, peer
+from benchmarks import measure
 from benchmarks.floor import STEP_ROWS
 from benchmarks.measure import Measured
 from benchmarks.orders import PARTITIONS, Keys, fill, order
+from benchmarks.peer import DBOS_VERSION
 from benchmarks.servers import Servers
 
 CONNECTIONS = (1, 2, 4)
@@ -200,7 +201,7 @@ def best_floor(servers: Servers, kind: str, records: int, say: Callable[[str], N
     return max(found, key=lambda each: each[0])[1]
 
 
-def dbos(servers: Servers, interpreter: Path, seconds: float) -> Participant:
+def dbos(servers: Servers, interpreter: str, seconds: float) -> Participant:
     """The first peer, for some seconds: at its rate the whole topic would take too long."""
 
     def run() -> Measured:
@@ -208,12 +209,12 @@ def dbos(servers: Servers, interpreter: Path, seconds: float) -> Participant:
         script = str(Path(__file__).with_name("dbos_consumer.py"))
         with servers.database(migrated=False) as address:
             environment = {"KAFKA": servers.bootstrap_servers, "POSTGRES": address}
-            command = [str(interpreter), script, topic, f"dbos-{secrets.token_hex(4)}"]
+            command = [interpreter, script, topic, f"dbos-{secrets.token_hex(4)}"]
             with measure.running(command, environment) as subject:
                 measure.until_time_is_over(subject, address, count=DBOS_RECORDS, seconds=seconds)
             return Measured(records_per_s=measure.rate(address, expected=None), rss_mib=subject.rss_mib)
 
-    return Participant(DBOS, f"dbos {peer.VERSION}, one async step", run)
+    return Participant(DBOS, f"dbos {DBOS_VERSION}, one async step", run)
 
 
 def latency(servers: Servers, seconds: float) -> Participant:

@@ -8,10 +8,13 @@ import pytest
 from benchmarks import budgets, conditions, footprint, rows
 from benchmarks.__main__ import arguments, take_turns
 from benchmarks.budgets import BUDGETS, Budget, Outcome, judge
-from benchmarks.measure import Measured
+from benchmarks.measure import Measured, MeasurementError
 from benchmarks.orders import Keys, order
+from benchmarks.peer import DBOS, RESTATE
 from benchmarks.report import Against, Line, line, table, verdicts_table
+from benchmarks.restate_peer import rate_of
 from benchmarks.workloads import Participant
+from tests.fixtures import peers
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -179,3 +182,20 @@ def test_statements_of_one_database_are_counted_in_a_servers_log() -> None:
 """
 
     assert footprint.statements(log, "bench_1") == 2
+
+
+def test_the_rate_of_another_clock_begins_with_what_completes_the_first_tenth() -> None:
+    """Of 20, the second one does: 18 come behind it. Neither the order nor a slow start counts."""
+    times = [0.0, 100.0, *(100.0 + n for n in range(1, 19))]
+
+    assert rate_of(times[::-1]) == 1.0
+
+
+def test_too_few_for_a_rate_are_no_rate() -> None:
+    with pytest.raises(MeasurementError, match="3 invocations in one moment"):
+        rate_of([5.0, 5.0, 5.0])
+
+
+def test_environments_of_peers_are_not_those_of_the_tests() -> None:
+    """Two of one name with different packages would each be made anew whenever the other one is wanted."""
+    assert not {DBOS.name, RESTATE.name} & set(peers.PEERS)
