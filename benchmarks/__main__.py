@@ -97,14 +97,29 @@ def measure_all(given: Arguments) -> list[Line]:
 
 
 def take_turns(taking_part: Sequence[Participant], rounds: int) -> dict[str, list[Measured]]:
-    """Measure everybody in every round; who was first in one round is last in the next."""
+    """Measure everybody in every round; who was first in one round is last in the next.
+
+    A peer that fails once is left out of the whole run: ratios are of the same rounds.
+    """
     measured: dict[str, list[Measured]] = defaultdict(list)
+    left_out: set[str] = set()
     for number in range(rounds):
         ordered = taking_part if number % 2 == 0 else taking_part[::-1]
         for place, participant in enumerate(ordered, 1):
-            result = participant.run()
-            measured[participant.name].append(result)
-            say(f"round {number + 1}/{rounds}, {place:>2}/{len(ordered)}: {participant.name:<12} {_said(result)}")
+            name = participant.name
+            if name in left_out:
+                continue
+            try:
+                result = participant.run()
+            except MeasurementError as error:
+                if not participant.is_peer:
+                    raise
+                say(f"left out: {name}: {error}")
+                left_out.add(name)
+                measured.pop(name, None)
+                continue
+            measured[name].append(result)
+            say(f"round {number + 1}/{rounds}, {place:>2}/{len(ordered)}: {name:<12} {_said(result)}")
     return measured
 
 

@@ -91,7 +91,7 @@ def restate(servers: Servers, programs: Sequence[str], seconds: float) -> Partic
                 raise server.failed(f"no invocation was completed within {measure.STALL_S:.0f} s")
             return Measured(records_per_s=rate_of(times), rss_mib=max(server.rss_mib, service.rss_mib))
 
-    return Participant(RESTATE, f"restate {RESTATE_VERSION}, one async step", run)
+    return Participant(RESTATE, f"restate {RESTATE_VERSION}, one async step", run, is_peer=True)
 
 
 def rate_of(times: Sequence[float]) -> float:

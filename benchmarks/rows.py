@@ -1,7 +1,8 @@
 """Which rows a run has: who takes part for the names that were asked for, with whom they are compared, at what size."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmarks import conditions, footprint, lasting, peer, several, workloads
 from benchmarks.measure import Measured
@@ -55,9 +56,14 @@ class Sizes:
         return self.records(ONE_STEP)
 
     @property
-    def hot(self) -> int:
-        """Of which half run one after the other: as many seconds as the others take tenths."""
-        return self.plain // 5
+    def few_keys(self) -> int:
+        """Of which 100 run beside each other at most."""
+        return self.plain // 3
+
+    @property
+    def hot_key(self) -> int:
+        """Of which half run one after the other: as many seconds as others take tenths."""
+        return self.plain // 10
 
     @property
     def latency_s(self) -> float:
@@ -113,9 +119,16 @@ def participants(
     variants = _floor_variants(servers, kinds, sizes, say)
     rows = [workloads.floor(servers, variant, _floor_records(kind, sizes)) for kind, variant in variants.items()]
     rows += [workloads.ours(servers, each) for each in chosen]
-    makers: dict[str, Callable[[], Participant]] = {
-        conditions.FEW_KEYS: lambda: conditions.few_keys(servers, sizes.plain),
-        conditions.HOT_KEY: lambda: conditions.hot_key(servers, sizes.hot),
+    rows += [make() for name, make in _makers(servers, sizes, say).items() if name in names]
+    rows += _peers(servers, names, sizes, say)
+    return sorted(rows, key=_place)
+
+
+def _makers(servers: Servers, sizes: Sizes, say: Callable[[str], None]) -> dict[str, Callable[[], Participant]]:
+    """By name, everybody who is neither a workload with a floor nor a peer."""
+    return {
+        conditions.FEW_KEYS: lambda: conditions.few_keys(servers, sizes.few_keys),
+        conditions.HOT_KEY: lambda: conditions.hot_key(servers, sizes.hot_key),
         conditions.NETWORK: lambda: conditions.network(servers, sizes.plain),
         conditions.SLOW_COMMIT: lambda: conditions.slow_commit(servers, sizes.plain),
         conditions.HISTORY: lambda: conditions.history(servers, sizes.plain, sizes.finished, say),
@@ -123,26 +136,31 @@ def participants(
         LATENCY: lambda: workloads.latency(servers, sizes.latency_s),
         footprint.BACKLOG: lambda: footprint.backlog(servers, sizes.backlog),
         footprint.IDLE: lambda: footprint.idle(servers, sizes.idle_s),
+        **{
+            several.name_of(count): partial(several.several, servers, sizes.plain, count) for count in several.PROCESSES
+        },
         QUEUE: lambda: workloads.queue_drain(servers, sizes.queue),
         lasting.SLEEPERS: lambda: lasting.sleepers(servers, lasting.ASLEEP),
         lasting.RECOVERY: lambda: lasting.recovery(servers, lasting.OPEN),
     }
-    for count, name in zip(several.PROCESSES, PROCESSES, strict=True):
-        makers[name] = lambda count=count: several.several(servers, sizes.plain, count)
-    rows += [make() for name, make in makers.items() if name in names]
-    peers: dict[str, tuple[Peer, Callable[[Sequence[str]], Participant]]] = {
+
+
+def _peers(
+    servers: Servers, names: Collection[str], sizes: Sizes, say: Callable[[str], None]
+) -> Generator[Participant]:
+    """Those of them that can be had here; the others are left out, with the reason."""
+    made: dict[str, tuple[Peer, Callable[[Sequence[str]], Participant]]] = {
         DBOS: (peer.DBOS, lambda command: workloads.dbos(servers, command[0], sizes.peer_s)),
         RESTATE: (peer.RESTATE, lambda command: restate(servers, command, sizes.peer_s)),
     }
-    for name, (engine, make) in peers.items():
+    for name, (environment, make) in made.items():
         if name not in names:
             continue
         try:
-            say(f"{name}: looking for its environment ({engine.name} in {CACHE})")
-            rows.append(make(engine.command()))
+            say(f"{name}: looking for its environment ({environment.name} in {CACHE})")
+            yield make(environment.command())
         except peer.PeerMissingError as error:
             say(f"left out: {error}")
-    return sorted(rows, key=_place)
 
 
 def _place(row: Participant) -> int:
@@ -167,8 +185,8 @@ def _floor_variants(
     return found
 
 
-def lines(rows: Collection[Participant], measured: dict[str, list[Measured]]) -> list[Line]:
-    """The table: floors first, peers last."""
+def lines(rows: Collection[Participant], measured: Mapping[str, Sequence[Measured]]) -> list[Line]:
+    """The table: floors first, peers last; without those that were left out on the way."""
     return [
         line(
             row.name,
@@ -177,4 +195,5 @@ def lines(rows: Collection[Participant], measured: dict[str, list[Measured]]) ->
             Against(row.floor, row.plain, *((DBOS, RESTATE) if row.meets_peers else ("", ""))),
         )
         for row in rows
+        if row.name in measured
     ]

@@ -83,6 +83,7 @@ class Participant:
         floor: Name of the one that is its floor; '': it has none.
         plain: Name of the one whose throughput it is to keep; '': of nobody.
         meets_peers: Whether it is compared with other engines.
+        is_peer: Whether it is another engine, whose failure is no failure of the run.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Participant:
     floor: str = ""
     plain: str = ""
     meets_peers: bool = False
+    is_peer: bool = False
 
 
 def topic_of(servers: Servers, records: int, keys: Keys = Keys.MANY) -> str:
@@ -214,7 +216,7 @@ def dbos(servers: Servers, interpreter: str, seconds: float) -> Participant:
                 measure.until_time_is_over(subject, address, count=DBOS_RECORDS, seconds=seconds)
             return Measured(records_per_s=measure.rate(address, expected=None), rss_mib=subject.rss_mib)
 
-    return Participant(DBOS, f"dbos {DBOS_VERSION}, one async step", run)
+    return Participant(DBOS, f"dbos {DBOS_VERSION}, one async step", run, is_peer=True)
 
 
 def latency(servers: Servers, seconds: float) -> Participant:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -126,6 +127,26 @@ def test_everybody_takes_turns() -> None:
 
     assert ran == ["a", "b", "b", "a", "a", "b"]
     assert [each.records_per_s for each in measured["a"]] == [1.0, 4.0, 5.0]
+
+
+def test_a_peer_that_fails_is_left_out_of_every_round_and_nobody_else_is() -> None:
+    def run(results: list[float | None]) -> Callable[[], Measured]:
+        def once() -> Measured:
+            if (rate := results.pop(0)) is None:
+                raise MeasurementError("it ended by itself")
+            return Measured(rate)
+
+        return once
+
+    peer = Participant("peer", "peer", run([5.0, None]), is_peer=True)
+    ours = Participant("ours", "ours", run([1.0, 2.0, 3.0]), meets_peers=True)
+
+    measured = take_turns([peer, ours], 3)
+
+    assert set(measured) == {"ours"}
+    assert [each.name for each in rows.lines([peer, ours], measured)] == ["ours"]
+    with pytest.raises(MeasurementError):
+        take_turns([Participant("ours", "ours", run([None]))], 1)
 
 
 def test_arguments_have_defaults_that_quick_changes() -> None:
