@@ -7,11 +7,13 @@ Postgres with fsync on and room for checkpoints, so that none falls into one mea
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import psycopg
+from confluent_kafka import KafkaError, KafkaException
 
 from consumers.mock_process import MockClusterProcess
 from engine.migrations import migrate
@@ -37,6 +39,10 @@ APP_TABLE = """
 """
 
 
+FENCED_S = 60.0
+"""Longest to wait for a broker that its controller takes for dead: starved by others, it was late with a heartbeat."""
+
+
 class Cluster(Protocol):
     """What a run asks of its Kafka."""
 
@@ -56,7 +62,14 @@ class _Real:
         self._kafka = kafka
 
     def create_topic(self, name: str, partitions: int) -> None:
-        self._kafka.create_topic(name, partitions)
+        deadline = time.monotonic() + FENCED_S
+        while True:
+            try:
+                return self._kafka.create_topic(name, partitions)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.INVALID_REPLICATION_FACTOR or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
 
 @dataclass(slots=True)
