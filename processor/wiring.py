@@ -24,8 +24,9 @@ from engine.keeping import Keep, RetentionSettings
 from engine.queues import QueueSpec
 from engine.settings import BrakeSettings, EngineSettings
 from processor.app import App
-from processor.config import KafkaSettings, SaslSettings, Settings
+from processor.config import Settings
 from processor.config_backpressure import limit_of
+from processor.config_kafka import KafkaSettings, SaslSettings
 from processor.handlers import Registration
 from processor.imports import import_function
 from processor.payload_keys import payload_keys
