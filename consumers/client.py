@@ -8,7 +8,7 @@ Pinned, because each is a way to lose records (numbers: the case table in `docs/
     allow.auto.create.topics=false                             a misspelt topic is an error
     partition.assignment.strategy=cooperative-sticky           or KIP-848; eager revokes everything each time
 
-Secrets appear in no log and no message: `masked` is what may be shown.
+Secrets appear in no log and no message: a configuration is never shown.
 """
 
 import logging
@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from consumers.settings import GroupProtocol, GroupSettings, OauthToken, Security
+from consumers.oauth import OauthTokens
+from consumers.settings import GroupProtocol, GroupSettings, Security
 from engine.errors import ConfigurationError
 
 Config = dict[str, Any]
@@ -73,7 +74,6 @@ _OWN_FIELDS = {
     "sasl.password": "security.password",
 }
 _CLASSIC_ONLY = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
-_SECRET_WORDS = ("password", "secret", "ssl.key", "jaas", "oauthbearer.config", "assertion")
 
 
 def consumer_config(settings: GroupSettings) -> Config:
@@ -160,15 +160,6 @@ class Withheld:
             client_log.log(*line)
 
 
-def masked(config: Mapping[str, Any]) -> dict[str, str]:
-    """A configuration as it may be shown: no secrets, no callables."""
-    return {
-        name: "***" if any(word in name for word in _SECRET_WORDS) else str(value)
-        for name, value in sorted(config.items())
-        if not callable(value)
-    }
-
-
 def _common_config(settings: Connection) -> Config:
     return {
         "bootstrap.servers": settings.bootstrap_servers,
@@ -214,20 +205,8 @@ def _sasl_config(security: Security) -> Config:
     if security.password is not None:
         config["sasl.password"] = security.password
     if security.oauth_token is not None:
-        config["oauth_cb"] = _token_from(security.oauth_token)
+        config["oauth_cb"] = OauthTokens(security.oauth_token)
     return config
-
-
-def _token_from(oauth_token: OauthToken) -> Callable[[str | None], tuple[str, float]]:
-    def token(config: str | None) -> tuple[str, float]:
-        try:
-            return oauth_token(config or "")
-        except Exception:
-            # The client only says that there is no token.
-            client_log.exception("the OAuth token could not be had")
-            raise
-
-    return token
 
 
 def _check_options(settings: GroupSettings) -> None:
@@ -254,11 +233,17 @@ def _check_options(settings: GroupSettings) -> None:
 
 
 def made(make: Callable[[], _Client], config: Config) -> _Client:
-    """A client, or what is wrong with its configuration."""
+    """A client, or what is wrong with its configuration: with no more of that than the client's own words."""
+    if isinstance(tokens := config.get("oauth_cb"), OauthTokens):
+        tokens.have_first(str(config.get("sasl.oauthbearer.config", "")))
     try:
         return make()
     except (KafkaException, ValueError, TypeError) as error:
-        raise ConfigurationError(f"the Kafka client cannot be set up: {error}\n  {masked(config)}") from error
+        told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        raise ConfigurationError(
+            f"the Kafka client cannot be set up: {told}\n"
+            f"  It is told what kafka.extra and the other settings under kafka say, of the relay those under outbox too."
+        ) from error
 
 
 def _ms(seconds: float) -> int:

@@ -34,6 +34,14 @@ from processor.payload_keys import payload_keys
 SENT_FROM_OUTSIDE = ("<temp>.temp_send_workflow", "temp_workflow-send-client")
 """Names under which clients of DBOS (Python, TypeScript) leave a row for each message that they sent."""
 
+OTHER_TOKENS = (
+    "enable.sasl.oauthbearer.unsecure.jwt",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.grant.type",
+    "sasl.oauthbearer.metadata.authentication.type",
+)
+"""Properties in `kafka.extra` by which the client has tokens otherwise, and judges itself what belongs to them."""
+
 
 def engine_settings(settings: Settings, app: App | None = None) -> EngineSettings:
     """For the engine; with an app, also how long what its handlers leave behind is kept."""
@@ -213,11 +221,14 @@ def _security(kafka: KafkaSettings) -> Security:
             f"kafka.ssl is set and kafka.security_protocol is {kafka.security_protocol}: nothing would be encrypted.\n"
             f"  Set it to SSL or SASL_SSL."
         )
-    if not with_sasl and (sasl.mechanism or sasl.username or sasl.password):
+    if not with_sasl and any(value for _, value in sasl):
         raise ConfigurationError(
             f"kafka.sasl is set and kafka.security_protocol is {kafka.security_protocol}: it would not be used.\n"
             f"  Set it to SASL_SSL (or SASL_PLAINTEXT, which shows the password on its way), and kafka.sasl.mechanism."
         )
+    oauth_token = _oauth_token(sasl) if with_sasl else None
+    if with_sasl:
+        _check_credentials(kafka)
     return Security(
         tls=with_tls,
         ca=ssl.ca,
@@ -228,8 +239,35 @@ def _security(kafka: KafkaSettings) -> Security:
         mechanism=sasl.mechanism if with_sasl else None,
         username=sasl.username,
         password=_secret(sasl.password),
-        oauth_token=_oauth_token(sasl) if with_sasl else None,
+        oauth_token=oauth_token,
     )
+
+
+def _check_credentials(kafka: KafkaSettings) -> None:
+    """What the mechanism needs is there. Not a rule of the settings: what never connects to Kafka (`migrate`) needs no password."""
+    sasl = kafka.sasl
+    if sasl.mechanism == "OAUTHBEARER":
+        if sasl.oauthbearer_token or any(kafka.extra.get(name) for name in OTHER_TOKENS):
+            return
+        if not sasl.oauthbearer_token_endpoint_url:
+            raise ConfigurationError(
+                "kafka.sasl.mechanism is OAUTHBEARER, and nothing says where tokens come from.\n"
+                "  Set kafka.sasl.oauthbearer_token_endpoint_url with a client ID and secret (OIDC), or "
+                "kafka.sasl.oauthbearer_token to a function of yours."
+            )
+        needed = {
+            "oauthbearer_client_id": sasl.oauthbearer_client_id,
+            "oauthbearer_client_secret": sasl.oauthbearer_client_secret,
+        }
+    elif sasl.mechanism == "GSSAPI":
+        return  # the ticket of whoever runs this will do
+    else:
+        needed = {"username": sasl.username, "password": sasl.password}
+    if missing := [f"kafka.sasl.{name}" for name, value in needed.items() if not value]:
+        raise ConfigurationError(
+            f"{' and '.join(missing)}: not set, and kafka.sasl.mechanism {sasl.mechanism} needs "
+            f"{'them' if len(missing) > 1 else 'it'}."
+        )
 
 
 def _oauth_token(sasl: SaslSettings) -> OauthToken | None:

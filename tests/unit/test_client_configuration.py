@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.client import PINNED, connection_config, consumer_config, masked, new_consumer
+from consumers.client import PINNED, connection_config, consumer_config, new_consumer
 from consumers.settings import GroupProtocol, GroupSettings, Security
 from engine.errors import ConfigurationError
 
@@ -155,10 +155,18 @@ def test_secrets_are_never_shown() -> None:
         password="secret",
         oauth_token=lambda config: ("secret", 0.0),
     )
-    whole = settings(security=security, options={"sasl.oauthbearer.client.secret": "secret"})
 
-    assert "secret" not in repr(whole)
-    assert "secret" not in "".join(masked(consumer_config(whole)).values())
+    assert "secret" not in repr(settings(security=security, options={"sasl.oauthbearer.client.secret": "secret"}))
+
+
+def test_a_refused_configuration_is_said_in_the_clients_words_and_no_more() -> None:
+    """No dump of all that the client was told."""
+    with pytest.raises(ConfigurationError) as refused:
+        make(settings(options={"no.such.option": 1}))
+
+    first, advice = str(refused.value).splitlines()
+    assert first == 'the Kafka client cannot be set up: No such configuration property: "no.such.option"'
+    assert "kafka.extra" in advice
 
 
 def test_a_refused_configuration_does_not_show_its_secrets() -> None:

@@ -190,12 +190,54 @@ def test_a_token_function_that_is_not_there_is_refused_by_its_settings_name(
         with_token(target, **sasl)
 
 
+@pytest.mark.parametrize(
+    "sasl, message",
+    [
+        ({"mechanism": "PLAIN"}, r"^kafka.sasl.username and kafka.sasl.password: not set, and .* PLAIN needs them"),
+        ({"mechanism": "SCRAM-SHA-256", "username": "me"}, r"^kafka.sasl.password: not set, and .* needs it"),
+        ({"mechanism": "SCRAM-SHA-512", "username": "", "password": "x"}, r"^kafka.sasl.username: not set"),
+        ({"mechanism": "OAUTHBEARER"}, r"nothing says where tokens come from.\n.*oauthbearer_token_endpoint_url"),
+        (
+            {"mechanism": "OAUTHBEARER", "oauthbearer_token_endpoint_url": "https://sso", "oauthbearer_client_id": "i"},
+            r"^kafka.sasl.oauthbearer_client_secret: not set",
+        ),
+    ],
+)
+def test_a_mechanism_without_what_it_needs_is_refused_by_its_settings_names(sasl: dict[str, Any], message: str) -> None:
+    """Before anybody is contacted: `check` says so too."""
+    with pytest.raises(ConfigurationError, match=message):
+        group_settings(settings(kafka={"security_protocol": "SASL_SSL", "sasl": sasl}), "shop")
+
+
+@pytest.mark.parametrize(
+    "sasl, extra",
+    [
+        ({"mechanism": "GSSAPI"}, {}),
+        ({"mechanism": "OAUTHBEARER"}, {"enable.sasl.oauthbearer.unsecure.jwt": True}),
+        (
+            {"mechanism": "OAUTHBEARER", "oauthbearer_token_endpoint_url": "https://sso"},
+            {"sasl.oauthbearer.grant.type": "urn:ietf:params:oauth:grant-type:jwt-bearer"},
+        ),
+    ],
+)
+def test_what_a_mechanism_has_from_elsewhere_is_not_asked_for(sasl: dict[str, Any], extra: dict[str, Any]) -> None:
+    group_settings(settings(kafka={"security_protocol": "SASL_SSL", "sasl": sasl, "extra": extra}), "shop")
+
+
 def test_certificates_that_would_not_be_used_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="nothing would be encrypted"):
         group_settings(settings(kafka={"ssl": {"ca": "/ca.pem"}}), "shop")
 
 
-@pytest.mark.parametrize("sasl", [{"username": "me", "password": "hunter2"}, {"mechanism": "PLAIN"}])
+@pytest.mark.parametrize(
+    "sasl",
+    [
+        {"username": "me", "password": "hunter2"},
+        {"mechanism": "PLAIN"},
+        {"oauthbearer_token": "json:loads"},
+        {"oauthbearer_client_secret": "hunter2"},
+    ],
+)
 def test_credentials_that_would_not_be_used_are_refused_by_their_settings_names(sasl: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigurationError, match="kafka.sasl is set and kafka.security_protocol is PLAINTEXT"
