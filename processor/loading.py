@@ -91,6 +91,7 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
     environ = os.environ if environ is None else environ
     chosen = _file(file, environ)
     tree = _interpolated(_read(chosen), environ, chosen.name) if chosen else {}
+    _drop_empty_sections(tree, Settings)
     variables = _from_environment(environ)
     for setting, value in variables:
         _put(tree, setting.path, value)
@@ -216,11 +217,23 @@ def _parsed(setting: Setting, value: str) -> Any:
     return None if value == "" and setting.field.default is None else value
 
 
+def _drop_empty_sections(tree: Tree, model: type[BaseModel]) -> None:
+    """A section all of whose lines are comments is nothing to YAML, and says nothing."""
+    for name, field in model.model_fields.items():
+        kind, key = field.annotation, field.alias or name
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)) or key not in tree:
+            continue
+        if tree[key] is None:
+            del tree[key]
+        elif isinstance(tree[key], dict):
+            _drop_empty_sections(cast("Tree", tree[key]), kind)
+
+
 def _put(tree: Tree, path: Path_, value: Any) -> None:
     for part in path[:-1]:
-        section = tree.get(part)
+        section = tree.setdefault(part, {})
         if not isinstance(section, dict):
-            section = tree[part] = {}
+            return  # the file has something else there, which is refused as it stands
         tree = cast("Tree", section)
     tree[path[-1]] = value
 
@@ -232,7 +245,8 @@ def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) 
     among = (
         f", with {', '.join(within)}" if path and within else ""
     )  # a rule of a section, about several of its settings
-    where = place or f"{source}{'.'.join(path) or 'as a whole'}{among}"
+    in_file = f"{source}{'.'.join(path) or 'as a whole'}"
+    where = place or f"{in_file}{among}"
     if detail["type"] == "extra_forbidden":
         siblings = {".".join((*path[:-1], name)) for name in _fields(path[:-1])}
         everywhere = {setting.path[-1]: setting.key for setting in all_settings()}
@@ -240,7 +254,7 @@ def _problem(detail: ErrorDetails, variables: Mapping[Path_, str], source: str) 
         hint = _nearest(".".join(path), siblings) or (f"; did you mean {elsewhere}?" if elsewhere else "")
         return f"{where}: there is no such setting{hint}"
     if detail["type"] == "model_type":
-        return f"{where}: this is a section, with settings of its own: {', '.join(_fields(path))}"
+        return f"{in_file}: this is a section, with settings of its own: {', '.join(_fields(path))}"
     if detail["type"] == "tuple_type":
         what = "a list of commands" if path[0] in {"migrate", "rollback"} and len(path) == 1 else "a list"
         return f"{where}: this is {what}, also where there is only one"

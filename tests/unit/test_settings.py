@@ -113,6 +113,34 @@ def test_a_command_that_is_no_list_is_told_so(file: Path) -> None:
     assert problems(file=file) == ["processor.yaml: migrate: this is a list of commands, also where there is only one"]
 
 
+@pytest.mark.parametrize(
+    "text, section, environ",
+    [
+        ("kafka: nonsense", "kafka", {"PROCESSOR_KAFKA_GROUP": "x"}),
+        ("kafka: [a]", "kafka", {"PROCESSOR_KAFKA_SASL_USERNAME": "me", "PROCESSOR_KAFKA_GROUP": "x"}),
+        ("kafka: {sasl: 7}", "kafka.sasl", {"PROCESSOR_KAFKA_SASL_USERNAME": "me"}),
+    ],
+)
+def test_a_section_that_is_none_is_refused_whatever_variables_say_of_it(
+    file: Path, text: str, section: str, environ: dict[str, str]
+) -> None:
+    """It was passed over as soon as one of its settings had a variable."""
+    file.write_text(text)
+
+    (problem,) = problems(file=file)
+
+    assert problem.startswith(f"processor.yaml: {section}: this is a section, with settings of its own: ")
+    assert problems(environ, file=file) == [problem]
+
+
+@pytest.mark.parametrize("environ", [{}, {"PROCESSOR_KAFKA_GROUP": "x"}])
+def test_a_section_with_nothing_below_it_says_nothing(file: Path, environ: dict[str, str]) -> None:
+    """All of its lines are comments."""
+    file.write_text("kafka:\n  # group: shop\nexecutor: {}\n")
+
+    assert load(environ, file=file) == load(environ)
+
+
 def test_what_counts_in_the_working_directory_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither passed over in silence: two of them, or a folder of that name (a volume whose file is missing)."""
     monkeypatch.chdir(tmp_path)
