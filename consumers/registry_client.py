@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from consumers.settings import RegistrySettings
 from engine.errors import ConfigurationError
@@ -137,6 +137,18 @@ def _check_urls(urls: str) -> None:
         parts = urlsplit(url.strip())
         if parts.scheme not in ("http", "https", "mock") or not parts.netloc:
             raise ConfigurationError("registry.url: http://host:port or https://host, several with commas between")
+        _check_port(parts)
         if parts.username is not None or parts.password is not None:
             # The client's errors name the URL, and logs would show it.
             raise ConfigurationError("registry.url: credentials do not belong there: registry.username and password")
+
+
+def _check_port(url: SplitResult) -> None:
+    try:
+        is_port = url.port != 0
+    except ValueError:
+        is_port = False
+    if not is_port:
+        raise ConfigurationError(
+            f"registry.url: {url.netloc.rpartition('@')[2]!r}: the port is a number from 1 to 65535"
+        )

@@ -171,7 +171,7 @@ class GroupSettings:
 
     def __post_init__(self) -> None:
         if not self.bootstrap_servers:
-            raise ConfigurationError("bootstrap_servers is empty: name at least one broker as host:port")
+            raise ConfigurationError("kafka.bootstrap_servers is empty: name at least one broker as host:port")
         if not self.group:
             raise ConfigurationError("group is empty: progress is stored under the group's name")
         if "|" in self.group:
@@ -225,7 +225,7 @@ class RelaySettings:
 
     def __post_init__(self) -> None:
         if not self.bootstrap_servers:
-            raise ConfigurationError("bootstrap_servers is empty: name at least one broker as host:port")
+            raise ConfigurationError("kafka.bootstrap_servers is empty: name at least one broker as host:port")
         if not is_topic_name(self.position_topic):
             raise ConfigurationError(f"position_topic {self.position_topic!r}: Kafka has no topic of this name")
         for name in ("batch_rows_max", "batch_bytes_max"):

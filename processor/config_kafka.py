@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
+from consumers.addresses import check_brokers
 from processor.section import DURATION_SCHEMA, Duration, Section, Size
 from processor.units import duration
 
@@ -107,7 +108,7 @@ class KafkaSettings(Section):
     """The consumer group, and the way to the brokers."""
 
     bootstrap_servers: str = "localhost:9092"
-    """Brokers to begin with, `host:port` with commas between."""
+    """Brokers to begin with, `host:port` with commas between. Without a port: 9092."""
 
     group: str = Field(default="", max_length=249)
     """Consumer group. Part of what progress and workflow IDs are kept under. Empty: the app's name."""
@@ -154,6 +155,12 @@ class KafkaSettings(Section):
     @classmethod
     def _list_of_brokers(cls, value: object) -> object:
         return ",".join(str(item) for item in value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # a YAML list
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _each_is_an_address(cls, value: str) -> str:
+        check_brokers(value)
+        return value
 
     @field_validator("extra")
     @classmethod

@@ -17,14 +17,18 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]*)")
 
 
 def duration(value: object) -> object:
-    """'30s', '20 ms', '1h 30m', or a number of seconds, as a timedelta. Raises `ValueError` for anything else."""
+    """'30s', '20 ms', '1h 30m', or a number of seconds, as a timedelta. Raises `ValueError` for anything else.
+
+    One below nothing, '-3s', is read too: whoever may not have it can then say so.
+    """
     if isinstance(value, bool) or value is None:
         raise ValueError("a duration is written as 30s, 20ms, 5m, 1h30m or a number of seconds")
     if isinstance(value, int | float):
-        return timedelta(seconds=value)
+        return _times(value, timedelta(seconds=1))
     if not isinstance(value, str):
         return value
     text = value.strip().lower().replace("µ", "u")
+    sign, text = (-1, text[1:]) if text.startswith("-") else (1, text)
     parts = _AMOUNT.findall(text)
     if not parts or _AMOUNT.sub("", text).strip():
         raise ValueError("a duration is written as 30s, 20ms, 5m, 1h30m or a number of seconds")
@@ -32,8 +36,15 @@ def duration(value: object) -> object:
     for number, unit in parts:
         if (not unit and len(parts) > 1) or (unit and unit not in _UNITS):
             raise ValueError(f"{unit or number!r} is no unit of time: us, ms, s, m, h, d")
-        total += float(number) * _UNITS[unit or "s"]
+        total += _times(sign * float(number), _UNITS[unit or "s"])
     return total
+
+
+def _times(number: float, unit: timedelta) -> timedelta:
+    try:
+        return number * unit
+    except OverflowError:
+        raise ValueError("a duration of more than two million years is none") from None
 
 
 def size(value: object) -> object:

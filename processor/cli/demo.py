@@ -8,7 +8,9 @@ HELP = "Process 200,000 orders while workers are killed, and check that each too
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="brokers to use; librdkafka's mock cluster if not given")
+    parser.add_argument(
+        "--kafka", type=_brokers, metavar="HOST:PORT", help="brokers to use; librdkafka's mock cluster if not given"
+    )
     parser.add_argument("--postgres", metavar="URL", help="database to use; the embedded Postgres if not given")
     parser.add_argument(
         "--orders", type=int, metavar="N", default=200_000, help="how many, at least 2000 (%(default)s)"
@@ -21,6 +23,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "On servers given it makes two topics, a consumer group and a schema of its own, and removes them at the end.\n"
         "Exit codes: 0 nothing missing, doubled or out of order, and 5 kills hit a worker at work; 1 otherwise."
     )
+
+
+def _brokers(text: str) -> str:
+    from consumers.addresses import check_brokers
+
+    try:
+        check_brokers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:

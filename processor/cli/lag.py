@@ -64,4 +64,6 @@ def _seconds(text: str) -> float:
         raise ConfigurationError(f"--age-max {text!r}: {error}") from None
     if not isinstance(parsed, timedelta):
         raise ConfigurationError(f"--age-max {text!r}: a duration, as 30s or 5m")
+    if parsed < timedelta(0):
+        raise ConfigurationError(f"--age-max {text!r}: must not be less than nothing")
     return parsed.total_seconds()

@@ -68,6 +68,7 @@ def test_each_kind_of_credentials_is_what_the_client_calls_it(
     "changes,words",
     [
         ({"url": "registry:8081"}, "registry.url: http://host:port"),
+        ({"url": "http://registry:port"}, "registry.url: 'registry:port': the port is a number"),
         ({"url": "https://a:1,ftp://b"}, "registry.url: http://host:port"),
         ({"url": "https://user:s3cret@registry"}, "credentials do not belong there"),
         ({"username": "u", "password": "s3cret", "bearer_token": "s3cret"}, "one of them"),

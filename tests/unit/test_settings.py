@@ -277,6 +277,37 @@ def test_a_duration_is_read_as_it_is_spelled(text: str) -> None:
     assert spell_duration(value) == text
 
 
+@pytest.mark.parametrize("text", ["-3s", "-1h30m", "0s", "-5"])
+def test_a_duration_of_less_than_nothing_is_told_so_and_not_how_one_is_written(file: Path, text: str) -> None:
+    """As a number of the file's, too, which has always been read."""
+    expected = "must be longer than nothing"
+
+    assert problems({"PROCESSOR_EXECUTOR_LEASE": text}) == [f"PROCESSOR_EXECUTOR_LEASE: {expected}"]
+    file.write_text("executor: {lease: -3}")
+    assert problems(file=file) == [f"processor.yaml: executor.lease: {expected}"]
+
+
+@pytest.mark.parametrize("text", [".inf", "1.0e+300", "999999999999d"])
+def test_a_duration_that_nothing_can_hold_is_refused(file: Path, text: str) -> None:
+    """It was a traceback."""
+    file.write_text(f"executor: {{lease: {text}}}")
+
+    (problem,) = problems(file=file)
+
+    assert problem.startswith("processor.yaml: executor.lease: a duration of more than")
+
+
+@pytest.mark.parametrize("text", ["'h:port'", "[a:1, 'h:port']", "'a:1, h:port'"])
+def test_a_broker_without_a_port_that_is_one_is_refused_by_the_settings_name(file: Path, text: str) -> None:
+    """The client would try port 0, for as long as brokers may take to answer."""
+    file.write_text(f"kafka: {{bootstrap_servers: {text}}}")
+    expected = "'h:port': the port is a number from 1 to 65535"
+
+    assert problems(file=file) == [f"processor.yaml: kafka.bootstrap_servers: {expected}"]
+    variable = "PROCESSOR_KAFKA_BOOTSTRAP_SERVERS"
+    assert problems({variable: "h:port"}) == [f"{variable}: {expected}"]
+
+
 @pytest.mark.parametrize("text", ["", "fast", "10 parsecs", "1 2", "-5s", "5s ago"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     assert problems({"PROCESSOR_EXECUTOR_DRAIN": text})
