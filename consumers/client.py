@@ -65,13 +65,13 @@ PINNED: Mapping[str, str | bool] = {
 """What no option may change, here and in the settings' own fields below."""
 
 _OWN_FIELDS = {
-    "bootstrap.servers": "bootstrap_servers",
-    "group.id": "group",
-    "group.protocol": "protocol",
-    "group.instance.id": "instance_id",
-    "session.timeout.ms": "session_timeout",
-    "max.poll.interval.ms": "max_poll_interval",
-    "sasl.password": "security.password",
+    "bootstrap.servers": "kafka.bootstrap_servers",
+    "group.id": "kafka.group",
+    "group.protocol": "kafka.group_protocol",
+    "group.instance.id": "kafka.group_instance_id",
+    "session.timeout.ms": "kafka.session_timeout",
+    "max.poll.interval.ms": "kafka.max_poll_interval",
+    "sasl.password": "kafka.sasl.password",
 }
 _CLASSIC_ONLY = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
 
@@ -183,7 +183,9 @@ def _tls_config(security: Security) -> Config:
         if value is not None:
             is_pem = "-----BEGIN" in value
             if not is_pem and not Path(value).is_file():
-                raise ConfigurationError(f"security.{name}: there is no file {value!r}, and it is no PEM text")
+                # Of a key not what it says: that may be the key, without its first line.
+                said = "such file" if name == "key" else f"file {value!r}"
+                raise ConfigurationError(f"kafka.ssl.{name}: there is no {said}, and it is no PEM text")
             config[f"ssl.{name}.{'pem' if is_pem else 'location'}"] = value
     if security.key_password is not None:
         config["ssl.key.password"] = security.key_password
@@ -196,7 +198,7 @@ def _sasl_config(security: Security) -> Config:
     if security.mechanism is None:
         if security.username or security.password or security.oauth_token:
             raise ConfigurationError(
-                "security: credentials are given, but no mechanism. Name one: PLAIN, SCRAM-SHA-512, OAUTHBEARER"
+                "kafka.sasl: credentials are given, but no mechanism. Name one: PLAIN, SCRAM-SHA-512, OAUTHBEARER"
             )
         return {}
     config: Config = {"sasl.mechanism": security.mechanism}
@@ -213,22 +215,24 @@ def _check_options(settings: GroupSettings) -> None:
     for name, value in settings.options.items():
         if name in PINNED and str(value).lower() != str(PINNED[name]).lower():
             raise ConfigurationError(
-                f"option {name}={value}: it is always {PINNED[name]}.\n"
+                f"kafka.extra: {name}={value}: it is always {PINNED[name]}.\n"
                 f"  Progress is kept in Postgres, in the commit of the effects; another value loses records."
             )
         if name == "partition.assignment.strategy" and value != "cooperative-sticky":
             raise ConfigurationError(
-                f"option partition.assignment.strategy={value}: only cooperative-sticky (or protocol 'consumer').\n"
+                f"kafka.extra: partition.assignment.strategy={value}: only cooperative-sticky (or group_protocol 'consumer').\n"
                 f"  An eager assignor takes every partition from every member at each rebalance. A group that still has\n"
                 f"  members with one must be upgraded with all of them stopped."
             )
         if name in _CLASSIC_ONLY and settings.protocol is GroupProtocol.CONSUMER:
-            raise ConfigurationError(f"option {name}: with protocol 'consumer' the brokers decide that (KIP-848)")
+            raise ConfigurationError(
+                f"kafka.extra: {name}: with group_protocol 'consumer' the brokers decide that (KIP-848)"
+            )
         if name in _OWN_FIELDS:
-            raise ConfigurationError(f"option {name}: set {_OWN_FIELDS[name]} instead")
+            raise ConfigurationError(f"kafka.extra: {name}: set {_OWN_FIELDS[name]} instead")
     if settings.session_timeout is not None and settings.protocol is GroupProtocol.CONSUMER:
         raise ConfigurationError(
-            "session_timeout: with protocol 'consumer' the brokers decide that: group.consumer.session.timeout.ms"
+            "kafka.session_timeout: with group_protocol 'consumer' the brokers decide that: group.consumer.session.timeout.ms"
         )
 
 

@@ -193,15 +193,16 @@ class Cluster:
                 if refused is not None:
                     raise ConfigurationError(
                         f"Kafka at {self._settings.bootstrap_servers} does not let us in: {refused.str()}\n"
-                        f"  Check security: mechanism {self._settings.security.mechanism}, "
-                        f"user {self._settings.security.username}, TLS, and the broker's listener."
+                        f"  Check kafka.sasl (mechanism {self._settings.security.mechanism}, "
+                        f"user {self._settings.security.username}), kafka.ssl, and the broker's listener."
                     ) from error
                 if time.monotonic() >= deadline:
                     last = self._errors[-1].str() if self._errors else str(error)
                     raise ConfigurationError(
                         f"Kafka at {self._settings.bootstrap_servers} did not answer within "
                         f"{self._settings.startup_max.total_seconds():.0f} s: {last}\n"
-                        f"  Check bootstrap_servers, the network, and whether the listener wants TLS or SASL."
+                        f"  Check kafka.bootstrap_servers, the network, and whether the listener wants TLS or SASL "
+                        f"(kafka.security_protocol)."
                     ) from error
 
     async def _metadata(self, timeout_s: float) -> ClusterMetadata:

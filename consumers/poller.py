@@ -383,7 +383,7 @@ class Poller:
         """
         if self._fatal is not None and meaning_of(self._fatal) is Meaning.FENCED:
             raise ConfigurationError(
-                f"another process has joined group {self._settings.group!r} with instance_id "
+                f"another process has joined group {self._settings.group!r} with kafka.group_instance_id "
                 f"{self._settings.instance_id!r}: {self._fatal.str()}\n"
                 f"  Give every process one of its own that it keeps across restarts (the ordinal of a StatefulSet)."
             ) from error

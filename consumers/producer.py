@@ -42,8 +42,7 @@ def producer_config(settings: RelaySettings, transactional_id: str) -> Config:
     for name, value in settings.producer_options.items():
         if name in _OTHER_NAMES or (name in pinned and str(value).lower() != str(pinned[name]).lower()):
             raise ConfigurationError(
-                f"option {name}={value} of the relay's producer: the relay sets it, or events could be lost, doubled or\n"
-                f"  reordered"
+                f"outbox.extra: {name}={value}: the relay sets it, or events could be lost, doubled or\n  reordered"
             )
     return {
         **connection_config(settings),

@@ -9,6 +9,7 @@ import pytest
 from consumers.client import PINNED, connection_config, consumer_config, new_consumer
 from consumers.settings import GroupProtocol, GroupSettings, Security
 from engine.errors import ConfigurationError
+from processor.loading import all_settings
 
 
 def settings(**changes: Any) -> GroupSettings:
@@ -137,8 +138,30 @@ def test_a_certificate_is_a_path_or_its_text(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"security\.ca: there is no file '/no/ca\.pem'"):
-        consumer_config(settings(security=Security(ca="/no/ca.pem")))
+    missing = {"ca": Security(ca="/no/it.pem"), "certificate": Security(certificate="/no/it.pem")}
+    for name, security in missing.items():
+        with pytest.raises(ConfigurationError, match=rf"^kafka\.ssl\.{name}: there is no file '/no/it\.pem'"):
+            consumer_config(settings(security=security))
+
+
+def test_a_key_that_is_no_file_is_named_and_not_shown() -> None:
+    """It may be the key itself, without the line that says so."""
+    with pytest.raises(
+        ConfigurationError, match=r"^kafka\.ssl\.key: there is no such file, and it is no PEM"
+    ) as refused:
+        consumer_config(settings(security=Security(key="hunter2")))
+
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["session.timeout.ms", "max.poll.interval.ms", "group.instance.id"])
+def test_an_option_that_has_a_setting_names_that(option: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        consumer_config(settings(options={option: 1}))
+
+    said, _, setting = str(refused.value).removesuffix(" instead").rpartition(": set ")
+    assert said == f"kafka.extra: {option}"
+    assert setting in {each.key for each in all_settings()}
 
 
 def test_credentials_without_a_mechanism_are_refused() -> None:
