@@ -18,6 +18,7 @@ from engine.settings import EngineSettings
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.edits import configure_edit, edit_one
+from processor.cli.numbers import number, number_in
 from processor.cli.output import headers, instant, payload, print_one, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
@@ -44,11 +45,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--state", choices=("open", "retried", "discarded", "all"), default="open", help="default: open"
     )
-    listing.add_argument("--after", type=int, default=0, metavar="ID", help="the page behind this ID")
-    listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)")
+    listing.add_argument(
+        "--after", type=number_in("dead-letters list"), default=0, metavar="ID", help="the page behind this ID"
+    )
+    listing.add_argument(
+        "--limit", type=number, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)"
+    )
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     shown = add_act(acts, "show", "one, with its record and error, as JSON")
-    shown.add_argument("id", type=int, metavar="ID")
+    shown.add_argument("id", type=number_in("dead-letters list"), metavar="ID")
     shown.add_argument("--json", action="store_true", help="on one line")
     retried = add_act(
         acts, "retry", "put them back to work, behind what is open of their keys, with their recorded steps"
@@ -57,12 +62,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     discarded.add_argument("--note", required=True, help="why; it is recorded")
     retried.add_argument("--note", default="", help="why; it is recorded")
     for changing in (retried, discarded):
-        changing.add_argument("ids", nargs="*", type=int, metavar="ID", help="which; or those of a filter")
+        changing.add_argument(
+            "ids", nargs="*", type=number_in("dead-letters list"), metavar="ID", help="which; or those of a filter"
+        )
         _add_filter(changing)
         changing.add_argument("--all", action="store_true", help="every open one, where no filter is given")
         changing.add_argument(
             "--limit",
-            type=int,
+            type=number,
             default=CHOSEN_MAX,
             metavar="N",
             help=f"of a filter: the oldest N (default: {CHOSEN_MAX})",

@@ -3,6 +3,8 @@
 import argparse
 import signal
 
+from processor.cli.numbers import number
+
 HELP = "Process 200,000 orders while workers are killed, and check that each took effect once, in order"
 
 
@@ -13,12 +15,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--postgres", metavar="URL", help="database to use; the embedded Postgres if not given")
     parser.add_argument(
-        "--orders", type=int, metavar="N", default=200_000, help="how many, at least 2000 (%(default)s)"
+        "--orders", type=number, metavar="N", default=200_000, help="how many, at least 2000 (%(default)s)"
     )
     parser.add_argument(
-        "--rate", type=int, metavar="N", help="orders a second; one that lasts a minute, at most 3000, if not given"
+        "--rate", type=number, metavar="N", help="orders a second; one that lasts a minute, at most 3000, if not given"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="which orders and kinds; at random if not given")
+    parser.add_argument("--seed", type=number, metavar="N", help="which orders and kinds; at random if not given")
     parser.epilog = (
         "On servers given it makes two topics, a consumer group and a schema of its own, and removes them at the end.\n"
         "Exit codes: 0 nothing missing, doubled or out of order, and 5 kills hit a worker at work; 1 otherwise."

@@ -23,6 +23,7 @@ from engine.telemetry import Event, Observer
 from processor.app import App
 from processor.cli.apps import add_app_argument, load_app
 from processor.cli.commands import run_commands
+from processor.cli.numbers import number
 from processor.cli.run import run_until_stopped
 from processor.config import Settings
 from processor.embedded import EmbeddedPostgres
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_app_argument(parser)
     parser.add_argument(
-        "--partitions", type=int, default=4, metavar="N", help="of each topic the app names (default: 4)"
+        "--partitions", type=number, default=4, metavar="N", help="of each topic the app names (default: 4)"
     )
     parser.epilog = (
         "A database and brokers that the settings name are left alone: it always has its own, which are gone at the end.\n"

@@ -18,6 +18,7 @@ from engine.settings import EngineSettings
 from processor.cli import DONE, MISTAKE
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.apps import load_app
+from processor.cli.numbers import number_in
 from processor.cli.output import payload
 from processor.edits import check_of
 
@@ -27,7 +28,7 @@ EDITOR = "vi"
 
 def configure_edit(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    parser.add_argument("id", type=int, metavar="ID", help="as `list` shows it")
+    parser.add_argument("id", type=number_in("dead-letters list"), metavar="ID", help="as `list` shows it")
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--value", metavar="TEXT", help="the payload")
     given.add_argument("--file", metavar="FILE", help="the payload's bytes; '-': standard input")

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from engine.errors import ConfigurationError
 from processor.cli import DONE, FAILED
+from processor.cli.numbers import number
 from processor.cli.output import print_rows
 from processor.lags import lags
 from processor.loading import load_settings
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", help="only of this consumer group")
     parser.add_argument("--topic", help="only of this topic")
     parser.add_argument("--behind", action="store_true", help="only those that are behind")
-    parser.add_argument("--offsets-max", type=int, metavar="N", help="exit with 1 if one is further behind")
+    parser.add_argument("--offsets-max", type=number, metavar="N", help="exit with 1 if one is further behind")
     parser.add_argument("--age-max", metavar="DURATION", help="exit with 1 if one is longer behind, as 30s or 5m")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.epilog = (

@@ -15,6 +15,7 @@ from engine.settings import EngineSettings
 from engine.store.outbox import OutboxRow
 from processor.cli import DONE, add_act
 from processor.cli.actors import actor_of, add_actor_argument
+from processor.cli.numbers import number, number_in
 from processor.cli.output import headers, instant, payload, print_rows, say_done
 from processor.loading import load_settings
 from processor.wiring import engine_settings
@@ -32,8 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shown = add_act(acts, "status", "who relays, how far, how much waits, and why nothing is published if so")
     listing = add_act(acts, "list", "events that wait, oldest first")
     listing.add_argument("--topic", help="only of this topic")
-    listing.add_argument("--after", type=int, default=0, metavar="ID", help="the page behind this ID")
-    listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)")
+    listing.add_argument(
+        "--after", type=number_in("outbox list"), default=0, metavar="ID", help="the page behind this ID"
+    )
+    listing.add_argument(
+        "--limit", type=number, default=100, metavar="N", help=f"rows, at most {LIST_MAX} (default: 100)"
+    )
     for reading in (shown, listing):
         reading.add_argument("--json", action="store_true", help="one JSON object a line")
     resumed = add_act(
@@ -43,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "that was published before the database lost commits: discard those first",
     )
     discarded = add_act(acts, "discard", "give events up: they are not published, unless they are on their way already")
-    discarded.add_argument("ids", nargs="+", type=int, metavar="ID", help="as `list` shows them")
+    discarded.add_argument("ids", nargs="+", type=number_in("outbox list"), metavar="ID", help="as `list` shows them")
     renamed = add_act(
         acts,
         "rename",

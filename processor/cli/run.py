@@ -66,10 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _count_of_processes(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = int(text)
-    if not 1 <= count <= PROCESSES_MAX:
-        raise argparse.ArgumentTypeError(f"between 1 and {PROCESSES_MAX}")
-    return count
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= PROCESSES_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 to {PROCESSES_MAX}, or auto")
+    return int(text)
 
 
 def _supervise(arguments: argparse.Namespace, settings: "Settings") -> int:

@@ -12,6 +12,7 @@ from engine.completeness import Finding, Kind, Tally
 from engine.errors import ConfigurationError
 from processor.cli import DONE, FAILED
 from processor.cli.apps import load_app
+from processor.cli.numbers import number
 from processor.cli.output import print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.cli.targets import target
@@ -68,7 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "'SELECT workflow_id, count(*) FROM sale GROUP BY 1'; runs read-only in the same database",
     )
     parser.add_argument(
-        "--effects-each", type=int, default=1, metavar="N", help="effects of one workflow that succeeded (default: 1)"
+        "--effects-each",
+        type=number,
+        default=1,
+        metavar="N",
+        help="effects of one workflow that succeeded (default: 1)",
     )
     parser.add_argument("--effects-handler", metavar="NAME", help="whose workflows have the effect (default: all)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: each partition, then the effects")

@@ -22,6 +22,7 @@ from engine.shown import ShownPayloads
 from engine.states import WorkflowStatus
 from processor.cli import DONE, FAILED, add_act
 from processor.cli.actors import actor_of, add_actor_argument
+from processor.cli.numbers import number, number_in
 from processor.cli.output import instant, print_one, print_rows
 from processor.cli.progress_bar import ProgressBar
 from processor.loading import load_settings
@@ -47,8 +48,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = add_act(acts, "list", "newest first, without their payloads")
     _add_filter(listing)
     listing.add_argument("--oldest-first", action="store_true", help="the other way round")
-    listing.add_argument("--limit", type=int, default=100, metavar="N", help=f"at most {LIST_MAX} (default: 100)")
-    listing.add_argument("--offset", type=int, default=0, metavar="N", help="pass over so many before")
+    listing.add_argument("--limit", type=number, default=100, metavar="N", help=f"at most {LIST_MAX} (default: 100)")
+    listing.add_argument("--offset", type=number, default=0, metavar="N", help="pass over so many before")
     shown = add_act(acts, "show", "one, with its inputs and its outcome, as JSON")
     shown.add_argument("id", metavar="ID")
     steps = add_act(acts, "steps", "the history of one")
@@ -57,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     versions = add_act(acts, "versions", "versions of the code, who has them, and how many are under way in each")
     versions.add_argument("--name", help="of this function")
     for limited in (stranded, versions):
-        limited.add_argument("--limit", type=int, default=1_000, metavar="N", help="rows (default: 1000)")
+        limited.add_argument("--limit", type=number, default=1_000, metavar="N", help="rows (default: 1000)")
     for reading in (listing, steps, stranded, versions):
         reading.add_argument("--json", action="store_true", help="one JSON object a line")
     shown.add_argument("--json", action="store_true", help="on one line")
@@ -70,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     forked.add_argument("id", metavar="ID")
     forked.add_argument(
         "--from-step",
-        type=int,
+        type=number_in("workflows steps", "STEP"),
         required=True,
         metavar="N",
         help="the first step that is not taken over, as `steps` says",
@@ -85,7 +86,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _add_filter(changing)
         changing.add_argument("--all", action="store_true", help="every one that fits, where no filter is given")
         changing.add_argument(
-            "--limit", type=int, default=LIST_MAX, metavar="N", help=f"of a filter: the oldest N (default: {LIST_MAX})"
+            "--limit",
+            type=number,
+            default=LIST_MAX,
+            metavar="N",
+            help=f"of a filter: the oldest N (default: {LIST_MAX})",
         )
         changing.add_argument("--dry-run", action="store_true", help="only say which they would be")
     for changing in (cancelled, resumed, restarted, deleted, forked):

@@ -271,3 +271,39 @@ def test_a_shell_completes_commands_acts_and_arguments() -> None:
 def test_each_shell_is_given_what_it_reads(command: Command, shell: str, mark: str) -> None:
     code, out, _ = command("completion", shell)
     assert (code, mark in out, "processor" in out) == (0, True, True)
+
+
+@pytest.mark.parametrize(
+    "arguments, column",
+    [
+        (["dead-letters", "show", "orders-0-3"], "ID of `processor dead-letters list`"),
+        (["dead-letters", "retry", "1", "orders-0-3"], "ID of `processor dead-letters list`"),
+        (["dead-letters", "discard", "--note", "n", "orders-0-3"], "ID of `processor dead-letters list`"),
+        (["dead-letters", "edit", "--note", "n", "orders-0-3"], "ID of `processor dead-letters list`"),
+        (["dead-letters", "list", "--after", "orders-0-3"], "ID of `processor dead-letters list`"),
+        (["outbox", "discard", "--note", "n", "orders-0-3"], "ID of `processor outbox list`"),
+        (["workflows", "fork", "w", "--from-step", "orders-0-3"], "STEP of `processor workflows steps`"),
+    ],
+)
+def test_what_is_no_number_is_told_where_the_number_stands(command: Command, arguments: list[str], column: str) -> None:
+    """A workflow's ID in the place of a dead letter's number, above all."""
+    code, _, errors = command(*arguments)
+
+    assert code == MISTAKE
+    assert f"'orders-0-3': a number is wanted, that in column {column}" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["dead-letters", "list", "--limit", "ten"], "'ten': a whole number is wanted"),
+        (["dead-letters", "show", "9" * 19], "a number is wanted"),
+        (["lag", "--offsets-max", "1.5"], "'1.5': a whole number is wanted"),
+        (["run", "shop:app", "--processes", "two"], "'two': a number from 1 to 256, or auto"),
+    ],
+)
+def test_a_count_that_is_none_is_told_so(command: Command, arguments: list[str], said: str) -> None:
+    code, _, errors = command(*arguments)
+
+    assert code == MISTAKE
+    assert said in errors
