@@ -89,6 +89,24 @@ def without_values(message: str) -> str:
     return _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in options else "(not shown)", message).strip()
 
 
+def check_address(conninfo: str, setting: str = DSN) -> None:
+    """Whether the settings say where Postgres is, as far as that can be told without asking it.
+
+    Raises:
+        ConfigurationError: Nothing says where, or it is no connection string.
+    """
+    if not conninfo.strip() and not any(os.environ.get(name) for name in VARIABLES):
+        raise ConfigurationError(
+            f"{setting} is not set, nor any of libpq's variables ({', '.join(VARIABLES)}): nothing says where Postgres is.\n"
+            f"  Set it to postgresql://user:password@host:5432/database, or host=... dbname=... user=...; as a variable\n"
+            f"  it is called {variable(setting)}."
+        )
+    try:
+        check_conninfo(conninfo)
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {error}") from None
+
+
 @contextmanager
 def explained(conninfo: str, setting: str = DSN) -> Generator[None]:
     """Around the opening of a first connection.
@@ -101,16 +119,7 @@ def explained(conninfo: str, setting: str = DSN) -> Generator[None]:
         ConfigurationError: Nothing says where Postgres is, or that it is there and does not let us in.
         StoreUnavailableError: It does not answer.
     """
-    if not conninfo.strip() and not any(os.environ.get(name) for name in VARIABLES):
-        raise ConfigurationError(
-            f"{setting} is not set, nor any of libpq's variables ({', '.join(VARIABLES)}): nothing says where Postgres is.\n"
-            f"  Set it to postgresql://user:password@host:5432/database, or host=... dbname=... user=...; as a variable\n"
-            f"  it is called {variable(setting)}."
-        )
-    try:
-        check_conninfo(conninfo)
-    except ValueError as error:
-        raise ConfigurationError(f"{setting}: {error}") from None
+    check_address(conninfo, setting)
     try:
         yield
     except psycopg.OperationalError as error:

@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         if code := run_commands(settings.migrate, settings):
             return code
         setup_logging("console", settings.logs.level)
-        print(_instructions(app, settings, _left_alone(configured)), flush=True)
-        return run_until_stopped(runtime, settings)
+        instructions = _instructions(app, settings, _left_alone(configured))
+        return run_until_stopped(runtime, settings, started=lambda: print(instructions, flush=True))
 
 
 def _left_alone(settings: Settings) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from engine.addresses import check_address
 from processor.cli import DONE, FAILED
 from processor.cli.apps import add_app_argument, load_app
 
@@ -82,6 +83,8 @@ def _supervise(arguments: argparse.Namespace, settings: "Settings") -> int:
     command = worker_command(arguments.app, arguments.config, traceback=arguments.traceback)
     environments = [environment_of(number, os.environ, own) for number in range(arguments.processes)]
 
+    check_address(settings.postgres.dsn.get_secret_value())  # before the port: the settings come first
+
     async def supervise() -> int:
         supervisor = Supervisor(command, environments, drain_s=settings.executor.drain.total_seconds())
         loop = asyncio.get_running_loop()
@@ -114,11 +117,19 @@ def _obey_supervisor(files: str) -> Callable[[int], None]:
 
 
 def run_until_stopped(
-    runtime: "Runtime", settings: "Settings", *, said_port: Callable[[int], None] | None = None
+    runtime: "Runtime",
+    settings: "Settings",
+    *,
+    said_port: Callable[[int], None] | None = None,
+    started: Callable[[], None] | None = None,
 ) -> int:
-    """Run in an event loop of this program's own. Returns the exit code. `said_port` is told the status server's port."""
+    """Run in an event loop of this program's own. Returns the exit code.
+
+    `said_port` is told the status server's port; `started` is called when everything has started, and not before.
+    """
+    check_address(settings.postgres.dsn.get_secret_value())  # before the port: the settings come first
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_main(runtime, settings, said_port))
+        code = runner.run(_main(runtime, settings, said_port, started))
         # A step that outlived the drain still has its thread, and Python would wait for it at exit, for ever perhaps.
         if stuck := [thread.name for thread in threading.enumerate() if _outlives(thread)]:
             log.warning("steps still run in threads, leaving them", extra={"threads": len(stuck)})
@@ -126,7 +137,12 @@ def run_until_stopped(
     return code
 
 
-async def _main(runtime: "Runtime", settings: "Settings", said_port: Callable[[int], None] | None) -> int:
+async def _main(
+    runtime: "Runtime",
+    settings: "Settings",
+    said_port: Callable[[int], None] | None,
+    started: Callable[[], None] | None,
+) -> int:
     from processor.runtime import relax_garbage_collection
 
     stop = asyncio.Event()
@@ -149,6 +165,8 @@ async def _main(runtime: "Runtime", settings: "Settings", said_port: Callable[[i
                 return DONE
             relax_garbage_collection()
             log.info("started", extra={"app": runtime.app.name, "executor": runtime.engine.executor_id})
+            if started is not None:
+                started()
             failed = asyncio.ensure_future(runtime.failure())
             if not await _before(failed, stopped):
                 return DONE

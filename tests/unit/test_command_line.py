@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -307,3 +308,18 @@ def test_a_count_that_is_none_is_told_so(command: Command, arguments: list[str],
 
     assert code == MISTAKE
     assert said in errors
+
+
+def test_a_supervisor_too_looks_at_the_settings_before_the_port(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*VARIABLES, "PROCESSOR_POSTGRES_DSN"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("PROCESSOR_HTTP_HOST", "127.0.0.1")
+        monkeypatch.setenv("PROCESSOR_HTTP_PORT", str(server.getsockname()[1]))
+
+        code, _, errors = command("run", "shop:app", "--processes", "2")
+
+    assert code == MISTAKE
+    assert "postgres.dsn is not set" in errors
