@@ -54,8 +54,9 @@ class OauthTokens:
     def _fetch(self, config: str) -> Token:
         # Any: whatever the user's function returns; the client takes a principal and extensions behind these two.
         token: Any = self._function(config)
+        kind = type(token).__name__
         if not isinstance(token, tuple) or len(cast("tuple[Any, ...]", token)) < 2:
-            raise TypeError(f"it returned a {type(token).__name__}, and is to return {WANTED}")
+            raise TypeError(f"it returned a {kind}, and is to return {WANTED}")
         text, expires = cast("tuple[Any, ...]", token)[:2]
         if not isinstance(text, str) or isinstance(expires, bool) or not isinstance(expires, int | float):
             kinds = f"{type(text).__name__} and {type(expires).__name__}"
