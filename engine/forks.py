@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 
 from engine.acts import WorkflowActError
 from engine.errors import WorkflowConflictError, WorkflowNotFoundError
+from engine.given_ids import check_chosen
 from engine.hints import ROWS_CHANNEL
-from engine.starts import check_id
 from engine.store import acts as store
 from engine.store import executions
 from engine.store.executions import CREATED
@@ -30,6 +30,7 @@ async def fork(
     *,
     from_step: int,
     new_id: str | None = None,
+    is_placed: bool = False,
     version: str | None = None,
     actor: str | None = None,
     note: str = "",
@@ -42,6 +43,7 @@ async def fork(
         workflow_id: Of which; running or ended.
         from_step: Function ID of the first step that is not taken over: 1 begins anew, one above the last takes all.
         new_id: Of the fork; a UUID by default. The same again is the same fork.
+        is_placed: Whether `new_id` was not chosen: it is that of a call in a workflow.
         version: Of the code that is to run it; `None`: that of the first. Where the history does not fit the code, it fails with
             `NondeterminismError`.
         actor: Who does it, for the audit; `None`: a program, which is not recorded.
@@ -51,6 +53,7 @@ async def fork(
         WorkflowNotFoundError: There is no such workflow.
         WorkflowActError: It has no such step.
         WorkflowConflictError: `new_id` is another workflow's.
+        ReservedIdError: `new_id` is one that the engine gives: of a record, of a tick, of what a workflow starts.
     """
     async with connection.transaction():
         original = await _original(connection, schema, workflow_id)
@@ -65,6 +68,7 @@ async def fork(
             original,
             from_step=from_step,
             new_id=new_id or str(uuid.uuid4()),
+            is_placed=is_placed or new_id is None,
             version=original.version if version is None else version,
             actor=actor,
             action="fork workflow",
@@ -78,6 +82,7 @@ async def restart(
     workflow_id: str,
     *,
     new_id: str | None = None,
+    is_placed: bool = False,
     version: str | None = None,
     actor: str | None = None,
     note: str = "",
@@ -99,6 +104,7 @@ async def restart(
             original,
             from_step=1,
             new_id=new_id or str(uuid.uuid4()),
+            is_placed=is_placed or new_id is None,
             version=version,
             actor=actor,
             action="restart workflow",
@@ -121,12 +127,14 @@ async def _copied(
     *,
     from_step: int,
     new_id: str,
+    is_placed: bool,
     version: str | None,
     actor: str | None,
     action: str,
     note: str,
 ) -> str:
-    check_id(new_id)
+    if not is_placed:
+        await check_chosen(connection, schema, new_id, of_children=actor is None)
     workflow_id = original.workflow_id
     cursor = await send(connection, schema, store.fork(workflow_id=workflow_id, new_id=new_id, version=version))
     if await cursor.fetchone() is None:

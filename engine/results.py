@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engine.asked import Asked
 from engine.errors import RecoveryExceededError, WorkflowCancelledError, WorkflowNotFoundError
 from engine.failures import decode_error
+from engine.given_ids import is_of_a_record
 from engine.ids import WorkflowId
 from engine.payloads import Payloads
 from engine.signals import Signal
@@ -83,15 +84,8 @@ class Results:
 
     async def may_come(self, workflow_id: str) -> bool:
         """Whether the ID is of a record of a topic that some group has registered."""
-        head, _, offset = workflow_id.rpartition("-")
-        topic, _, partition = head.rpartition("-")
-        if not (topic and offset.isdigit() and partition.isdigit()):
-            return False
-        name = topic.rpartition("|")[2].partition("~")[0]
         async with self._reach.pool.connection() as connection:
-            cursor = await send(connection, self._reach.settings.schema, store.is_topic(topics=[topic, name]))
-            row = await cursor.fetchone()
-        return row is not None and row[0]
+            return await is_of_a_record(connection, self._reach.settings.schema, workflow_id)
 
 
 def value_of(workflow_id: str, outcome: Outcome, payloads: Payloads) -> str:

@@ -164,6 +164,7 @@ class WorkflowHandle(Generic[R_co]):
         Raises:
             WorkflowActError: It has no such step.
             WorkflowConflictError: The ID is another workflow's.
+            ReservedIdError: The ID is one that the engine gives: of a record, of a schedule's run, of what a workflow starts.
             WorkflowNotFoundError: There is no workflow of this ID.
         """
 
@@ -174,7 +175,13 @@ class WorkflowHandle(Generic[R_co]):
             await through_pool(
                 engine,
                 lambda connection, schema: forks.fork(
-                    connection, schema, self.id, from_step=from_step, new_id=new_id, version=version
+                    connection,
+                    schema,
+                    self.id,
+                    from_step=from_step,
+                    new_id=new_id,
+                    is_placed=id is None,
+                    version=version,
                 ),
             )
             engine.look_for_rows()
@@ -196,7 +203,9 @@ class WorkflowHandle(Generic[R_co]):
             new_id = _given_id(id, "DBOS.restartWorkflow")
             await through_pool(
                 engine,
-                lambda connection, schema: forks.restart(connection, schema, self.id, new_id=new_id, version=version),
+                lambda connection, schema: forks.restart(
+                    connection, schema, self.id, new_id=new_id, is_placed=id is None, version=version
+                ),
             )
             engine.look_for_rows()
             return new_id

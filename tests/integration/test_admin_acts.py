@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from consumers.mock import MockCluster
+from engine.given_ids import ReservedIdError
 from engine.keeping import RetentionSettings
 from engine.settings import EngineSettings
 from processor import App, Cron, Queue, Settings, TerminalError, Tick, Topic, Transaction
@@ -133,6 +134,24 @@ async def test_workflows_are_resumed_restarted_forked_and_deleted(bench: Bench) 
         ("http:boss", "delete workflow", "w-2", "asked by ada"),
         ("http:boss", "delete workflow", "w-2-1", "asked by ada"),
     ]
+
+
+async def test_a_fork_takes_no_id_that_the_engine_gives(bench: Bench) -> None:
+    """I1: it would stand where a record's workflow, a tick, or what a workflow starts belongs, and they would never run."""
+    await bench.deliver(orders, Order(order_id="o-1"))
+    await bench.settle()
+    await (await place.start("o-1", id="w")).result()
+    operator = client(bench, "on-call")
+
+    reserved = ("sched-close_day-2026-01-01T03:00:00.000Z", "orders-0-7", "shop|orders~2-0-7", "w-2")
+    answers = [await operator.post("/admin/workflows/w/fork", json={"from_step": 1, "new_id": id}) for id in reserved]
+
+    assert [answer.status for answer in answers] == [422] * len(reserved)
+    assert answers[1].json()["detail"] == "workflow ID orders-0-7: it is that of a record; choose another"
+    for id in reserved[:-1]:
+        with pytest.raises(ReservedIdError):
+            await place.retrieve("w").fork(from_step=1, id=id)
+    assert await bench.fetch_all("SELECT count(*) FROM dbos.workflow_status WHERE forked_from IS NOT NULL") == [(0,)]
 
 
 async def test_a_family_is_cancelled_together(bench: Bench) -> None:

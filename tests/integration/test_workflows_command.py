@@ -59,13 +59,17 @@ async def test_workflows_are_listed_and_shown_with_their_steps(
     ]
 
 
-async def test_what_cannot_be_is_said_with_exit_code_2(bench: Bench, command: Command) -> None:
+async def test_what_cannot_be_is_said_with_exit_code_2(bench: Bench, shipping: Shipping, command: Command) -> None:
     """Nothing was done, and the message says what to write instead."""
-    del bench
+    await (await shipping.ship.start("o-1", id="w")).result()
     for arguments, message in [
         (("show", "nobody"), "there is no workflow 'nobody'"),
         (("steps", "nobody"), "there is no workflow 'nobody'"),
         (("fork", "nobody", "--from-step", "1"), "there is no workflow 'nobody'"),
+        (
+            ("fork", "w", "--from-step", "1", "--new-id", "sched-x"),
+            "workflow ID sched-x: it is of the form that runs of",
+        ),
         (("list", "--status", "done"), "status 'DONE': one of ENQUEUED"),
         (("list", "--limit", "0"), "limit=0: 1 to 10,000 workflows"),
         (("list", "--since", "yesterday"), "--since 'yesterday': a time with its zone"),
