@@ -133,6 +133,7 @@ class Site:
             triggers.endpoint(registration, http),
             need=triggers.need(registration, http),
             longest=http.wait or timedelta(0),
+            is_strict=False,  # a caller's queries are the app's affair: links carry names for others
             tags=["triggers"],
             response_model=None,
             status_code=202,
@@ -171,6 +172,7 @@ class Site:
             "/dbos-healthz",
             admin.healthz,
             need=everybody,
+            is_strict=False,
             response_model=None,
             responses={200: text},
             openapi_extra={"security": []},
@@ -211,6 +213,7 @@ class Site:
         *,
         need: Need,
         longest: timedelta = timedelta(0),
+        is_strict: bool = True,
         tags: list[str] | None = None,
         **options: Any,
     ) -> Any:
@@ -220,7 +223,7 @@ class Site:
             endpoint,
             methods=[method],
             tags=list(tags or ["admin"]),
-            route_class_override=guarded(need, longest + 2 * self._settings.request_timeout),
+            route_class_override=guarded(need, longest + 2 * self._settings.request_timeout, is_strict=is_strict),
             **options,
         )
         return self.api.router.routes[-1]

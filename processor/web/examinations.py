@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.requests import Request
 
 from engine import executors
@@ -33,7 +33,7 @@ from processor.verification import Wanted
 from processor.web.admin import Named, Text, given
 from processor.web.apart import Apart
 from processor.web.guard import caller_of
-from processor.web.models import Done, Reason
+from processor.web.models import Asked, Done, Reason
 from processor.web.models_examinations import (
     Checkup,
     Rotated,
@@ -61,7 +61,7 @@ SQL_NAME = r"[A-Za-z_][A-Za-z0-9_$]*"
 Offset = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class EffectsIn(BaseModel):
+class EffectsIn(Asked):
     """A table with a row for each effect, and its column with the workflow's ID. No SQL: a token is not a database's role."""
 
     table: str = Field(max_length=128, pattern=rf"^{SQL_NAME}(\.{SQL_NAME})?$")
@@ -70,7 +70,7 @@ class EffectsIn(BaseModel):
     handler: str | None = Field(default=None, max_length=512)
 
 
-class Range(BaseModel):
+class Range(Asked):
     """What to prove. `start`, `end`: an offset, 'earliest', 'latest', or a time with its zone; `finished`: that nothing is open."""
 
     partitions: list[Annotated[str, Field(max_length=300)]] = Field(default=[], max_length=PARTITIONS_MAX)
@@ -81,7 +81,7 @@ class Range(BaseModel):
     effects: EffectsIn | None = None
 
 
-class Rotation(BaseModel):
+class Rotation(Asked):
     """`plain`: store everything readable again, with `payloads.key` unset everywhere."""
 
     plain: bool = False

@@ -24,7 +24,7 @@ from processor.edits import check_of
 from processor.mass_acts import Act, LetterAct, act_on_letters, act_on_workflows, fitting, open_letters
 from processor.web.admin import BIGINT_MAX, Whole, given
 from processor.web.guard import caller_of
-from processor.web.models import Reason
+from processor.web.models import Asked, Reason
 from processor.web.problems import Problem
 from processor.web.statements import Statements
 from processor.web.workflow_acts import Version
@@ -41,7 +41,7 @@ LETTERS_MAX = 200
 Text = Annotated[str, Field(max_length=512)]
 
 
-class Workflows(BaseModel):
+class Workflows(Asked):
     """Those named, or those that pass everything that is given; a filter that says nothing chooses nobody, but for `every`."""
 
     ids: list[Text] = Field(default=[], max_length=MANY_MAX)
@@ -91,7 +91,7 @@ class DeleteMany(OnMany):
     children: bool = False
 
 
-class Letters(BaseModel):
+class Letters(Asked):
     """Those named, or the open ones that pass everything that is given; a filter that says nothing chooses nobody, but for `every`."""
 
     ids: list[Annotated[int, Field(ge=1, le=BIGINT_MAX)]] = Field(default=[], max_length=LETTERS_MAX)

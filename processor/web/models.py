@@ -240,7 +240,11 @@ class ShownAct(BaseModel):
         )
 
 
-class Reason(BaseModel):
+class Asked(BaseModel, extra="forbid"):
+    """What an operator asks for. A name that is not known is refused: it could be the filter, or the dry run, that was meant."""
+
+
+class Reason(Asked):
     """Why an operator does something: it is recorded."""
 
     note: str = ""

@@ -105,6 +105,26 @@ async def test_what_does_not_say_whom_it_means_is_refused(bench: Bench, which: d
     assert (answer.status, without_note.status) == (422, 422)
 
 
+@pytest.mark.parametrize(
+    "path, body, field",
+    [
+        ("/admin/workflows/resume", {"which": {"name": "place", "statu": ["ERROR"]}, "yes": True}, "body.which.statu"),
+        ("/admin/workflows/delete", {"which": {"every": True}, "yes": True, "dry_run": True}, "body.dry_run"),
+        ("/admin/dead-letters/retry", {"which": {"every": True, "topc": "x"}, "yes": True}, "body.which.topc"),
+        ("/admin/dead-letters/1/edit", {"value": "{}", "dryrun": True}, "body.dryrun"),
+    ],
+)
+async def test_a_misspelt_name_does_not_widen_an_act(bench: Bench, path: str, body: dict[str, Any], field: str) -> None:
+    """I2: it is refused, by its name, and nothing is done."""
+    await bench.deliver(orders, Order(order_id="o-1", amount=-1))
+    await bench.settle()
+
+    answer = await client(bench, "boss").post(path, json=body | {"note": "x"})
+
+    assert (answer.status, [each["field"] for each in answer.json()["errors"]]) == (422, [field])
+    assert await audited(bench) == []
+
+
 async def test_dead_letters_are_retried_discarded_and_edited(bench: Bench) -> None:
     """I2, P18: the letter keeps what came; the workflow runs under its ID with the new payload, which its handler's type has checked."""
     for number in range(4):
