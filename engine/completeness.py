@@ -35,6 +35,9 @@ Decide = Callable[[Record], Decision | None]
 ABOVE_LOOKED_AT = 1_000
 """Offsets from `high` on that are looked at for rows, where none may be."""
 
+BEHIND_LOOKED_AT = 10_000
+"""Offsets from the progress on that are looked at for the first row: as many as one partition has under way."""
+
 
 class Kind(StrEnum):
     """What a finding says."""
@@ -52,9 +55,14 @@ class Kind(StrEnum):
     ABORTED = "aborted"
     """A record of a transaction that was aborted has a row."""
     PROGRESS_BEHIND = "progress behind"
-    """The record at the progress has its row: progress was moved back, and not by a seek."""
+    """The record at the progress has its row, or needs none though later ones have theirs: progress was moved back, and not
+    by a seek."""
     ABOVE_HIGH = "above high"
     """Rows stand above the highest that progress knows of: it was moved back."""
+    UNBURIED = "no dead letter"
+    """A record that was given up has no dead letter, so that nobody would ever decide about it."""
+    NOTHING = "nothing"
+    """The range that was asked for has no offset below the progress: nothing was judged."""
     LOG = "log"
     """The log is not the one of the progress: another topic, cut, or its oldest records are gone."""
     UNREAD = "unread"
@@ -89,7 +97,7 @@ class Standing:
         holds: Reasons stored why it, or keys of it, do not go on.
         horizon: Below it rows may have been deleted (P30).
         gaps: What no row will ever stand for, by decision.
-        at_next: Whether the record at the progress has a row.
+        first_row: The first offset from the progress on, below `high`, that has a row; `None`: none, or far away.
         above: Offsets at or above `high` that have rows.
     """
 
@@ -102,8 +110,18 @@ class Standing:
     holds: int
     horizon: int
     gaps: tuple[Range, ...]
-    at_next: bool
+    first_row: int | None
     above: tuple[int, ...]
+
+    @property
+    def owes_next(self) -> bool:
+        """Whether the record at the progress must be one that runs, as rows stand behind it and no seek or gap says why.
+
+        Progress stands at the first record that has neither row nor decision, or behind all of them (I3).
+        """
+        sought = any(start <= self.progress.next < end for start, end in self.progress.counted)
+        behind_gap = any(end == self.progress.next for _, end in self.gaps)
+        return self.first_row is not None and not sought and not behind_gap
 
 
 @dataclass(slots=True)
@@ -112,7 +130,7 @@ class Tally:
 
     Attributes:
         records: That the log has, for readers of committed ones.
-        succeeded, failed, cancelled, open: Rows of them, by status; `failed` are given up, with a dead letter or without.
+        succeeded, failed, cancelled, open: Rows of them, by status; `failed` are given up.
         filtered, tombstones: Without a row, by the app's decision.
         gap: Without one, as a recorded gap.
         deleted: Without one, below the horizon: deleted by retention, or passed over before.
@@ -176,8 +194,9 @@ async def look(connection: AsyncConnection[Any], schema: str, place: Place) -> S
         prefix = ref.id_prefix(owns_topic=row.owner_group == place.service_name, incarnation=progress.incarnation)
         horizon, gaps = await _decided(connection, schema, source)
         # By IDs, as everything here: `high` and a bound above it, and the progress itself.
-        probed = [progress.next, *range(progress.high, progress.high + ABOVE_LOOKED_AT)]
-        found = await rows_of(connection, schema, prefix, sorted(set(probed)))
+        behind = range(progress.next, min(progress.high, progress.next + BEHIND_LOOKED_AT))
+        probed = [*behind, *range(progress.high, progress.high + ABOVE_LOOKED_AT)]
+        found = await rows_of(connection, schema, prefix, probed)
     return Standing(
         place=place,
         handler=row.handler,
@@ -188,7 +207,7 @@ async def look(connection: AsyncConnection[Any], schema: str, place: Place) -> S
         holds=row.holds,
         horizon=horizon,
         gaps=gaps,
-        at_next=progress.next in found and progress.next < progress.high,
+        first_row=min((offset for offset in found if offset < progress.high), default=None),
         above=tuple(sorted(offset for offset in found if offset >= progress.high)),
     )
 
@@ -212,14 +231,34 @@ def judge_progress(standing: Standing, tally: Tally) -> None:
     progress = standing.progress
     if standing.above:
         tally.find(Kind.ABOVE_HIGH, f"rows at or above {progress.high}, which progress says has none", *standing.above)
-    sought = any(start <= progress.next < end for start, end in progress.counted)
-    behind_gap = any(end == progress.next for _, end in standing.gaps)
-    if standing.at_next and not sought and not behind_gap:
+    if standing.owes_next and standing.first_row == progress.next:
         tally.find(
             Kind.PROGRESS_BEHIND,
             "its record has its row: progress was moved back, and no seek says so",
             progress.next,
         )
+
+
+def judge_next(standing: Standing, tally: Tally, record: Record | None, decide: Decide | None) -> None:
+    """The record at the progress, where rows stand behind it; `None`: the log has none there. Pure.
+
+    It runs, or was running. What needs no row is behind the progress as soon as a later record has one (I3).
+    """
+    if record is None:
+        why = "has no record"
+    elif decide is None:
+        if record.value is not None or not standing.progress.skipped:
+            return  # only the app could say
+        why = "is a tombstone"
+    elif (decision := _decision(record, decide)) is not None:
+        why = "is passed over by the filter" if decision is Decision.FILTERED else "is a tombstone"
+    else:
+        return
+    tally.find(
+        Kind.PROGRESS_BEHIND,
+        f"it {why}, and {standing.first_row} behind it has its row: progress was moved back, and no seek says so",
+        standing.progress.next,
+    )
 
 
 async def judge(
@@ -244,7 +283,7 @@ async def judge(
         if row is None:
             missing.append(record)
         elif _is_its_row(standing, record, row, tally):
-            tally.count_row(row.status)
+            _count(row, tally)
     if missing:
         horizon, gaps = await _decided(connection, schema, standing.source)
         judge_missing(standing, tally, missing, horizon=horizon, gaps=gaps, decide=decide)
@@ -300,7 +339,7 @@ async def judge_below_log(
     tally.below_log += len(offsets)
     for row in (await rows_of(connection, schema, standing.prefix, offsets)).values():
         tally.below_log_rows += 1
-        tally.count_row(row.status)
+        _count(row, tally)
 
 
 async def judge_effects(
@@ -362,6 +401,12 @@ async def judge_effects(
     return tally
 
 
+def _count(row: OffsetRow, tally: Tally) -> None:
+    tally.count_row(row.status)
+    if row.lacks_letter:
+        tally.find(Kind.UNBURIED, "records were given up, and their dead letters are not there", row.offset)
+
+
 def _is_its_row(standing: Standing, record: Record, row: OffsetRow, tally: Tally) -> bool:
     if row.source != standing.source or row.status not in tuple(WorkflowStatus):
         what = f"rows that are not of {standing.source}, or have no known status"
@@ -373,12 +418,15 @@ def _is_its_row(standing: Standing, record: Record, row: OffsetRow, tally: Tally
     return True
 
 
-def _decide(record: Record, decide: Decide, tally: Tally) -> None:
+def _decision(record: Record, decide: Decide) -> Decision | None:
     try:
-        decision = decide(record)
+        return decide(record)
     except Exception:  # noqa: BLE001  # the user's predicate: such a record is a dead letter, with a row
-        decision = None
-    match decision:
+        return None
+
+
+def _decide(record: Record, decide: Decide, tally: Tally) -> None:
+    match _decision(record, decide):
         case Decision.FILTERED:
             tally.filtered += 1
         case Decision.TOMBSTONE:

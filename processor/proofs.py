@@ -117,6 +117,8 @@ async def prove(
         StoreUnavailableError: Postgres does not answer.
     """
     engine = engine_settings(settings)
+    if isinstance(wanted.start, int) and isinstance(wanted.end, int) and wanted.start >= wanted.end:
+        raise ConfigurationError(f"the range [{wanted.start}, {wanted.end}) has no offset: there is nothing to prove")
     deciders = {} if app is None else _deciders(app, settings)
     async with connected(engine) as connection:
         chosen = await _chosen(connection, engine.schema, group, keys)
@@ -126,6 +128,10 @@ async def prove(
             of_group = [each for each in chosen if each[0].group == name]
             beside = unclaimed if wanted.finished and not keys else None
             verified += await _of_group(settings, connection, of_group, wanted, deciders, watch, beside)
+        if (wanted.start, wanted.end) != (None, None) and all(each.judged_nothing for each in verified):
+            raise ConfigurationError(
+                "no partition has an offset in that range and below its progress: nothing to prove"
+            )
         tally: Tally | None = None
         if effects is not None:
             # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.

@@ -51,6 +51,11 @@ class Verified:
         """Whether nothing was found."""
         return not self.tally.findings
 
+    @property
+    def judged_nothing(self) -> bool:
+        """Whether its range had no offset, though its log is as it should be."""
+        return self.range[0] >= self.range[1] and self.tally.findings.keys() <= {Kind.NOTHING}
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -114,6 +119,10 @@ class Verification:
         if isinstance(verdict, Halt | Wait):
             tally.find(Kind.LOG, verdict.reason)
             end = start if standing.progress.topic_id != log.topic_id else min(end, log.end)
+        elif standing.owes_next:
+            await self._judge_next(standing, tally, decide)
+        if start >= end and not tally.findings and any(isinstance(at, int) for at in (wanted.start, wanted.end)):
+            tally.find(Kind.NOTHING, f"no offset of it lies in the range and below the progress, {after}")
         self._expect(max(end - start, 0))
         await self._below_log(standing, tally, start, min(end, log.start))
         await self._read(standing, tally, max(start, log.start), end, decide)
@@ -152,6 +161,27 @@ class Verification:
             tally.find(Kind.UNREAD, f"{error}")
         finally:
             await asyncio.to_thread(log.close)
+
+    async def _judge_next(self, standing: Standing, tally: Tally, decide: Decide | None) -> None:
+        """Look at what the log has where the progress stands."""
+        ref, at, behind = standing.place.ref(standing.handler), standing.progress.next, standing.first_row
+        assert behind is not None, "or it would owe nothing"
+        if behind == at:
+            return  # found already
+        stop = threading.Event()
+        log = reading.windows(self._settings, (ref.topic, ref.partition), at, behind, stopped=stop.is_set)
+        try:
+            window = await _following(log, stop)
+        except LogNotReadError as error:
+            tally.find(Kind.UNREAD, f"{error}")
+            return
+        finally:
+            await asyncio.to_thread(log.close)
+        assert window is not None, "the range has an offset"
+        record = next((each for each in window.records if each.offset == at), None)
+        if record is None and at not in window.aborted and await self._cluster.compacts(ref.topic) is not False:
+            return  # it may have been one that ran, and is compacted
+        completeness.judge_next(standing, tally, record, decide)
 
     async def _below_log(self, standing: Standing, tally: Tally, start: int, end: int) -> None:
         while start < end:

@@ -22,13 +22,17 @@ class StandingRow(NamedTuple):
 
 
 class OffsetRow(NamedTuple):
-    """A row that stands for an offset. `timestamp` is its record's, epoch ms, `None` where the row does not say."""
+    """A row that stands for an offset. `timestamp` is its record's, epoch ms, `None` where the row does not say.
+
+    `lacks_letter`: it has failed, and has no dead letter that is open or discarded, though retention cannot have deleted it.
+    """
 
     offset: int
     status: str
     name: str | None
     source: str | None
     timestamp: int | None
+    lacks_letter: bool
 
 
 class EffectRow(NamedTuple):
@@ -91,7 +95,15 @@ def rows_of(*, prefix: str, offsets: Sequence[int]) -> Statement[OffsetRow]:
         SELECT t.kafka_offset, w.status, w.name, w.kafka_source,
                -- Of any that Kafka can hold; one that was damaged may be beyond.
                greatest(least(substring(w.request FROM '"timestamp": (-?[0-9]{1,19})')::numeric,
-                              9223372036854775807), -9223372036854775808)::bigint
+                              9223372036854775807), -9223372036854775808)::bigint,
+               CASE WHEN w.status IN ('ERROR', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+                    THEN NOT EXISTS (SELECT FROM {schema}.dead_letter AS d
+                                      WHERE d.workflow_uuid = w.workflow_uuid AND d.state <> 'RETRIED')
+                         -- A letter is decided after the row was written, so an older row may have outlived it.
+                     AND NOT EXISTS (SELECT FROM {schema}.retention_policy AS p
+                                      WHERE p.handler = w.name AND p.kind = 'DEAD_LETTER'
+                                        AND w.updated_at < {schema}.now_ms() - p.keep_ms)
+                    ELSE false END
           FROM unnest(%(offsets)b::bigint[]) AS t (kafka_offset)
           JOIN {schema}.workflow_status AS w ON w.workflow_uuid = %(prefix)s::text || t.kafka_offset
         """,

@@ -1,12 +1,9 @@
 """`processor verify`: what it calls proven, and what it finds (I1 to I3, I5, P30)."""
 
 import asyncio
-import json
-from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from pydantic import BaseModel
 
 from consumers import reading
 from consumers.cluster import Cluster
@@ -18,86 +15,22 @@ from engine.partitions import Place
 from engine.progress import Progress
 from engine.records import Record
 from engine.settings import EngineSettings
-from processor import App, Topic, Transaction
 from processor.cli import DONE, FAILED, MISTAKE
-from processor.config import Settings
-from processor.current import current_workflow
 from processor.verification import Verification, Wanted
 from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka
 from tests.integration.conftest import Command
 from tests.integration.members import PATIENCE_S, Members, fetch, settled, texts, until
-
-EFFECTS = "SELECT workflow_id, count(*) FROM sale WHERE workflow_id LIKE '%orders-%' GROUP BY 1;"
-VERIFY = ("verify", "--json")
-DONE_WITH = """
-SELECT k.value::json ->> 'next', (SELECT count(*) FROM dbos.workflow_status AS w WHERE w.status = 'PENDING')
-  FROM dbos.event_dispatch_kv AS k
-"""
-
-
-class Order(BaseModel):
-    amount: int
-
-
-app = App("shop")
-orders = Topic("orders", Order, where=lambda record: record.key != b"skip")
-
-
-@app.transaction()
-async def book(tx: Transaction, amount: int) -> None:
-    await tx.execute("INSERT INTO sale VALUES (%s, %s)", (current_workflow().id, amount))
-
-
-@app.workflow(on=orders)
-async def fulfil(order: Order) -> None:
-    if order.amount < 0:
-        raise ValueError("nothing to charge")
-    await book(order.amount)
-
-
-APP = ("--app", f"{__name__}:app")
+from tests.integration.verifying import APP, EFFECTS, VERIFY, finished, kinds, orders, processed, shown
 
 
 @pytest.fixture
 async def shop(database: str, mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Twelve orders: 0 to 5 fulfilled, 6 fails, 7 is passed over, 8 is a tombstone, 9 to 11 fulfilled."""
+    """The database of twelve orders that were processed."""
     mock_cluster.create_topic("orders", 1)
     monkeypatch.setenv("PROCESSOR_KAFKA_BOOTSTRAP_SERVERS", mock_cluster.bootstrap_servers)
-    await fetch(database, "CREATE TABLE sale (workflow_id text, amount integer)")
-    producer = Producer({"bootstrap.servers": mock_cluster.bootstrap_servers, "log_level": 0})
-    for offset in range(12):
-        value = None if offset == 8 else json.dumps({"amount": -1 if offset == 6 else offset})
-        # One with a time that is no plausible one, and may be all the same.
-        timestamp = 2**62 if offset == 10 else 0
-        producer.produce("orders", value, key="skip" if offset == 7 else "k", timestamp=timestamp)
-    assert producer.flush(30) == 0
-    settings = Settings.model_validate(
-        {
-            "postgres": {"dsn": database},
-            "kafka": {"bootstrap_servers": mock_cluster.bootstrap_servers},
-            "web": {"enabled": False},
-        }
-    )
-    async with app.running(settings):
-        await finished(database, 12)
+    await processed(database, mock_cluster.bootstrap_servers)
     return database
-
-
-async def finished(database: str, progress: int) -> None:
-    """Wait until it is where it should be, and nothing is open."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await fetch(database, DONE_WITH) != [(str(progress), 0)]:
-            await asyncio.sleep(0.02)
-
-
-def shown(out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def kinds(row: dict[str, Any]) -> dict[str, list[str]]:
-    key = "findings" if "findings" in row else "effects"
-    return {finding["kind"]: finding["examples"] for finding in row[key]}
 
 
 async def test_all_that_was_processed_is_proven_with_its_reasons(shop: str, command: Command) -> None:
@@ -354,7 +287,7 @@ def test_what_retention_deleted_since_the_rows_were_read_is_no_finding() -> None
         holds=0,
         horizon=0,
         gaps=(),
-        at_next=False,
+        first_row=None,
         above=(),
     )
     missing = [Record("orders", 0, offset, None, b"x") for offset in range(6)]
