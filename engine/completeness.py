@@ -14,11 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import psycopg
 from psycopg import AsyncConnection
 
-from engine.errors import ConfigurationError
-from engine.failures import summary
 from engine.handlers import Decision
 from engine.partitions import Place, unknown
 from engine.progress import Progress
@@ -74,7 +71,9 @@ class Kind(StrEnum):
     MISSING_EFFECT = "missing effect"
     DOUBLED_EFFECT = "doubled effect"
     ORPHANED_EFFECT = "orphaned effect"
-    """An effect of a record that has no row."""
+    """An effect of a record that has no row, and never had one."""
+    NOBODYS_EFFECT = "nobody's effect"
+    """An effect that names no workflow that stands, nor a record of any partition that has progress."""
 
 
 @dataclass(slots=True)
@@ -94,6 +93,7 @@ class Standing:
     Attributes:
         place, handler, epoch, progress: Whose it is, and where it is.
         source, prefix: Of its rows, in the incarnation that there is: `kafka_source`, and what stands before the offset.
+        former: `source` and `prefix` of the topics that had its name before.
         holds: Reasons stored why it, or keys of it, do not go on.
         horizon: Below it rows may have been deleted (P30).
         gaps: What no row will ever stand for, by decision.
@@ -107,6 +107,7 @@ class Standing:
     progress: Progress
     source: str
     prefix: str
+    former: tuple[tuple[str, str], ...]
     holds: int
     horizon: int
     gaps: tuple[Range, ...]
@@ -191,7 +192,9 @@ async def look(connection: AsyncConnection[Any], schema: str, place: Place) -> S
             raise unknown(place)
         progress, ref = Progress.decode(row.value), place.ref(row.handler)
         source = ref.name(progress.incarnation)
-        prefix = ref.id_prefix(owns_topic=row.owner_group == place.service_name, incarnation=progress.incarnation)
+        owns = row.owner_group == place.service_name
+        prefix = ref.id_prefix(owns_topic=owns, incarnation=progress.incarnation)
+        former = [(ref.name(n), ref.id_prefix(owns_topic=owns, incarnation=n)) for n in range(1, progress.incarnation)]
         horizon, gaps = await _decided(connection, schema, source)
         # By IDs, as everything here: `high` and a bound above it, and the progress itself.
         behind = range(progress.next, min(progress.high, progress.next + BEHIND_LOOKED_AT))
@@ -204,6 +207,7 @@ async def look(connection: AsyncConnection[Any], schema: str, place: Place) -> S
         progress=progress,
         source=source,
         prefix=prefix,
+        former=tuple(former),
         holds=row.holds,
         horizon=horizon,
         gaps=gaps,
@@ -340,65 +344,6 @@ async def judge_below_log(
     for row in (await rows_of(connection, schema, standing.prefix, offsets)).values():
         tally.below_log_rows += 1
         _count(row, tally)
-
-
-async def judge_effects(
-    connection: AsyncConnection[Any],
-    schema: str,
-    ranges: Sequence[tuple[Standing, Range]],
-    *,
-    query: str,
-    each: int,
-    name: str | None,
-) -> Tally:
-    """Compare what a user's query counts for workflows with the workflows of ranges (I5), in one snapshot.
-
-    A workflow that succeeded has exactly `each` effects, any other at most as many.
-
-    Args:
-        connection: In autocommit mode.
-        schema: Of the system tables.
-        ranges: Which offsets of which partitions.
-        query: Its rows are a workflow's ID and a number. Runs in a read-only transaction, without a time-out.
-        each: Effects that a workflow has.
-        name: Only workflows of this handler.
-
-    Raises:
-        ConfigurationError: The query does not run, or has other columns.
-    """
-    tally = Tally()
-    chosen = [(standing, *of) for standing, of in ranges if name in (None, standing.handler)]
-    sources = [standing.source for standing, _, _ in chosen]
-    starts, ends = [start for _, start, _ in chosen], [end for _, _, end in chosen]
-    wrong = store.wrong_effects(query=query, each=each, sources=sources, starts=starts, ends=ends, name=name)
-    prefixes = [standing.prefix for standing, _, _ in chosen]
-    orphaned = store.orphaned_effects(query=query, prefixes=prefixes, sources=sources, starts=starts, ends=ends)
-    kinds = {
-        "missing": (Kind.MISSING_EFFECT, f"workflows that succeeded with fewer than {each} effects"),
-        "doubled": (Kind.DOUBLED_EFFECT, f"workflows with more than {each} effects"),
-        "orphaned": (Kind.ORPHANED_EFFECT, "effects of records that have no row"),
-    }
-    async with connection.transaction():
-        await send(connection, schema, store.read_only())
-        await send(connection, schema, store.without_time_out())
-        for statement in (wrong, orphaned):
-            try:
-                found = await (await send(connection, schema, statement)).fetchall()
-            except (
-                psycopg.ProgrammingError,
-                psycopg.DataError,
-                psycopg.InternalError,
-                psycopg.NotSupportedError,
-            ) as error:
-                raise ConfigurationError(
-                    f"the query of effects does not run: {summary(error)}\n"
-                    f"  Its rows are a workflow's ID and a number: SELECT workflow_id, count(*) FROM sale GROUP BY 1"
-                ) from error
-            for row in found:
-                kind, message = kinds[row.kind]
-                known = tally.findings.get(kind)
-                tally.find(kind, message, f"{row.workflow_id} ({row.effects})", count=row.total if known is None else 0)
-    return tally
 
 
 def _count(row: OffsetRow, tally: Tally) -> None:

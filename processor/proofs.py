@@ -3,19 +3,20 @@
 One partition is `Verification`'s; here are the partitions of a request, each group with a cluster of its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from consumers.errors import may_pass
-from engine import completeness
-from engine.completeness import Decide, Standing, Tally
+from engine.completeness import Decide, Tally
 from engine.errors import ConfigurationError
+from engine.ids import parts_of
 from engine.inspection import connected
-from engine.partitions import Place
-from engine.ranges import Range
-from engine.store.completeness import partitions
+from engine.partitions import Place, place_of
+from engine.proof_of_effects import Proven, judge_effects
+from engine.store import completeness as store
 from engine.store.statement import send
 from processor.config import Settings
 from processor.verification import Verification, Verified, Wanted
@@ -23,6 +24,7 @@ from processor.wiring import engine_settings, group_name, group_settings
 
 if TYPE_CHECKING:
     from consumers.cluster import Cluster
+    from consumers.settings import GroupSettings
     from processor.app import App
 
 
@@ -67,18 +69,22 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimed:
-    """A partition that has records, beside others of its topic, and no progress: nobody has claimed it, or its row is gone."""
+    """A partition without progress, though it has records, or left rows: nobody has claimed it yet, or its progress is gone.
+
+    Attributes:
+        place: Which.
+        offsets: That its log has; `None`: not known.
+        has_rows: Whether something of it stands here, so that it had progress.
+    """
 
     place: Place
-    offsets: int
+    offsets: int | None
+    has_rows: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was found: of each partition, and of effects if they were asked for.
-
-    `unclaimed`: looked for where all partitions are to be finished.
-    """
+    """What was found: of each partition, and of effects if they were asked for. `unclaimed`: unless partitions were named."""
 
     partitions: Sequence[Verified]
     effects: Tally | None
@@ -113,7 +119,8 @@ async def prove(
         watch: Who looks at the progress of a partition.
 
     Raises:
-        ConfigurationError: There is no such partition, or none at all; the query does not run, or servers do not let us in.
+        ConfigurationError: There is no such partition, or none at all, or no offset in the range; the app has none of their
+            handlers; the query does not run, or servers do not let us in.
         StoreUnavailableError: Postgres does not answer.
     """
     engine = engine_settings(settings)
@@ -122,64 +129,83 @@ async def prove(
     deciders = {} if app is None else _deciders(app, settings)
     async with connected(engine) as connection:
         chosen = await _chosen(connection, engine.schema, group, keys)
+        if app is not None:
+            _check_handlers(app, deciders, chosen, is_named=bool(keys))
+        registered = {} if keys else await _registered(connection, engine.schema, group)
         verified: list[Verified] = []
-        unclaimed: list[Unclaimed] = []
-        for name in sorted({place.group for place, _ in chosen}):
+        beside: dict[Place, int] = {}
+        for name in sorted({place.group for place, _ in chosen} | registered.keys()):
             of_group = [each for each in chosen if each[0].group == name]
-            beside = unclaimed if wanted.finished and not keys else None
-            verified += await _of_group(settings, connection, of_group, wanted, deciders, watch, beside)
+            async with _cluster(settings, name) as (cluster, of_kafka):
+                for place, handler in of_group:
+                    with watch(str(place)) as bar:
+                        verification = Verification(
+                            connection, engine.schema, of_kafka, cluster, expect=bar.expect, judged=bar.advance
+                        )
+                        verified.append(await verification.verify(place, wanted, deciders.get((name, handler))))
+                if not keys:
+                    beside |= await _without_progress(cluster, name, of_group, registered.get(name, set()))
         if (wanted.start, wanted.end) != (None, None) and all(each.judged_nothing for each in verified):
             raise ConfigurationError(
                 "no partition has an offset in that range and below its progress: nothing to prove"
             )
+        unclaimed = () if keys else await _unclaimed(connection, engine.schema, group, beside)
         tally: Tally | None = None
         if effects is not None:
-            # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.
-            ranges: Sequence[tuple[Standing, Range]] = [
-                (each.standing, (0 if wanted.start is None else each.range[0], each.range[1])) for each in verified
-            ]
-            tally = await completeness.judge_effects(
-                connection, engine.schema, ranges, query=effects.query, each=effects.each, name=effects.handler
+            tally = await judge_effects(
+                connection,
+                engine.schema,
+                [_proven(each, wanted) for each in verified],
+                query=effects.query,
+                each=effects.each,
+                name=effects.handler,
+                is_whole=not keys and group is None and (wanted.start, wanted.end) == (None, None),
             )
     return Proof(verified, tally, unclaimed)
 
 
-async def _of_group(  # noqa: PLR0917  # of one caller
-    settings: Settings,
-    connection: Any,
-    chosen: Sequence[tuple[Place, str]],
-    wanted: Wanted,
-    deciders: Mapping[tuple[str, str], Decide],
-    watch: Callable[[str], AbstractContextManager[Progressing]],
-    unclaimed: list[Unclaimed] | None,
-) -> list[Verified]:
+def _proven(verified: Verified, wanted: Wanted) -> Proven:
+    # Where the log begins is nothing to effects: all rows that stand, unless a range was asked for.
+    start = 0 if wanted.start is None else verified.range[0]
+    is_at_rest = verified.lag == 0 or verified.standing.progress.released
+    return Proven(verified.standing, (start, verified.range[1]), wanted.end is None and is_at_rest)
+
+
+@asynccontextmanager
+async def _cluster(settings: Settings, group: str) -> AsyncGenerator[tuple["Cluster", "GroupSettings"]]:
     from consumers.cluster import Cluster
 
-    group = chosen[0][0].group
     of_group = group_settings(settings, group)
     cluster = Cluster(of_group)
     await cluster.open(())
-    verified: list[Verified] = []
     try:
-        for place, handler in chosen:
-            with watch(str(place)) as bar:
-                verification = Verification(
-                    connection, settings.postgres.schema_name, of_group, cluster, expect=bar.expect, judged=bar.advance
-                )
-                verified.append(await verification.verify(place, wanted, deciders.get((group, handler))))
-        if unclaimed is not None:
-            unclaimed += await _without_progress(cluster, chosen)
+        yield cluster, of_group
     finally:
         cluster.close()
-    return verified
 
 
-async def _without_progress(cluster: "Cluster", chosen: Sequence[tuple[Place, str]]) -> list[Unclaimed]:
-    """Partitions of these topics that have records and no progress. What brokers do not say is found of those that have."""
+# -- partitions without progress --
+
+
+async def _registered(connection: Any, schema: str, group: str | None) -> dict[str, set[str]]:
+    """The topics that groups registered first, by group."""
+    found: dict[str, set[str]] = {}
+    for name, topic in await (await send(connection, schema, store.owned_topics(group=group))).fetchall():
+        found.setdefault(name, set()).add(topic)
+    return found
+
+
+async def _without_progress(
+    cluster: "Cluster", group: str, chosen: Sequence[tuple[Place, str]], registered: AbstractSet[str]
+) -> dict[Place, int]:
+    """Partitions of a group's topics that have records and no progress, and how many offsets those are.
+
+    The first start of a topic gives all its partitions progress in one commit, so one beside others has lost its own, or is
+    new. What brokers do not say is found of those that have progress.
+    """
     known = [place.ref(handler) for place, handler in chosen]
-    group = chosen[0][0].group
-    found: list[Unclaimed] = []
-    for topic in sorted({ref.topic for ref in known}):
+    found: dict[Place, int] = {}
+    for topic in sorted({ref.topic for ref in known} | registered):
         try:
             state = await cluster.topic(topic)
             numbers = set(state.partitions) - {ref.partition for ref in known if ref.topic == topic}
@@ -189,17 +215,34 @@ async def _without_progress(cluster: "Cluster", chosen: Sequence[tuple[Place, st
             if not may_pass(error):
                 raise
             continue
-        found += [
-            Unclaimed(Place(group, f"{topic}-{number}"), ends[topic, number] - starts[topic, number])
-            for _, number in places
-            if ends[topic, number] > starts[topic, number]
-        ]
+        for _, number in places:
+            if (offsets := ends[topic, number] - starts[topic, number]) > 0:
+                found[Place(group, f"{topic}-{number}")] = offsets
     return found
+
+
+async def _unclaimed(
+    connection: Any, schema: str, group: str | None, beside: Mapping[Place, int]
+) -> Sequence[Unclaimed]:
+    """Partitions without progress: of those that have records, and of those that left something here."""
+    async with connection.transaction():
+        await send(connection, schema, store.read_only())
+        await send(connection, schema, store.without_time_out())
+        # Both in one snapshot, behind the look at the log: what was claimed meanwhile has progress by now.
+        stored = await (await send(connection, schema, store.partitions(group=group))).fetchall()
+        traces = await (await send(connection, schema, store.traces(group=group))).fetchall()
+    known = {Place(name, key) for name, key, _ in stored}
+    left = {place_of(parts.service_name, parts.key) for (source,) in traces if (parts := parts_of(source)) is not None}
+    missing = sorted((left | beside.keys()) - known)
+    return [Unclaimed(place, beside.get(place), place in left) for place in missing]
+
+
+# -- which partitions --
 
 
 async def _chosen(connection: Any, schema: str, group: str | None, keys: Sequence[str]) -> list[tuple[Place, str]]:
     """Partitions and their handlers."""
-    found = await (await send(connection, schema, partitions(group=group))).fetchall()
+    found = await (await send(connection, schema, store.partitions(group=group))).fetchall()
     known = [(Place(name, key), handler) for name, key, handler in found]
     if not known and not group and not keys:
         raise ConfigurationError(
@@ -214,6 +257,19 @@ async def _chosen(connection: Any, schema: str, group: str | None, keys: Sequenc
         if key not in {place.topic_partition for place, _ in known}:
             raise ConfigurationError(f"partition {key!r} has no progress: see `processor partitions list`")
     return [each for each in known if each[0].topic_partition in wanted]
+
+
+def _check_handlers(
+    app: "App", deciders: Mapping[tuple[str, str], Decide], chosen: Sequence[tuple[Place, str]], *, is_named: bool
+) -> None:
+    """Refuse an app that cannot say what its filters pass over: none of the partitions is its own, or a named one is not."""
+    strange = [(place, handler) for place, handler in chosen if (place.group, handler) not in deciders]
+    if strange and (is_named or len(strange) == len(chosen)):
+        place, handler = strange[0]
+        raise ConfigurationError(
+            f"app {app.name!r} has no handler {handler!r} in group {place.group!r}, whose partition {place.topic_partition} is.\n"
+            f"  Give the app that handles the topic, or other partitions: its filters say which records have no workflow."
+        )
 
 
 def _deciders(app: "App", settings: Settings) -> dict[tuple[str, str], Decide]:

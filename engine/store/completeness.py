@@ -1,7 +1,7 @@
-"""Statements of the proof of completeness: what stands for a range of offsets, and what a user's query says of it."""
+"""Statements of the proof of completeness: what stands for a range of offsets."""
 
 from collections.abc import Sequence
-from typing import Any, LiteralString, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from psycopg.rows import args_row
 
@@ -33,15 +33,6 @@ class OffsetRow(NamedTuple):
     source: str | None
     timestamp: int | None
     lacks_letter: bool
-
-
-class EffectRow(NamedTuple):
-    """A workflow whose effects are not what they should be, and how many there are of its kind."""
-
-    kind: str
-    workflow_id: str
-    effects: int
-    total: int
 
 
 def partitions(*, group: str | None) -> Statement[tuple[str, str, str]]:
@@ -112,85 +103,33 @@ def rows_of(*, prefix: str, offsets: Sequence[int]) -> Statement[OffsetRow]:
     )
 
 
-def wrong_effects(
-    *, query: str, each: int, sources: Sequence[str], starts: Sequence[int], ends: Sequence[int], name: str | None
-) -> Statement[EffectRow]:
-    """Workflows of ranges that have more effects than they should, or have succeeded with fewer.
-
-    `query` is the user's; its rows are a workflow's ID and a number. Everything is compared where it is.
-    """
+def traces(*, group: str | None) -> Statement[tuple[str]]:
+    """Every source that left rows, or had some deleted or passed over, whether it has progress or not. Reads whole tables."""
     return Statement(
-        _effects(query)
-        + """
-        , judged AS (
-            SELECT CASE WHEN COALESCE(e.effects, 0) > %(each)s THEN 'doubled' ELSE 'missing' END AS kind,
-                   w.workflow_uuid, COALESCE(e.effects, 0) AS effects
-              FROM unnest(%(sources)b::text[], %(starts)b::bigint[], %(ends)b::bigint[]) AS t (source, first, behind)
-              JOIN {schema}.workflow_status AS w
-                ON w.kafka_source = t.source AND w.kafka_offset >= t.first AND w.kafka_offset < t.behind
-              LEFT JOIN effect AS e ON e.workflow_id = w.workflow_uuid
-             WHERE (%(name)s::text IS NULL OR w.name = %(name)s)
-               AND (COALESCE(e.effects, 0) > %(each)s
-                    OR (w.status = 'SUCCESS' AND COALESCE(e.effects, 0) < %(each)s))
-        )
-        SELECT n.kind, n.workflow_uuid, n.effects, n.total
-          FROM (SELECT j.kind, j.workflow_uuid, j.effects::bigint,
-                       count(*) OVER (PARTITION BY j.kind) AS total,
-                       row_number() OVER (PARTITION BY j.kind ORDER BY j.workflow_uuid) AS place
-                  FROM judged AS j) AS n
-         WHERE n.place <= %(examples)s
-         ORDER BY n.kind, n.place
+        """
+        SELECT t.source
+          FROM (SELECT DISTINCT w.kafka_source FROM {schema}.workflow_status AS w WHERE w.kafka_source IS NOT NULL
+                 UNION SELECT h.kafka_source FROM {schema}.horizon AS h
+                 UNION SELECT g.kafka_source FROM {schema}.gap AS g) AS t (source)
+         WHERE %(group)s::text IS NULL OR starts_with(t.source, %(group)s || '|')
+         ORDER BY t.source
         """,
-        {"each": each, "sources": sources, "starts": starts, "ends": ends, "name": name, "examples": EXAMPLES_MAX},
-        args_row(EffectRow),
+        {"group": group},
     )
 
 
-def orphaned_effects(
-    *, query: str, prefixes: Sequence[str], sources: Sequence[str], starts: Sequence[int], ends: Sequence[int]
-) -> Statement[EffectRow]:
-    """Effects of records of ranges that have no row, though none was deleted there."""
+def owned_topics(*, group: str | None) -> Statement[tuple[str, str]]:
+    """Topics and the groups that registered them first, whether they have progress or not."""
     return Statement(
-        _effects(query)
-        + """
-        SELECT 'orphaned', n.workflow_id, n.effects::bigint, count(*) OVER ()
-          FROM (SELECT e.workflow_id, e.effects,
-                       CASE WHEN substr(e.workflow_id, length(t.prefix) + 1) ~ '^[0-9]{1,18}$'
-                            THEN substr(e.workflow_id, length(t.prefix) + 1)::bigint END AS kafka_offset,
-                       GREATEST(t.first, COALESCE(h.horizon, 0)) AS first, t.behind
-                  FROM unnest(%(prefixes)b::text[], %(sources)b::text[], %(starts)b::bigint[], %(ends)b::bigint[])
-                         AS t (prefix, source, first, behind)
-                  LEFT JOIN {schema}.horizon AS h ON h.kafka_source = t.source
-                  JOIN effect AS e ON starts_with(e.workflow_id, t.prefix)) AS n
-         WHERE n.kafka_offset >= n.first
-           AND n.kafka_offset < n.behind
-           AND NOT EXISTS (SELECT FROM {schema}.workflow_status AS w WHERE w.workflow_uuid = n.workflow_id)
-         ORDER BY n.workflow_id
-         LIMIT %(examples)s
+        """
+        SELECT substr(o.service_name, 7), o.topic
+          FROM {schema}.topic_owner AS o
+         WHERE o.service_name LIKE 'kafka:%%'
+           AND (%(group)s::text IS NULL OR o.service_name = 'kafka:' || %(group)s)
+         ORDER BY o.service_name, o.topic
         """,
-        {"prefixes": prefixes, "sources": sources, "starts": starts, "ends": ends, "examples": EXAMPLES_MAX},
-        args_row(EffectRow),
+        {"group": group},
     )
-
-
-def counted_rows(*, table: str, column: str) -> str:
-    """A query of effects over a table that has a row for each: its column has the workflow's ID."""
-    named = ".".join(_quoted(part) for part in table.split("."))
-    return f"SELECT {_quoted(column)}, count(*) FROM {named} WHERE {_quoted(column)} IS NOT NULL GROUP BY 1"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _effects(query: str) -> LiteralString:
-    # The one statement of a user's own in ours: the operator's, who has this connection anyway, in a read-only transaction.
-    own = query.strip().rstrip(";").replace("%", "%%")
-    text = (
-        "WITH effect AS (SELECT e.workflow_id::text, sum(e.effects) AS effects\n"
-        f"FROM (\n{own}\n) AS e (workflow_id, effects) GROUP BY e.workflow_id::text)"
-    )
-    return cast("LiteralString", text)
 
 
 def read_only() -> Statement[Any]:

@@ -59,8 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finished",
         action="store_true",
-        help="also a finding: workflows that have not ended, records not yet taken, and, unless partitions are named, "
-        "those of these topics that nobody has claimed",
+        help="also a finding: workflows that have not ended, and records not yet taken",
     )
     parser.add_argument(
         "--effects",
@@ -124,10 +123,16 @@ def _print(arguments: argparse.Namespace, proof: Proof) -> None:
     for each in verified:
         _print_findings(str(each.standing.place), each.tally)
     for each in proof.unclaimed:
-        print(f"{each.place}: {UNCLAIMED}: it has {each.offsets:,} offsets and no progress")
+        print(f"{each.place}: {UNCLAIMED}: {_why(each)}")
     if effects is not None:
         print("effects: " + ("not as they should be" if effects.findings else "each is there, and none twice"))
         _print_findings("effects", effects)
+
+
+def _why(unclaimed: Unclaimed) -> str:
+    if unclaimed.has_rows:
+        return "rows of it stand, or were deleted, and it has no progress: that was lost"
+    return f"it has {unclaimed.offsets:,} offsets and no progress: nobody has claimed it yet, or its progress was lost"
 
 
 def _unclaimed(unclaimed: Unclaimed) -> dict[str, Any]:
@@ -137,6 +142,7 @@ def _unclaimed(unclaimed: Unclaimed) -> dict[str, Any]:
         "partition": place.topic_partition,
         "next": None,
         "lag": unclaimed.offsets,
+        "has_rows": unclaimed.has_rows,
         "verdict": UNCLAIMED,
     }
 

@@ -23,7 +23,7 @@ from engine.errors import ConfigurationError, StoreUnavailableError
 from engine.inspection import connected
 from engine.payloads import Payloads
 from engine.resealing import check_rotation, keys_in_use, reseal
-from engine.store.completeness import counted_rows
+from engine.store.effects import counted_rows
 from processor.config import Settings
 from processor.examination import examine
 from processor.lags import lags

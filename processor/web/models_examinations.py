@@ -164,15 +164,16 @@ class VerifiedPartition(BaseModel):
 
 
 class UnclaimedPartition(BaseModel):
-    """A partition that has records and no progress."""
+    """A partition without progress, though its log has `offsets` (none: it is not known), or rows of it stand here."""
 
     group: str
     partition: str
-    offsets: int
+    offsets: int | None
+    has_rows: bool
 
 
 class ShownProof(BaseModel):
-    """Whether everything is there; `effects`: what is wrong with them, if they were asked for. `unclaimed`: where `finished` was."""
+    """Whether everything is there; `effects`: what is wrong with them, if they were asked for."""
 
     is_proven: bool
     partitions: Sequence[VerifiedPartition]
@@ -186,7 +187,12 @@ class ShownProof(BaseModel):
             is_proven=proof.is_whole,
             partitions=[VerifiedPartition.of(each) for each in proof.partitions],
             unclaimed=[
-                UnclaimedPartition(group=each.place.group, partition=each.place.topic_partition, offsets=each.offsets)
+                UnclaimedPartition(
+                    group=each.place.group,
+                    partition=each.place.topic_partition,
+                    offsets=each.offsets,
+                    has_rows=each.has_rows,
+                )
                 for each in proof.unclaimed
             ],
             effects=None if proof.effects is None else _findings(proof.effects),

@@ -119,11 +119,12 @@ async def test_effects_that_are_missing_doubled_or_nobodys_are_found(shop: str, 
         "doubled effect": ["orders-0-3 (2)"],
         "missing effect": ["orders-0-5 (0)"],
         "orphaned effect": ["orders-0-7 (1)"],
+        "nobody's effect": ["orders-0-x (1)"],
     }
     code, out, _ = await command("verify", *APP, "--effects", EFFECTS)
     assert "effects: doubled effect: 1 workflows with more than 1 effects: orders-0-3 (2)" in out.splitlines()
-    code, out, _ = await command(*VERIFY, *APP, "--effects", EFFECTS, "--effects-handler", "another")
-    assert (code, shown(out)[1]) == (DONE, {"effects": []})
+    code, _, err = await command(*VERIFY, *APP, "--effects", EFFECTS, "--effects-handler", "another")
+    assert (code, "effects of 'another': no such handler has a partition here" in err) == (MISTAKE, True)
     for query in ("SELECT 1 FROM nothing", "SELECT workflow_id FROM sale", "DELETE FROM sale RETURNING workflow_id, 1"):
         code, _, err = await command(*VERIFY, *APP, "--effects", query)
         assert code == MISTAKE
@@ -245,12 +246,12 @@ async def test_partitions_that_nobody_has_claimed_are_found_where_all_is_to_be_f
     named, _, _ = await command(*finished, f"{topic}-0", kafka=mock_cluster.bootstrap_servers)
     beside, _, _ = await command(*VERIFY, kafka=mock_cluster.bootstrap_servers)
 
-    assert (whole, code, named, beside) == (DONE, FAILED, DONE, DONE)
+    assert (whole, code, named, beside) == (DONE, FAILED, DONE, FAILED)
     assert [(row["partition"], row["verdict"], row["lag"]) for row in shown(out)] == [
         (f"{topic}-0", "proven", 0),
         (f"{topic}-1", "unclaimed", 5),
     ]
-    assert "unclaimed: it has 5 offsets and no progress" in said[1]
+    assert "unclaimed: rows of it stand, or were deleted, and it has no progress" in said[1]
 
 
 async def test_it_finds_nothing_while_records_are_processed_beside_it(
@@ -284,6 +285,7 @@ def test_what_retention_deleted_since_the_rows_were_read_is_no_finding() -> None
         progress=Progress(next=9, high=9),
         source="shop|orders-0",
         prefix="orders-0-",
+        former=(),
         holds=0,
         horizon=0,
         gaps=(),

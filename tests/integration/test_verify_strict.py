@@ -4,10 +4,12 @@ import pytest
 from confluent_kafka import Producer
 
 from consumers.mock import MockCluster
+from consumers.settings import Subscription
 from processor.cli import DONE, FAILED, MISTAKE
+from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka
 from tests.integration.conftest import Command
-from tests.integration.members import Members, fetch
+from tests.integration.members import Members, fetch, settled, texts
 from tests.integration.verifying import APP, VERIFY, finished, kinds, processed, shown
 
 BACK_TO = "UPDATE dbos.event_dispatch_kv SET value = replace(value, '\"next\":12', '\"next\":{}')"
@@ -79,3 +81,69 @@ async def test_a_range_that_holds_nothing_proves_nothing(shop: str, command: Com
         code, _, err = await command("verify", *APP, *arguments)
         assert (code, message in err) == (MISTAKE, True), arguments
     assert (await command("verify", *APP, "--from", "11"))[0] == DONE
+
+
+async def test_progress_that_is_gone_is_missed(
+    mock_cluster: MockCluster, topic: str, database: str, members: Members, command: Command
+) -> None:
+    """I1: by the rows it left, and where it left none by the records of the topic, which has others with progress or had."""
+    for name in (topic, f"{topic}.more"):
+        mock_cluster.create_topic(name, 2)
+        for partition in range(2):
+            produce(mock_cluster.bootstrap_servers, name, texts("n", 2), partition=partition)
+    subscriptions = [Subscription(topic=name, handler=name) for name in (topic, f"{topic}.more")]
+    member = await members(mock_cluster, *subscriptions)
+    await settled(database, 8, member)
+    await member.stop()
+    verify = ("verify", "--json")
+    whole, out, _ = await command(*verify, kafka=mock_cluster.bootstrap_servers)
+    assert whole == DONE, out
+
+    async def missed(*damages: str) -> dict[str, bool]:
+        for damage in damages:
+            await fetch(database, damage)
+        code, out, _ = await command(*verify, kafka=mock_cluster.bootstrap_servers)
+        assert code == FAILED
+        return {row["partition"]: row["has_rows"] for row in shown(out) if row["verdict"] == "unclaimed"}
+
+    one = await missed(f"DELETE FROM dbos.event_dispatch_kv WHERE key = '{topic}-1'")
+    without_rows = await missed(f"DELETE FROM dbos.workflow_status WHERE kafka_source LIKE '%%|{topic}-1'")
+    topics = await missed(
+        f"DELETE FROM dbos.event_dispatch_kv WHERE key LIKE '{topic}.more-%%'",
+        f"DELETE FROM dbos.workflow_status WHERE kafka_source LIKE '%%|{topic}.more-0'",
+    )
+
+    assert one == {f"{topic}-1": True}
+    assert without_rows == {f"{topic}-1": False}
+    assert topics == {f"{topic}-1": False, f"{topic}.more-0": False, f"{topic}.more-1": True}
+
+
+async def test_effects_of_nobody_are_found(shop: str, command: Command) -> None:
+    """I5: of a record that never was, of a partition without progress, of another ID, of none. A child's, whose row may have gone, is
+    somebody's; so is a workflow's that stands.
+    """
+    every = "SELECT workflow_id, count(*) FROM sale GROUP BY 1"
+    await fetch(shop, "INSERT INTO sale VALUES ('orders-0-3-1', 1)")
+    assert (await command(*VERIFY, *APP, "--effects", every, "--effects-each", "1"))[0] == DONE
+    await fetch(
+        shop, "INSERT INTO sale VALUES ('orders-0-99', 1), ('orders-0-99-1', 1), ('orders-5-0', 1), (NULL, 1), ('x', 1)"
+    )
+
+    code, out, _ = await command(*VERIFY, *APP, "--effects", every)
+    narrow, of_one, _ = await command(*VERIFY, *APP, "orders-0", "--to", "12", "--effects", every)
+
+    assert (code, narrow) == (FAILED, DONE)
+    assert kinds(shown(out)[1]) == {
+        "orphaned effect": ["orders-0-99 (1)", "orders-0-99-1 (1)"],
+        "nobody's effect": ["orders-5-0 (1)", "x (1)", "NULL (1)"],
+    }
+    assert shown(of_one)[1] == {"effects": []}
+
+
+async def test_the_app_must_be_the_one_that_handles_what_is_proven(shop: str, command: Command) -> None:
+    """Another's filters say nothing, and nobody is sent after an app that was given."""
+    await fetch(shop, "UPDATE dbos.event_dispatch_kv SET workflow_fn_name = 'another'")
+
+    for named in ((), ("orders-0",)):
+        code, _, err = await command(*VERIFY, *APP, *named)
+        assert (code, "app 'shop' has no handler 'another' in group 'shop'" in err) == (MISTAKE, True)
