@@ -18,9 +18,9 @@ from tests.conformance.members import produce
 from tests.fixtures.kafka import Kafka, unique
 from tests.integration.conftest import Command
 from tests.integration.members import fetch
-from tests.integration.test_verify import app
+from tests.integration.verifying import app
 
-APP = "tests.integration.test_verify:app"
+APP = "tests.integration.verifying:app"
 
 
 @pytest.fixture(autouse=True)

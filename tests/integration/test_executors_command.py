@@ -16,7 +16,7 @@ from tests.fixtures.kafka import Kafka
 from tests.integration.conftest import Command
 from tests.integration.members import Members, fetch, settled
 from tests.integration.protocol import FAST
-from tests.integration.test_verify import Order, app, orders
+from tests.integration.verifying import Order, app, orders
 
 
 def shown(out: str) -> list[dict[str, Any]]:
