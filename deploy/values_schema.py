@@ -17,6 +17,7 @@ import yaml
 from deploy import CHART
 from processor.loading import all_settings
 from processor.reference import settings_schema
+from processor.secrecy import PASSWORD_IN_COMMAND, PASSWORD_IN_URL, SECRET_PROPERTIES
 
 Schema = dict[str, Any]
 
@@ -29,8 +30,7 @@ VARIABLE = r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"
 """A value that stands elsewhere, and nothing around it or in place of it."""
 # Letter by letter: editors read this file with JavaScript's expressions, which know no (?i).
 LIKE_A_SECRET = "|".join(
-    "".join(f"[{letter.upper()}{letter}]" for letter in word) + end
-    for word, end in (("password", ""), ("secret", ""), ("jaas", ""), ("token", "$"), ("private", ""))
+    "".join(f"[{each.upper()}{each}]" if each.isalpha() else each for each in word) for word in SECRET_PROPERTIES
 )
 """Properties that `kafka.extra` and `outbox.extra` may not have."""
 PROMETHEUS_DURATION = r"^([0-9]+(ms|s|m|h|d|w|y))+$"
@@ -262,7 +262,24 @@ def settings() -> Schema:
     _properties(tree, "kafka")["group_instance_id"] = text(r"\$\{")
     for section in ("kafka", "outbox"):
         _properties(tree, section)["extra"]["propertyNames"] = {"not": {"pattern": LIKE_A_SECRET}}
+        _properties(tree, section)["extra"]["additionalProperties"] |= {
+            "not": {"type": "string", "pattern": "PRIVATE KEY-----"}
+        }
+    _properties(tree, "registry")["url"] |= {"not": {"type": "string", "pattern": "://[^/,]*@"}}
+    tree["properties"] |= {name: _shown(part) for name, part in tree["properties"].items()}
     return tree
+
+
+def _shown(node: Any) -> Any:
+    """Every text without a password in a URL, or as an option of a command."""
+    if isinstance(node, list):
+        return [_shown(each) for each in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    schema = {key: _shown(value) for key, value in cast("Schema", node).items()}
+    if schema.get("type") == "string" and "not" not in schema and not schema.keys() & {"enum", "pattern", "const"}:
+        schema["not"] = {"pattern": f"{PASSWORD_IN_URL}|{PASSWORD_IN_COMMAND}"}
+    return schema
 
 
 def _properties(tree: Schema, *path: str) -> Schema:

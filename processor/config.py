@@ -25,7 +25,7 @@ from processor.config_kafka import REFUSED_KEYS, KafkaSettings, checked_extra
 from processor.config_retention import RetentionSettings
 from processor.config_tracing import TracingSettings
 from processor.config_web import WebSettings
-from processor.section import Duration, Section, Size
+from processor.section import Command, Duration, Section, Size
 
 
 class PostgresSettings(Section):
@@ -249,9 +249,6 @@ class MetricsSettings(Section):
         return value
 
 
-Command = str | tuple[str, ...]
-
-
 class Settings(Section):
     """Everything a deployment decides."""
 
@@ -273,7 +270,8 @@ class Settings(Section):
 
     migrate: tuple[Command, ...] = ()
     """The user's own commands that `processor migrate` runs, in order, after the system tables: a line, split as a
-    shell would but run without one, or a list of words. PROCESSOR_POSTGRES_DSN is set for them."""
+    shell would but run without one, or a list of words. PROCESSOR_POSTGRES_DSN is set for them. Shown as it is written, so
+    that a secret is `${NAME}`; a password as it is, is refused."""
 
     rollback: tuple[Command, ...] = ()
     """The user's own commands that `processor rollback` runs, in order. System tables only go forward."""

@@ -89,6 +89,13 @@ class RegistrySettings(Section):
     def _list_of_urls(cls, value: object) -> object:
         return ",".join(str(item) for item in value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  # a YAML list
 
+    @field_validator("url")
+    @classmethod
+    def _no_credentials_in_it(cls, value: str | None) -> str | None:
+        if value is not None and any("@" in each.partition("://")[2].partition("/")[0] for each in value.split(",")):
+            raise ValueError("credentials in a URL, which is shown: they are registry.username and registry.password")
+        return value
+
 
 class PayloadSettings(Section):
     """With what users' payloads are sealed in the tables (AES-GCM). Without a key they are stored readable."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from consumers.addresses import check_brokers
+from processor.secrecy import is_secret_property
 from processor.section import DURATION_SCHEMA, Duration, Section, Size
 from processor.units import duration
 
@@ -45,8 +46,11 @@ class SaslSettings(Section):
     oauthbearer_scope: str | None = None
     """For OAUTHBEARER with OIDC: what to ask for."""
 
+    oauthbearer_config: SecretStr | None = None
+    """For OAUTHBEARER without OIDC: text for the function that makes tokens, as a secret of yours."""
+
     oauthbearer_token: str | None = None
-    """For OAUTHBEARER without OIDC: MODULE:function of yours. It gets `sasl.oauthbearer.config` (text, '' if unset) and returns a token and when it expires, in seconds since 1970. Called from a thread of the client's, at the start and before each token expires."""
+    """For OAUTHBEARER without OIDC: MODULE:function of yours. It gets `oauthbearer_config` ('' if unset) and returns a token and when it expires, in seconds since 1970. Called from a thread of the client's, at the start and before each token expires."""
 
 
 class SslSettings(Section):
@@ -88,19 +92,21 @@ REFUSED_KEYS: dict[str, str] = {
 """Client properties that `kafka.extra` may not have, and why, or which setting they have."""
 
 _TYPED = re.compile(r"(sasl|ssl)\..*")
-_SECRET = re.compile(r"password|secret|\bjaas\b|token$|private", re.IGNORECASE)
 
 
 def checked_extra(value: dict[str, Any], refused: Mapping[str, str]) -> dict[str, Any]:
     """Client properties, if none of them is `refused`, is a secret, or has a setting of its own."""
-    for key in value:
+    for key, given in value.items():
         if reason := refused.get(key):
             raise ValueError(f"{key} is not for extra: {reason}")
         if _TYPED.fullmatch(key) and (section := key.partition(".")[0]):
             field = key.partition(".")[2].replace(".", "_")
             known = SaslSettings.model_fields if section == "sasl" else SslSettings.model_fields
-            if field in known or _SECRET.search(key):
-                raise ValueError(f"{key} is not for extra, which is shown: kafka.{section}.{field}")
+            setting = field.removesuffix("_pem")
+            if setting in known:
+                raise ValueError(f"{key} is not for extra, which is shown: kafka.{section}.{setting}")
+        if is_secret_property(key) or "PRIVATE KEY-----" in str(given):
+            raise ValueError(f"{key} is not for extra, which is shown: it holds a secret")
     return value
 
 

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 
 from engine.errors import ConfigurationError
 from processor.config import Settings
+from processor.secrecy import Filled
 
 PREFIX = "PROCESSOR_"
 FILE_VARIABLE = "PROCESSOR_CONFIG"
@@ -160,7 +161,9 @@ def _interpolated(tree: Tree, environ: Mapping[str, str], source: str) -> Tree:
             return [fill(item, f"{path}[{place}]") for place, item in enumerate(cast("list[Any]", value))]
         if not isinstance(value, str):
             return value
-        return _filled(value, environ, f"{source}: {path}", problems)
+        filled = _filled(value, environ, f"{source}: {path}", problems)
+        # A command is shown, and what it is filled with may be a secret.
+        return Filled.of(filled, value) if path.startswith(("migrate[", "rollback[")) else filled
 
     filled = fill(tree, "")
     if problems:

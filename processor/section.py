@@ -4,8 +4,18 @@ import json
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    field_validator,
+)
 
+from processor.secrecy import check_shown, command
 from processor.units import duration, size
 
 
@@ -41,9 +51,21 @@ Size = Annotated[
     Field(ge=1),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "examples": ["64MiB"]}),
 ]
+Command = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(command),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""A line, or its words. Variables in it are filled in, and it remembers how it was written (`secrecy.Filled`)."""
 
 
 class Section(BaseModel):
-    """Frozen, nothing unknown, documented by the text under each field."""
+    """Frozen, nothing unknown, no password in what is shown, documented by the text under each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @field_validator("*")
+    @classmethod
+    def _nothing_shown_holds_a_password(cls, value: object) -> object:
+        check_shown(value)
+        return value

@@ -293,6 +293,7 @@ def _options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:
         "sasl.kerberos.principal": sasl.kerberos_principal,
         "sasl.kerberos.keytab": sasl.kerberos_keytab,
         "sasl.oauthbearer.method": "oidc" if sasl.oauthbearer_token_endpoint_url else None,
+        "sasl.oauthbearer.config": _secret(sasl.oauthbearer_config),
         "sasl.oauthbearer.client.id": sasl.oauthbearer_client_id,
         "sasl.oauthbearer.client.secret": _secret(sasl.oauthbearer_client_secret),
         "sasl.oauthbearer.token.endpoint.url": sasl.oauthbearer_token_endpoint_url,

@@ -1,4 +1,7 @@
-"""Runs the user's own commands: Alembic, psql, what a project has."""
+"""Runs the user's own commands: Alembic, psql, what a project has.
+
+They are shown as they are written, with `${NAME}`: what it stands for may be a secret. What a command prints itself is its own affair.
+"""
 
 import os
 import shlex
@@ -8,7 +11,9 @@ from collections.abc import Sequence
 
 from engine.errors import ConfigurationError
 from processor.cli import DONE, FAILED
-from processor.config import Command, Settings
+from processor.config import Settings
+from processor.secrecy import as_written
+from processor.section import Command
 
 DSN_VARIABLE = "PROCESSOR_POSTGRES_DSN"
 
@@ -25,7 +30,7 @@ def run_commands(commands: Sequence[Command], settings: Settings) -> int:
     environment = os.environ | {DSN_VARIABLE: settings.postgres.dsn.get_secret_value()}
     for command in commands:
         words = shlex.split(command) if isinstance(command, str) else list(command)
-        shown = shlex.join(words)
+        shown = as_written(command) if isinstance(command, str) else shlex.join(map(as_written, command))
         print(f"$ {shown}", flush=True)
         try:
             ended = subprocess.run(words, env=environment, check=False)

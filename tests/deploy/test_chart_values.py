@@ -104,6 +104,14 @@ NONSENSE: list[Values] = [
     {"settings": {"kafka": {"group_instance_id": "worker"}}},
     {"settings": {"kafka": {"extra": {"ssl.key.Password": "x"}}}},
     {"settings": {"outbox": {"extra": {"sasl.Jaas.config": "x"}}}},
+    {"settings": {"kafka": {"extra": {"ssl.key.pem": "x"}}}},
+    {"settings": {"kafka": {"extra": {"sasl.oauthbearer.config": "x"}}}},
+    {"settings": {"kafka": {"extra": {"x.y": "-----BEGIN PRIVATE KEY-----"}}}},
+    {"settings": {"registry": {"url": "https://ada:hunter2@registry:8081"}}},
+    {"settings": {"registry": {"url": "https://hunter2@registry:8081"}}},
+    {"settings": {"kafka": {"sasl": {"oauthbearer_token_endpoint_url": "https://ada:hunter2@id"}}}},
+    {"settings": {"migrate": ["psql postgresql://ada:hunter2@db/shop"]}},
+    {"settings": {"rollback": [["psql", "host=db password=hunter2"]]}},
 ]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from consumers.mock import MockCluster
 from engine.addresses import VARIABLES
+from processor.cli import FAILED, MISTAKE, main
 from tests.fixtures.kafka import KafkaServer
 from tests.fixtures.kafka import Security as BrokerSecurity
 from tests.integration.commands import WAIT_S, Running, command, env_of, environment, fetch, produce, running, wait_for
@@ -127,6 +128,24 @@ def test_migrate_brings_tables_and_runs_the_users_commands_once_asked(project: P
     assert (second.returncode, second.stdout) == (0, "other: nothing to apply\n")
     assert (back.returncode, "never" in back.stdout) == (1, False)
     assert "false: exit code 1" in back.stderr
+
+
+def test_a_command_of_the_users_is_shown_as_it_is_written(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A `${NAME}` in it may be a secret: neither the line before it, nor what is said of its end, has it filled in."""
+    file = project / "processor.yaml"
+    monkeypatch.setenv("MYDSN", "postgresql://ada:hunter2@db/shop")
+
+    for shown, rollback in (
+        ("false ${MYDSN}", ["false ${MYDSN}"]),
+        ("false '${MYDSN}'", [["false", "${MYDSN}"]]),
+        ("${MYDSN} -c x", ["${MYDSN} -c x"]),
+    ):
+        file.write_text(json.dumps({"rollback": rollback}))
+        assert main(["rollback", "--config", str(file)]) in (FAILED, MISTAKE)
+        written = "".join(capfd.readouterr())
+        assert (shown in written, "hunter2" in written) == (True, False), written
 
 
 def test_rollback_runs_the_users_commands_in_order_and_leaves_the_system_tables(

@@ -7,6 +7,7 @@ import pytest
 
 from processor.config import Settings
 from processor.loading import SettingsError, all_settings, load_settings
+from processor.secrecy import as_written
 from processor.units import duration, spell_duration
 
 
@@ -204,7 +205,17 @@ def test_values_that_do_not_go_together_are_refused(environ: dict[str, str], rul
 
 @pytest.mark.parametrize(
     "key",
-    ["enable.auto.commit", "auto.offset.reset", "isolation.level", "group.id", "sasl.password", "ssl.key.password"],
+    [
+        *(
+            "enable.auto.commit",
+            "auto.offset.reset",
+            "isolation.level",
+            "group.id",
+            "sasl.password",
+            "ssl.key.password",
+        ),
+        *("ssl.key.pem", "ssl_key", "sasl.oauthbearer.config", "sasl.oauthbearer.assertion.private.key.passphrase"),
+    ],
 )
 def test_client_properties_that_break_a_guarantee_or_hold_a_secret_are_refused(key: str) -> None:
     (problem,) = problems({"PROCESSOR_KAFKA_EXTRA": f'{{"{key}": "x"}}'})
@@ -311,3 +322,35 @@ def test_a_broker_without_a_port_that_is_one_is_refused_by_the_settings_name(fil
 @pytest.mark.parametrize("text", ["", "fast", "10 parsecs", "1 2", "-5s", "5s ago"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     assert problems({"PROCESSOR_EXECUTOR_DRAIN": text})
+
+
+@pytest.mark.parametrize(
+    "variable, value",
+    [
+        ("PROCESSOR_REGISTRY_URL", "https://ada:hunter2@registry:8081"),
+        ("PROCESSOR_REGISTRY_URL", "https://registry:8081,https://hunter2@other:8081"),
+        ("PROCESSOR_KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL", "https://ada:hunter2@id.example.org/token"),
+        ("PROCESSOR_KAFKA_EXTRA", '{"x.y": "-----BEGIN PRIVATE KEY----- hunter2"}'),
+        ("PROCESSOR_MIGRATE", '["psql postgresql://ada:hunter2@db/shop"]'),
+        ("PROCESSOR_ROLLBACK", '[["psql", "host=db password=hunter2"]]'),
+    ],
+)
+def test_what_is_shown_holds_no_password_and_its_refusal_shows_none(variable: str, value: str) -> None:
+    """`processor check` prints it, and in the chart it stands in a ConfigMap."""
+    (problem,) = problems({variable: value})
+
+    assert problem.startswith(f"{variable}: ")
+    assert "hunter2" not in problem
+
+
+def test_a_command_remembers_how_it_was_written(file: Path) -> None:
+    """What is filled in may be a secret, and commands are shown when they run."""
+    file.write_text("migrate: ['psql postgresql://ada:${PW}@db', [psql, '${DSN}', '-c', 'SELECT 1']]\n")
+
+    settings = load_settings(file, {"PW": "hunter2", "DSN": "password=hunter2"})
+
+    assert settings.migrate == ("psql postgresql://ada:hunter2@db", ("psql", "password=hunter2", "-c", "SELECT 1"))
+    first, second = settings.migrate
+    assert isinstance(first, str)
+    assert as_written(first) == "psql postgresql://ada:${PW}@db"
+    assert [as_written(word) for word in second] == ["psql", "${DSN}", "-c", "SELECT 1"]

@@ -6,6 +6,7 @@
 - postgres.direct_dsn
 - kafka.sasl.password
 - kafka.sasl.oauthbearer_client_secret
+- kafka.sasl.oauthbearer_config
 - kafka.ssl.key
 - kafka.ssl.key_password
 - registry.password
