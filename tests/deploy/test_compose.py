@@ -38,6 +38,15 @@ def test_what_lasts_says_whether_it_is_healthy() -> None:
     assert sorted(lacking) == sorted([*ENDING, "producer"])
 
 
+def test_what_is_kept_is_kept_of_both_servers() -> None:
+    """`down` keeps volumes: tables that remember a topic which is gone halt its partitions at the next `up`."""
+    kafka, postgres = SERVICES["kafka"], SERVICES["postgres"]
+
+    assert kafka["volumes"] == [f"kafka:{kafka['environment']['KAFKA_LOG_DIRS']}"]
+    assert kafka["environment"]["CLUSTER_ID"]
+    assert {volume.partition(":")[0] for volume in [*kafka["volumes"], *postgres["volumes"]]} == set(COMPOSE["volumes"])
+
+
 def test_whoever_waits_waits_for_the_right_thing() -> None:
     """Until it is healthy if it lasts, until it has succeeded if it ends; and nobody waits for what may not be started."""
     for name, service in SERVICES.items():
