@@ -107,7 +107,7 @@ async def examine(settings: EngineSettings) -> Examined:
             if schema_is_there:
                 checks += await _at_work(connection, settings)
                 for group, key, handler, value in await _all(connection, settings.schema, store.progress()):
-                    examined.progress.append((group, key, handler, Progress.decode(value)))
+                    examined.progress.append((group, key, handler, Progress.decode(value, f"{group}, {key}")))
     except EngineError as error:
         checks.append(problem_of("postgres", error))
     return examined

@@ -190,7 +190,7 @@ async def look(connection: AsyncConnection[Any], schema: str, place: Place) -> S
         row = await (await send(connection, schema, reading)).fetchone()
         if row is None:
             raise unknown(place)
-        progress, ref = Progress.decode(row.value), place.ref(row.handler)
+        progress, ref = Progress.decode(row.value, place), place.ref(row.handler)
         source = ref.name(progress.incarnation)
         owns = row.owner_group == place.service_name
         prefix = ref.id_prefix(owns_topic=owns, incarnation=progress.incarnation)

@@ -56,6 +56,7 @@ async def list_dead_letters(
     schema: str,
     *,
     state: str | None = "OPEN",
+    group: str | None = None,
     topic: str | None = None,
     handler: str | None = None,
     reason: str | None = None,
@@ -68,6 +69,7 @@ async def list_dead_letters(
         connection: In autocommit mode.
         schema: Of the system tables.
         state: OPEN, RETRIED or DISCARDED; `None`: all.
+        group: Only of this consumer group.
         topic: Only of this topic.
         handler: Only of this handler.
         reason: Only with this reason.
@@ -84,6 +86,7 @@ async def list_dead_letters(
                    d.note, d.created_at, d.resolved_at
               FROM {schema}.dead_letter AS d
              WHERE (%(state)s::text IS NULL OR d.state = %(state)s)
+               AND (%(service)s::text IS NULL OR d.service_name = %(service)s)
                AND (%(topic)s::text IS NULL OR d.topic = %(topic)s)
                AND (%(handler)s::text IS NULL OR d.handler = %(handler)s)
                AND (%(reason)s::text IS NULL OR d.reason = %(reason)s)
@@ -93,6 +96,7 @@ async def list_dead_letters(
             """,
             {
                 "state": state,
+                "service": None if group is None else f"kafka:{group}",
                 "topic": topic,
                 "handler": handler,
                 "reason": reason,

@@ -116,8 +116,8 @@ async def list_partitions(
 
 
 def _listed(row: _Stored, opened: Mapping[str, int], horizons: Mapping[str, int]) -> PartitionRow:
-    progress = Progress.decode(row.value)
-    ref = place_of(row.service_name, row.key).ref(row.handler)
+    place = place_of(row.service_name, row.key)
+    progress, ref = Progress.decode(row.value, place), place.ref(row.handler)
     source = ref.name(progress.incarnation)
     return PartitionRow(
         group=ref.group,

@@ -129,7 +129,7 @@ async def cancel(
     """
     async with connection.transaction(force_rollback=dry_run):
         stored = await _read(connection, schema, place)
-        ref, incarnation = place.ref(stored.handler), Progress.decode(stored.value).incarnation
+        ref, incarnation = place.ref(stored.handler), Progress.decode(stored.value, place).incarnation
         sources = list(ref.former_names(incarnation if former_only else incarnation + 1))
         count = (await send(connection, schema, cancels.cancel_sources(sources=sources))).rowcount
         if count:

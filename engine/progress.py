@@ -67,23 +67,27 @@ class Progress:
         return _compact(stored)
 
     @classmethod
-    def decode(cls, value: str) -> Self:
+    def decode(cls, value: str | None, of: object = "a partition") -> Self:
         """Read a stored value.
+
+        Args:
+            value: As it stands; NULL is none.
+            of: Whose it is, for errors.
 
         Raises:
             ConfigurationError: It has keys of a newer version, which rewriting would drop; or it is no progress at all.
         """
         try:
-            stored = json.loads(value)
+            stored = json.loads(value or "null")
             unknown = stored.keys() - {f.name for f in fields(cls)}
             if not unknown:
                 counted = tuple((int(start), int(end)) for start, end in stored.pop("counted", ()))
                 former = tuple(str(each) for each in stored.pop("former", ()))
                 return cls(**stored, counted=counted, former=former)
         except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigurationError(f"event_dispatch_kv: {value[:200]!r} is no progress of a partition") from error
+            raise ConfigurationError(f"event_dispatch_kv: {str(value)[:200]!r} is no progress of {of}") from error
         raise ConfigurationError(
-            f"event_dispatch_kv: progress has the unknown keys {sorted(unknown)}: a newer version wrote it.\n"
+            f"event_dispatch_kv: progress of {of} has the unknown keys {sorted(unknown)}: a newer version wrote it.\n"
             f"  Run that version, or a later one."
         )
 

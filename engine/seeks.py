@@ -90,7 +90,7 @@ async def seek(
         row = await cursor.fetchone()
         if row is None:
             raise unknown(place)
-        ref, before = place.ref(row.handler), Progress.decode(row.value)
+        ref, before = place.ref(row.handler), Progress.decode(row.value, place)
         owner_alive = not before.released and await _is_alive(connection, schema, before.owner)
         # An owner that died without releasing leaves a claim to be taken with caution (P21).
         released = before.released or owner_alive

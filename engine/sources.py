@@ -164,7 +164,7 @@ class Sources:
                         raise ConfigurationError(f"{ref}: no progress row; its start was never stored")
                     if row.handler not in (ref.handler, renamed_from):
                         raise HandlerRenamedError(ref, stored=row.handler)
-                    held = Progress.decode(row.value)
+                    held = Progress.decode(row.value, ref)
                     owner_dead = await self._is_dead(connection, held.owner)
                     taken = held.to(token=new_token(), owner=me, released=False, generation=generation)
                     if not (held.released or owner_dead or held.owner == me):
@@ -244,7 +244,7 @@ class Sources:
             cursor = await send(connection, schema, event_dispatch_kv.lock(service=ref.service_name, key=ref.key))
             row = await cursor.fetchone()
             assert row is not None, "a partition that was claimed has a progress row"
-            held = Progress.decode(row.value)
+            held = Progress.decode(row.value, ref)
             # Every claim, seek and incarnation raises the epoch; the others are what it must come with.
             if row.epoch != judged.epoch or held.token != judged.progress.token:
                 return False

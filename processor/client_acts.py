@@ -101,6 +101,7 @@ class DeadLetters(_Acts):
         self,
         *,
         state: str | None = "OPEN",
+        group: str | None = None,
         topic: str | None = None,
         handler: str | None = None,
         reason: str | None = None,
@@ -111,6 +112,7 @@ class DeadLetters(_Acts):
 
         Args:
             state: OPEN, RETRIED or DISCARDED; `None`: all.
+            group: Only of this consumer group.
             topic: Only of this topic.
             handler: Only of this handler.
             reason: Only with this reason.
@@ -129,7 +131,15 @@ class DeadLetters(_Acts):
         found = await through_pool(
             caller,
             lambda connection, schema: dead_letters.list_dead_letters(
-                connection, schema, state=state, topic=topic, handler=handler, reason=reason, after=after, limit=limit
+                connection,
+                schema,
+                state=state,
+                group=group,
+                topic=topic,
+                handler=handler,
+                reason=reason,
+                after=after,
+                limit=limit,
             ),
         )
         return [dead_letters.opened(letter, caller.payloads) for letter in found]
@@ -224,6 +234,7 @@ class SyncDeadLetters:
         self,
         *,
         state: str | None = "OPEN",
+        group: str | None = None,
         topic: str | None = None,
         handler: str | None = None,
         reason: str | None = None,
@@ -233,7 +244,7 @@ class SyncDeadLetters:
         """Dead letters. See `DeadLetters.list`."""
         return self._dead_letters.wait(
             lambda: self._dead_letters.list(
-                state=state, topic=topic, handler=handler, reason=reason, after=after, limit=limit
+                state=state, group=group, topic=topic, handler=handler, reason=reason, after=after, limit=limit
             )
         )
 

@@ -63,7 +63,7 @@ async def lags(settings: Settings, *, group: str | None = None, topic: str | Non
     for name, key, handler, value in stored:
         of_topic, _, partition = key.rpartition("-")
         if group in (None, name) and topic in (None, of_topic):
-            groups.setdefault(name, {})[of_topic, int(partition)] = (handler, Progress.decode(value))
+            groups.setdefault(name, {})[of_topic, int(partition)] = (handler, Progress.decode(value, f"{name}, {key}"))
     return [each for name, places in groups.items() for each in await _of_group(settings, name, places)]
 
 

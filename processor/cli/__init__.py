@@ -150,9 +150,18 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, is_command: bool = 
     )
 
 
+def reason(text: str) -> str:
+    """Why something is done. For `type=` of an argument."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: say why; it is recorded")
+    return text
+
+
 def add_act(acts: Any, name: str, meaning: str) -> argparse.ArgumentParser:
     """An act of a command, as `list` of `partitions list`. `acts` is what `add_subparsers` returned."""
-    parser: argparse.ArgumentParser = acts.add_parser(name, help=meaning, description=f"{meaning.capitalize()}.")
+    parser: argparse.ArgumentParser = acts.add_parser(
+        name, help=meaning, description=f"{meaning[:1].upper()}{meaning[1:]}."
+    )
     add_common_arguments(parser)
     return parser
 

@@ -161,20 +161,26 @@ async def _chosen(arguments: argparse.Namespace, connection: Any, schema: str) -
             raise ConfigurationError("give IDs or a filter, not both")
         return list(arguments.ids)
     if not chosen and not arguments.all:
-        raise ConfigurationError("give IDs, or a filter (--topic, --handler, --reason), or --all")
+        raise ConfigurationError("give IDs, or a filter (--group, --topic, --handler, --reason), or --all")
     if arguments.limit < 1:
         raise ConfigurationError(f"--limit {arguments.limit}: 1 or more")
     return await open_letters(connection, schema, chosen, limit=arguments.limit)
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--group", help="only of this consumer group")
     parser.add_argument("--topic", help="only of this topic")
     parser.add_argument("--handler", help="only of this handler")
     parser.add_argument("--reason", help="only with this reason")
 
 
 def _filter(arguments: argparse.Namespace) -> dict[str, str | None]:
-    return {"topic": arguments.topic, "handler": arguments.handler, "reason": arguments.reason}
+    return {
+        "group": arguments.group,
+        "topic": arguments.topic,
+        "handler": arguments.handler,
+        "reason": arguments.reason,
+    }
 
 
 def _row(letter: DeadLetterRow) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def _for_development(settings: Settings, dsn: str, bootstrap_servers: str) -> Se
                 "group_instance_id": None,
             },
             "http": {"host": "127.0.0.1"},
+            "web": {"host": "127.0.0.1"},
             "executor": {"name": None},
             "outbox": {"relay": True, "refused_retry": timedelta(seconds=1), "extra": {}},
         },

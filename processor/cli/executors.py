@@ -11,7 +11,7 @@ from engine.executors import State, end_executor, list_executors, state_of
 from engine.inspection import connected
 from engine.settings import EngineSettings
 from engine.store.checkup import ExecutorRow
-from processor.cli import DONE, add_act
+from processor.cli import DONE, add_act, reason
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows, say_done
 from processor.loading import load_settings
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         acts, "end", "declare one dead whose lease is over: what it had goes on elsewhere; refused while its lease runs"
     )
     ending.add_argument("id", metavar="ID", help="as `list` shows it")
-    ending.add_argument("--note", required=True, help="why; it is recorded")
+    ending.add_argument("--note", type=reason, required=True, help="why; it is recorded")
     ending.add_argument("--json", action="store_true", help="one JSON object")
     add_actor_argument(ending)
 

@@ -4,8 +4,8 @@ import argparse
 import re
 from collections.abc import Callable
 
-NUMBER_MAX = 2**63 - 1
-"""As a row's number in Postgres."""
+DIGITS_MAX = 100
+"""More are nobody's number, and would fill the screen. Whether there is what a number names is another question."""
 
 
 def number(text: str) -> int:
@@ -19,6 +19,6 @@ def number_in(command: str, column: str = "ID") -> Callable[[str], int]:
 
 
 def _read(text: str, wanted: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,19}", text) or abs(int(text)) > NUMBER_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r}: {wanted}")
+    if not re.fullmatch(rf"-?[0-9]{{1,{DIGITS_MAX}}}", text):
+        raise argparse.ArgumentTypeError(f"{text[:DIGITS_MAX]!r}: {wanted}")
     return int(text)

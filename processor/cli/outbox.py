@@ -13,7 +13,7 @@ from engine.inspection import connected
 from engine.outbox import COUNT_MAX, LIST_MAX, RelayState, discard, relay_state, rename, resume, waiting
 from engine.settings import EngineSettings
 from engine.store.outbox import OutboxRow
-from processor.cli import DONE, add_act
+from processor.cli import DONE, add_act, reason
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.numbers import number, number_in
 from processor.cli.output import headers, instant, payload, print_rows, say_done
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "give the outbox of a copied database a name of its own in Kafka; what stands in it is published",
     )
     for changing in (resumed, discarded, renamed):
-        changing.add_argument("--note", required=True, help="why; it is recorded")
+        changing.add_argument("--note", type=reason, required=True, help="why; it is recorded")
         changing.add_argument("--json", action="store_true", help="one JSON object")
         add_actor_argument(changing)
 

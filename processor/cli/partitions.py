@@ -11,7 +11,7 @@ from typing import Any
 from engine.inspection import PartitionRow, connected, list_partitions
 from engine.partitions import OF_FORMER_TOPICS, Place, cancel, pause, release, resume
 from engine.seeks import Seek
-from processor.cli import DONE, MISTAKE, add_act
+from processor.cli import DONE, MISTAKE, add_act, reason
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows, say_done
 from processor.cli.targets import target
@@ -87,7 +87,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         act.add_argument("partition", metavar="TOPIC-PARTITION", help="as `list` shows it")
         act.add_argument("--group", required=True, help="its consumer group")
         act.add_argument("--json", action="store_true", help="one JSON object")
-        act.add_argument("--note", required=act in (paused, moved, cancelled), default="", help="why; it is recorded")
+        if act in (paused, moved, cancelled):
+            act.add_argument("--note", type=reason, required=True, help="why; it is recorded")
+        else:
+            act.add_argument("--note", default="", help="why; it is recorded")
         add_actor_argument(act)
 
 

@@ -11,7 +11,7 @@ from engine.inspection import connected
 from engine.queue_acts import list_queues, pause, resume
 from engine.settings import EngineSettings
 from engine.store.queues import QueueDepth
-from processor.cli import DONE, add_act
+from processor.cli import DONE, add_act, reason
 from processor.cli.actors import actor_of, add_actor_argument
 from processor.cli.output import instant, print_rows, say_done
 from processor.loading import load_settings
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resuming = add_act(acts, "resume", "let a paused queue go on")
     for changing in (pausing, resuming):
         changing.add_argument("queue", metavar="QUEUE", help="as `list` shows it")
-        changing.add_argument("--note", required=True, help="why; it is recorded")
+        changing.add_argument("--note", type=reason, required=True, help="why; it is recorded")
         changing.add_argument("--json", action="store_true", help="one JSON object")
         add_actor_argument(changing)
 

@@ -189,6 +189,7 @@ class Admin:
         self,
         *,
         state: Annotated[str | None, Query(pattern="^(OPEN|RETRIED|DISCARDED)$")] = "OPEN",
+        group: Text | None = None,
         topic: Text | None = None,
         handler: Text | None = None,
         reason: Text | None = None,
@@ -198,7 +199,15 @@ class Admin:
         """Dead letters, the oldest first, with an ID above `after`."""
         rows = await self._db.read(
             lambda connection, schema: dead_letters.list_dead_letters(
-                connection, schema, state=state, topic=topic, handler=handler, reason=reason, after=after, limit=limit
+                connection,
+                schema,
+                state=state,
+                group=group,
+                topic=topic,
+                handler=handler,
+                reason=reason,
+                after=after,
+                limit=limit,
             )
         )
         return [ShownDeadLetter.of(row, payloads=False) for row in rows]

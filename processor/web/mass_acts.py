@@ -95,6 +95,7 @@ class Letters(Asked):
     """Those named, or the open ones that pass everything that is given; a filter that says nothing chooses nobody, but for `every`."""
 
     ids: list[Annotated[int, Field(ge=1, le=BIGINT_MAX)]] = Field(default=[], max_length=LETTERS_MAX)
+    group: Text | None = None
     topic: Text | None = None
     handler: Text | None = None
     reason: Text | None = None
@@ -237,7 +238,7 @@ class MassActs:
 
     async def _on_letters(self, act: LetterAct, request: Request, many: OnLetters) -> Acted:
         note, actor, which = given(many), caller_of(request).actor, many.which
-        named = {"topic": which.topic, "handler": which.handler, "reason": which.reason}
+        named = {"group": which.group, "topic": which.topic, "handler": which.handler, "reason": which.reason}
         chosen = {name: value for name, value in named.items() if value is not None}
         _check_one_way(named=bool(which.ids), chosen=bool(chosen or which.every))
         ids = which.ids or await self._db.read(lambda c, schema: open_letters(c, schema, chosen, limit=many.limit))

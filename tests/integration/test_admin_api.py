@@ -160,6 +160,8 @@ async def test_operators_deal_with_dead_letters_and_partitions_and_it_is_recorde
     viewer, operator, boss = (client(bench, who) for who in TOKENS)
 
     listed = (await viewer.get("/admin/dead-letters?topic=orders")).json()
+    of_group = [len((await viewer.get(f"/admin/dead-letters?group={group}")).json()) for group in ("shop", "another")]
+    assert of_group == [2, 0]
     first, second = (each["dead_letter_id"] for each in listed)
     shown = (await operator.get(f"/admin/dead-letters/{first}?payloads=true")).json()
     unsaid = await operator.post(f"/admin/dead-letters/{first}/retry", json={})

@@ -177,6 +177,10 @@ async def test_those_of_a_filter_are_acted_on_in_portions_after_a_dry_run(
     await bench.settle()
     await bench.execute("UPDATE dbos.workflow_status SET status = 'CANCELLED' WHERE kafka_offset = 1")
 
+    code, out, _ = await command("dead-letters", "list", "--group", "another", "--json")
+    assert (code, out) == (DONE, "")
+    code, _, _ = await command("dead-letters", "retry", "--group", "another", "--dry-run")
+    assert code == DONE
     code, out, _ = await command("dead-letters", "retry", "--handler", "fulfil", "--dry-run", "--limit", "4")
     assert (code, out.splitlines()[-1], len(out.splitlines())) == (DONE, "4 would be back to work", 6)
     code, _, _ = await command("dead-letters", "retry", "1", "2")

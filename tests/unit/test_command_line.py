@@ -298,7 +298,7 @@ def test_what_is_no_number_is_told_where_the_number_stands(command: Command, arg
     "arguments, said",
     [
         (["dead-letters", "list", "--limit", "ten"], "'ten': a whole number is wanted"),
-        (["dead-letters", "show", "9" * 19], "a number is wanted"),
+        (["dead-letters", "show", "9" * 101], "a number is wanted"),
         (["lag", "--offsets-max", "1.5"], "'1.5': a whole number is wanted"),
         (["run", "shop:app", "--processes", "two"], "'two': a number from 1 to 256, or auto"),
     ],
