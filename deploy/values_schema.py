@@ -82,6 +82,16 @@ def kubernetes(name: str) -> Schema:
 
 
 STRINGS = mapping({"type": "string"})
+LABELS: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "patternProperties": {
+        r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$": text(
+            r"^(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?$"
+        )
+    },
+}
+"""Names and values as Kubernetes takes them for labels."""
 COUNT_OR_SHARE: Schema = {"anyOf": [number(0), text(r"^([1-9]?[0-9]|100)%$")]}
 READ_BY_TEMPLATES = frozenset(
     {"executor.drain", "http.enabled", "http.host", "http.port", "web.enabled", "web.host", "web.port"}
@@ -106,7 +116,7 @@ def schema() -> Schema:
         ),
         imagePullSecrets=items(kubernetes("LocalObjectReference")),
         fullnameOverride=text(r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$"),
-        commonLabels=STRINGS,
+        commonLabels=LABELS,
         settings=settings(),
         secretSettings=secret_settings,
         extraEnv=items(kubernetes("EnvVar")),
@@ -124,7 +134,7 @@ def schema() -> Schema:
         sidecars=items(kubernetes("Container")),
         extraVolumes=items(kubernetes("Volume")),
         extraVolumeMounts=items(kubernetes("VolumeMount")),
-        podLabels=STRINGS,
+        podLabels=LABELS,
         podAnnotations=STRINGS,
         topologySpread=section(
             zone=one_of("ScheduleAnyway", "DoNotSchedule", "Off"), node=one_of("ScheduleAnyway", "DoNotSchedule", "Off")

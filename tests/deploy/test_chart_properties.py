@@ -253,6 +253,21 @@ def test_the_second_phase_comes_after_the_upgrade_and_only_then() -> None:
         ({"settings": {"executor": {"drain": 51}}}, "too short for settings.executor.drain 51.*at least 61"),
         ({"processes": 2, "terminationGracePeriodSeconds": 54}, "at least 55"),
         ({"hpa": {"enabled": True}, "keda": {"enabled": True}}, "one of them"),
+        (
+            {"hpa": {"enabled": True, "minReplicas": 9, "maxReplicas": 3}},
+            "hpa: minReplicas 9 is more than maxReplicas 3",
+        ),
+        ((OPTIONS["keda"], {"keda": {"minReplicas": 9, "maxReplicas": 3}}), "keda: minReplicas 9 is more than"),
+        (
+            {
+                "podMonitor": {"enabled": True},
+                "prometheusRule": {
+                    "enabled": True,
+                    "overrides": {"OnceflowRecordStuck": {"expr": "max(processor_lag_seconds) > 5"}},
+                },
+            },
+            "overrides.OnceflowRecordStuck.expr: metrics are written with braces",
+        ),
         ({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}, "every sum counts twice"),
         ({"staticMembership": True}, "only with kind: StatefulSet"),
         (
@@ -278,6 +293,21 @@ def test_the_second_phase_comes_after_the_upgrade_and_only_then() -> None:
 def test_what_contradicts_itself_is_refused(values: Values | tuple[Values, ...], reason: str) -> None:
     with pytest.raises(helm_python.HelmRenderError, match=reason):
         render(*(values if isinstance(values, tuple) else (values,)))
+
+
+@pytest.mark.parametrize("release", ["1shop", "my.app"])
+def test_a_release_whose_services_no_cluster_would_take_is_refused_before_it_migrates(release: str) -> None:
+    with pytest.raises(helm_python.HelmRenderError, match=f'"{release}-onceflow" is no name for a Service'):
+        render(release=release)
+    render({"fullnameOverride": "shop"}, release=release)
+
+
+@pytest.mark.parametrize("labels", [{"a b": "x"}, {"team": "two words"}, {"-a": "x"}, {"a/b/c": "x"}, {"a": "x" * 64}])
+def test_labels_that_are_none_are_refused(labels: dict[str, str]) -> None:
+    for name in ("commonLabels", "podLabels"):
+        with pytest.raises(helm_python.HelmError, match=name):
+            render({name: labels})
+        render({name: {"example.com/team": "billing", "a": ""}})
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,16 @@
 {{- if lt (float64 .Values.terminationGracePeriodSeconds) $least -}}
 {{- fail (printf "terminationGracePeriodSeconds: %v is too short for settings.executor.drain %s: a stop waits so long for running steps, then closes connections; at least %v" .Values.terminationGracePeriodSeconds $drain $least) -}}
 {{- end -}}
+{{- $fullname := include "onceflow.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+{{- fail (printf "%q is no name for a Service, which begins with a letter and has no dots: another release name, or fullnameOverride" $fullname) -}}
+{{- end -}}
+{{- range $name := list "hpa" "keda" -}}
+{{- $scaler := index $.Values $name -}}
+{{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) -}}
+{{- fail (printf "%s: minReplicas %v is more than maxReplicas %v" $name $scaler.minReplicas $scaler.maxReplicas) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.hpa.enabled .Values.keda.enabled -}}
 {{- fail "hpa and keda: one of them; two autoscalers would undo what the other does" -}}
 {{- end -}}
