@@ -6,7 +6,7 @@ partition one assigned partition's life    assignment  the same as a table
 starts    where to begin without progress  validation  whether progress and log belong together
 cluster   what brokers know                backpressure, progress, lag, records, errors, telemetry
 relay     moves the outbox to Kafka        transactions, producer, position
-addresses of brokers                      oauth       tokens of a user's function
+oauth     tokens of a user's function
 """
 
 from consumers.group import Group, GroupSnapshot, PartitionSnapshot

@@ -144,7 +144,10 @@ class Caller(Reach):
         found = await self._one(registered.workflow(name=name, instance=instance))
         assert found is not None, "one row, whatever is known"
         if found.latest is None:
-            raise ConfigurationError(await self._unknown("workflow", name, registered.workflow_names()))
+            unknown = await self._unknown("workflow", name, registered.workflow_names())
+            found = await self._one(registered.workflow(name=name, instance=instance))
+            if found is None or found.latest is None:  # nor was it registered in between
+                raise ConfigurationError(unknown)
         if found.instances and (instance or "") not in found.instances:
             raise ConfigurationError(_wrong_object(name, instance, found.instances))
         return version or found.live or found.latest

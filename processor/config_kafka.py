@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from consumers.addresses import check_brokers
+from processor.broker_addresses import check_brokers
 from processor.secrecy import is_secret_property
 from processor.section import DURATION_SCHEMA, Duration, Section, Size
 from processor.units import duration

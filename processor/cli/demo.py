@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _brokers(text: str) -> str:
-    from consumers.addresses import check_brokers
+    from processor.broker_addresses import check_brokers
 
     try:
         check_brokers(text)

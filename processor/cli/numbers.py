@@ -15,7 +15,8 @@ def number(text: str) -> int:
 
 def number_in(command: str, column: str = "ID") -> Callable[[str], int]:
     """The number of what `command` shows, which stands in one of its columns."""
-    return lambda text: _read(text, f"a number is wanted, that in column {column} of `processor {command}`")
+    shown = "`processor " + command + "`"
+    return lambda text: _read(text, f"a number is wanted, that in column {column} of " + shown)
 
 
 def _read(text: str, wanted: str) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.addresses import check_brokers
+from processor.broker_addresses import check_brokers
 
 
 @pytest.mark.parametrize(
