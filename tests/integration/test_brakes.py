@@ -105,8 +105,11 @@ async def test_an_old_snapshot_lets_few_records_begin_until_it_is_gone(database:
         assert bench.engine.intake_max == LIMIT // 4
 
         await other.rollback()
-        await looked(bench, 1000.0, 20)
-        assert told(bench)[-1] == (IntakeRestored, "vacuum")
+        now_s = 1000.0
+        async with asyncio.timeout(PATIENCE_S):
+            while told(bench)[-1] != (IntakeRestored, "vacuum"):  # a session of its own may be met twice in a row, too
+                await looked(bench, now_s, 1)
+                now_s += 100.0
         assert bench.engine.intake_max == LIMIT
 
 
