@@ -66,18 +66,18 @@ async def test_slow_commits_let_few_records_begin_and_no_workflow_that_one_waits
     tight = BrakeSettings(commit_max=timedelta(microseconds=1))
     async with Bench(shop.app, database, settings=replace(SETTINGS, brakes=tight)) as bench:
         await bench.engine.brakes.stop()  # looks come from here
-        for n in range(3):
+        for n in range(2):
             shop.gate.set()
             await bench.deliver(orders, Order(n=n))
             await bench.settle()
             await looked(bench, n * 100.0, 1)
         assert bench.engine.intake_max == LEAST
         assert told(bench) == [(IntakeSlowed, "commits")]
-        assert dict(bench.engine.snapshot().intake) == {"commits": 0.125}
+        assert dict(bench.engine.snapshot().intake) == {"commits": 0.25}
 
         shop.gate.clear()
         shop.begun = 0
-        for n in range(3, 103):
+        for n in range(2, 102):
             await bench.deliver(orders, Order(n=n))
         async with asyncio.timeout(PATIENCE_S):
             while shop.begun < LEAST // 2:
