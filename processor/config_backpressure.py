@@ -3,33 +3,12 @@
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, WithJsonSchema
-
-from processor.section import Section, positive
-from processor.units import duration
+from processor.section import Section, duration_or
 
 NEVER: Final = "never"
 
 
-def _limit(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() == NEVER:
-        return NEVER
-    try:
-        return positive(limit) if isinstance(limit := duration(value), timedelta) else limit
-    except ValueError as error:
-        raise ValueError(f"{error}; or {NEVER}") from None
-
-
-Limit = Annotated[
-    timedelta | Literal["never"],
-    BeforeValidator(_limit),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}],
-            "examples": ["1s", "5m", NEVER],
-        }
-    ),
-]
+Limit = Annotated[timedelta | Literal["never"], *duration_or(NEVER, "1s", "5m")]
 
 
 def limit_of(limit: timedelta | Literal["never"]) -> timedelta | None:

@@ -3,34 +3,15 @@
 from datetime import timedelta
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
-from processor.section import Duration, Section, positive
-from processor.units import duration
+from processor.section import Duration, Section, duration_or
 
 FOR_EVER: Final = "forever"
 """How people write that something is never deleted."""
 
 
-def _keep(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() == FOR_EVER:
-        return FOR_EVER
-    try:
-        return positive(kept) if isinstance(kept := duration(value), timedelta) else kept
-    except ValueError as error:
-        raise ValueError(f"{error}; or {FOR_EVER}") from None
-
-
-KeepTime = Annotated[
-    timedelta | Literal["forever"],
-    BeforeValidator(_keep),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}],
-            "examples": ["7d", "12h", FOR_EVER],
-        }
-    ),
-]
+KeepTime = Annotated[timedelta | Literal["forever"], *duration_or(FOR_EVER, "7d", "12h")]
 
 
 class HandlerRetention(Section):

@@ -59,6 +59,21 @@ Command = Annotated[
 """A line, or its words. Variables in it are filled in, and it remembers how it was written (`secrecy.Filled`)."""
 
 
+def duration_or(word: str, *examples: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    """What makes `timedelta | Literal[word]` of what people write: a duration longer than nothing, or that word."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and value.strip().lower() == word:
+            return word
+        try:
+            return positive(found) if isinstance(found := duration(value), timedelta) else found
+        except ValueError as error:
+            raise ValueError(f"{error}; or {word}") from None
+
+    kinds = [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]
+    return BeforeValidator(read), WithJsonSchema({"anyOf": kinds, "examples": [*examples, word]})
+
+
 class Section(BaseModel):
     """Frozen, nothing unknown, no password in what is shown, documented by the text under each field."""
 
