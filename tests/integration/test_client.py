@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from engine.acts import Refusal
+from engine.client import Caller
 from engine.dead_letters import DeadLetterError
 from engine.queue_acts import QueueError
 from engine.schedules import ScheduleError
@@ -90,6 +92,24 @@ async def test_names_and_queues_that_nobody_registers_are_refused_with_the_neare
         await client.enqueue("buy", "o-1")
 
     assert await client.list_workflows() == []
+
+
+async def test_a_workflow_that_is_registered_while_a_client_asks_for_it_is_started(
+    client: Client, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that starts at this moment: what was not there at the first look is there at the second."""
+    look, looks = vars(Caller)["_one"], list[object]()
+
+    async def late(caller: Caller, statement: Any) -> Any:
+        found = await look(caller, statement)
+        looks.append(found)
+        return found._replace(latest=None) if len(looks) == 1 else found
+
+    monkeypatch.setattr(Caller, "_one", late)
+    handle = await client.start("buy", "o-1")
+
+    assert await handle.result() == {"order": "o-1", "cents": 1}
+    assert len(looks) >= 2
 
 
 async def test_arguments_that_are_not_the_workflows_fail_it_and_errors_come_as_they_were_raised(
